@@ -1,0 +1,47 @@
+# The whole benchmark, from archives to report/index.html.
+#
+#   archives -> prepared data -> model.pt -> outputs -> cell.json -> tables and page
+#      prepare             train_*    extract      probe_*        report
+
+from snakemake.utils import min_version
+
+min_version("9.0")
+
+
+if "name" not in config:
+
+    configfile: "config/paper.yaml"
+
+
+include: "workflow/rules/common.smk"
+include: "workflow/rules/prepare.smk"
+include: "workflow/rules/train.smk"
+include: "workflow/rules/extract.smk"
+include: "workflow/rules/probe.smk"
+include: "workflow/rules/report.smk"
+
+
+wildcard_constraints:
+    data_set="[^/]+",
+    variant="[^/]+",
+    train="[^/]+",
+    seed=r"\d+",
+    run=r"[^/]+/[^/]+/[^/]+/\d+",
+    eval="[^/]+",
+
+
+localrules:
+    all,
+    configuration,
+    report,
+
+
+rule all:
+    default_target: True
+    input:
+        REPORT,
+
+
+onerror:
+    # What has been finished is shown, with the logs of what failed.
+    shell(f"python -m partbench report --results {RESULTS} --out {REPORT} || true")

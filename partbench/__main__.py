@@ -1,0 +1,7 @@
+"""`python -m partbench` is `partbench`."""
+
+import sys
+
+from partbench.cli import main
+
+sys.exit(main())

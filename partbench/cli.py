@@ -1,0 +1,202 @@
+"""The command line: what a person asks for, and the stages that the DAG's rules call."""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from partbench import __version__
+from partbench.errors import BadInput
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; return the exit status.
+
+    0: done. 1: something the user gave is wrong; one message says what. 75: a signal stopped a
+    training, which goes on when the same command is run again.
+    """
+    args = _parser().parse_args(arguments)
+    try:
+        args.run(args)
+    except BadInput as error:
+        print(f"partbench: {error}", file=sys.stderr)
+        return 1
+    except BrokenPipeError:  # the reader of our output, such as head, has seen enough
+        sys.stderr.close()
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="partbench", description=__doc__)
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(name: str, run: Any, text: str) -> argparse.ArgumentParser:
+        new = commands.add_parser(name, help=text, description=text)
+        new.set_defaults(run=run)
+        return new
+
+    plan = command("plan", _plan, "Print the cells, GPU hours and disk of a configuration.")
+    plan.add_argument("config", type=Path, nargs="?", default=Path("config/paper.yaml"))
+    plan.add_argument("--tflops", type=float, default=10.0, help="assumed sustained TFLOP/s")
+
+    check = command("check", _check, "Say what this machine has and lacks for a configuration.")
+    check.add_argument("config", type=Path, nargs="?", default=Path("config/paper.yaml"))
+
+    score = command("score", _score, "Measure outputs that partbench did not make; prints json.")
+    score.add_argument("probe", choices=["linear"])
+    score.add_argument("files", type=Path, nargs="+", metavar="FILE.npz")
+    score.add_argument("--settings", default="{}", help="the probe's settings, json")
+    score.add_argument("--seed", type=int, default=0)
+
+    configuration = command("configuration", _configuration, "Stage: write down a configuration.")
+    configuration.add_argument("--json", required=True)
+    configuration.add_argument("--out", type=Path, required=True)
+
+    prepare = command("prepare", _prepare, "Stage: decode a data set into arrays.")
+    prepare.add_argument("--data-set", required=True)
+    prepare.add_argument("--reader", required=True)
+    prepare.add_argument("--settings", required=True)
+    prepare.add_argument("--out", type=Path, required=True)
+    prepare.add_argument("--workers", type=int, default=1)
+
+    train = command("train", _train, "Stage: train one run, or go on with it.")
+    train.add_argument("--run", dest="key", required=True, help="method/variant/train/seed")
+    train.add_argument("--settings", required=True)
+    train.add_argument("--runtime", default="{}")
+    train.add_argument("--data", type=Path, required=True)
+    train.add_argument("--out", type=Path, required=True)
+
+    extract = command("extract", _extract, "Stage: write a run's outputs on a data set.")
+    extract.add_argument("--model", type=Path, required=True)
+    extract.add_argument("--data", type=Path, required=True)
+    extract.add_argument("--outputs", type=Path, required=True)
+    extract.add_argument("--pictures", type=Path, required=True)
+    extract.add_argument("--runtime", default="{}")
+
+    probe = command("probe", _probe, "Stage: measure one cell.")
+    probe.add_argument("probe")
+    probe.add_argument("--run", dest="key", required=True, help="method/variant/train/seed")
+    probe.add_argument("--source", type=Path, required=True)
+    probe.add_argument("--data", type=Path, required=True)
+    probe.add_argument("--settings", required=True)
+    probe.add_argument("--runtime", default="{}")
+    probe.add_argument("--out", type=Path, required=True)
+
+    report = command("report", _report, "Gather a results folder into tables and the page.")
+    report.add_argument("--results", type=Path, required=True)
+    report.add_argument("--out", type=Path, required=True)
+    return parser
+
+
+# Each command imports what it needs, so that none waits for torch without need.
+
+
+def _plan(args: argparse.Namespace) -> None:
+    from partbench import config, plan
+
+    print(plan.plan(config.read(args.config), args.tflops))
+
+
+def _check(args: argparse.Namespace) -> None:
+    from partbench import config, plan
+
+    print(plan.check(config.read(args.config)))
+
+
+def _score(args: argparse.Namespace) -> None:
+    from partbench.probes import linear
+
+    if len(args.files) != 2:
+        raise BadInput("score linear takes two files: TRAIN.npz TEST.npz")
+    settings = linear.LinearSettings.parse(_json(args.settings, "--settings"), "--settings")
+    result = linear.score(args.files[0], args.files[1], settings, args.seed)
+    print(json.dumps(result, indent=1))
+
+
+def _configuration(args: argparse.Namespace) -> None:
+    from partbench import config
+    from partbench.files import write_json
+
+    values = _json(args.json, "--json")
+    config.check(values, "--json")
+    write_json(args.out, values)
+
+
+def _prepare(args: argparse.Namespace) -> None:
+    from partbench import plugins
+    from partbench.config import data_root
+    from partbench.data.prepared import prepare
+    from partbench.data.reader import Reader
+
+    cls = plugins.load("data", args.reader, Reader)  # type: ignore[type-abstract]
+    settings = cls.Settings.parse(_json(args.settings, "--settings"), f"data.{args.data_set}")
+    prepare(cls(data_root(), settings), args.data_set, args.out, args.workers)
+
+
+def _train(args: argparse.Namespace) -> None:
+    from partbench import method
+    from partbench.run import Runtime
+    from partbench.train import Stopped, train
+
+    run = _run(args.key)
+    settings = method.load(run.method).Settings.parse(_json(args.settings, "--settings"), args.key)
+    runtime = Runtime.parse(_json(args.runtime, "--runtime"), "runtime")
+    try:
+        train(run, settings, runtime, args.data, args.out)
+    except Stopped as stopped:
+        print(stopped, file=sys.stderr)
+        raise SystemExit(75) from None
+
+
+def _extract(args: argparse.Namespace) -> None:
+    from partbench.extract import extract
+    from partbench.run import Runtime
+    from partbench.train import device_of
+
+    runtime = Runtime.parse(_json(args.runtime, "--runtime"), "runtime")
+    device = device_of(runtime)
+    extract(args.model, args.data, args.outputs, args.pictures, device, runtime.threads)
+
+
+def _probe(args: argparse.Namespace) -> None:
+    from partbench import plugins
+    from partbench.probe import Probe, measure
+    from partbench.run import Runtime
+
+    cls = plugins.load("probes", args.probe, Probe)  # type: ignore[type-abstract]
+    settings = cls.Settings.parse(_json(args.settings, "--settings"), f"probes.{args.probe}")
+    runtime = Runtime.parse(_json(args.runtime, "--runtime"), "runtime")
+    measure(cls(), _run(args.key), args.source, args.data, settings, runtime, args.out)
+
+
+def _report(args: argparse.Namespace) -> None:
+    from partbench import config, gather, published
+    from partbench.files import read_json
+    from partbench.report import page
+
+    where = args.results / "config.json"
+    settings = config.check(read_json(where), str(where))
+    gather.write(*gather.gather(settings, args.results, args.results / "logs"), args.results)
+    page.write(args.results, args.out, published.load())
+
+
+def _json(text: str, where: str) -> dict[str, Any]:
+    try:
+        values = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise BadInput(f"{where} is not json: {error}") from None
+    if not isinstance(values, dict):
+        raise BadInput(f'{where} must be a json object, such as {{"seed": 1}}')
+    return values
+
+
+def _run(key: str) -> Any:
+    from partbench.run import Run
+
+    parts = key.split("/")
+    if len(parts) != 4 or not parts[3].isdigit():
+        raise BadInput(f"--run {key}: must be method/variant/train/seed")
+    return Run(parts[0], parts[1], parts[2], int(parts[3]))

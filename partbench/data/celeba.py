@@ -1,0 +1,133 @@
+"""CelebA, aligned and cropped: 202,599 faces of 178 x 218 (Liu et al., ICCV 2015).
+
+The training split leaves out the test faces of MAFL, 808 of which stand in CelebA's training
+part: a method that has seen them must not be measured on MAFL.
+"""
+
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from partbench.data.image import read_image
+from partbench.data.reader import DataSettings, Reader, Sample
+from partbench.errors import BadInput
+
+LANDMARKS = ("left eye", "right eye", "nose", "left mouth corner", "right mouth corner")
+SWAP = (1, 0, 2, 4, 3)
+LAST_TRAIN, LAST_VAL, LAST_TEST = 162_770, 182_637, 202_599
+SIZE = (218, 178)
+SOURCE = (
+    "CelebA comes from mmlab.ie.cuhk.edu.hk/projects/CelebA.html, MAFL's lists from "
+    "github.com/zhzhanp/TCDCN-face-alignment"
+)
+
+
+def partition(number: int) -> str:
+    """Return the official split of image `number`, 1 to 202,599: it follows from the number."""
+    return "train" if number <= LAST_TRAIN else "val" if number <= LAST_VAL else "test"
+
+
+def read_mafl_list(root: Path, name: Literal["training", "testing"]) -> list[str]:
+    """Return the file names of MAFL's training (19,000) or testing (1,000) faces."""
+    path = root / "MAFL" / f"{name}.txt"
+    if not path.exists():
+        raise BadInput(f"{path} is missing; {SOURCE}: place the list there")
+    return path.read_text().split()
+
+
+def read_landmarks(path: Path) -> dict[str, NDArray[np.float32]]:
+    """Return file name -> landmarks [5, 2], (x, y) in pixels.
+
+    Raises:
+        BadInput: the file is missing, or a row does not hold a name and ten whole numbers.
+    """
+    if not path.exists():
+        raise BadInput(f"{path} is missing; {SOURCE}: place the file there")
+    rows: dict[str, NDArray[np.float32]] = {}
+    for number, line in enumerate(path.read_text().splitlines()[2:], start=3):
+        name, *values = line.split()
+        try:
+            rows[name] = np.array([int(v) for v in values], np.float32).reshape(5, 2)
+        except ValueError:
+            raise BadInput(
+                f"{path}, line {number}: not a file name and ten whole numbers: {line!r}"
+            ) from None
+    return rows
+
+
+class CelebASettings(DataSettings):
+    """Which faces are trained on."""
+
+    exclude: Literal["mafl_test", "mafl", "none"] = Field(
+        "mafl_test",
+        description="faces left out of the training split: MAFL's test faces, all of MAFL's, "
+        "or none (which leaks 80.8 % of MAFL's test faces)",
+    )
+
+
+class CelebA(Reader):
+    """CelebA's official partition, without labels; landmarks where the file has them."""
+
+    Settings = CelebASettings
+    landmark_names = LANDMARKS
+    landmark_swap = SWAP
+    licence = "non-commercial research"
+    counts = {"train": 161_962, "val": 19_867, "test": 19_962}
+
+    @cached_property
+    def _names(self) -> dict[str, list[str]]:
+        lists = {"none": (), "mafl_test": ("testing",), "mafl": ("testing", "training")}
+        left_out = {
+            name
+            for which in lists[self.settings.exclude]
+            for name in read_mafl_list(self.root / "celeba", which)  # type: ignore[arg-type]
+        }
+        names: dict[str, list[str]] = {"train": [], "val": [], "test": []}
+        for number in range(1, LAST_TEST + 1):
+            name = f"{number:06d}.jpg"
+            split = partition(number)
+            if split != "train" or name not in left_out:
+                names[split].append(name)
+        if self.settings.subset:
+            names = {s: n for s, n in names.items() if any(self._there(name) for name in n)}
+        return names
+
+    @cached_property
+    def _files(self) -> frozenset[str]:
+        folder = self.root / "celeba" / "img_align_celeba"
+        if not folder.is_dir():
+            raise BadInput(f"{folder} is missing; {SOURCE}: unpack img_align_celeba.zip there")
+        return frozenset(path.name for path in folder.iterdir())
+
+    def _there(self, name: str) -> bool:
+        return name in self._files
+
+    def splits(self) -> dict[str, Sequence[str]]:
+        """Return train, val and test; of a subset, those of which something is there."""
+        return dict(self._names)
+
+    def present(self, split: str) -> Sequence[int]:
+        """Return the indices of the images that are there."""
+        return [i for i, name in enumerate(self._names[split]) if self._there(name)]
+
+    def sample(self, split: str, index: int) -> Sample:
+        """Return a face."""
+        name = self._names[split][index]
+        return Sample(name, read_face(self.root, name))
+
+
+def read_face(root: Path, name: str) -> NDArray[np.uint8]:
+    """Return an aligned face, [218, 178, 3]; raises BadInput if it has another size."""
+    path = root / "celeba" / "img_align_celeba" / name
+    image = read_image(path)
+    if image.shape[:2] != SIZE:
+        raise BadInput(
+            f"{path} is {image.shape[1]} x {image.shape[0]}, aligned CelebA faces are 178 x 218; "
+            "unpack img_align_celeba.zip again (img_celeba.7z holds the unaligned images)"
+        )
+    return image

@@ -1,0 +1,60 @@
+"""Decode image files: any mode, any orientation, or an error that names the file."""
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from partbench.errors import BadInput
+
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff"})
+
+
+def read_image(path: Path) -> NDArray[np.uint8]:
+    """Return an image file as RGB, [H, W, 3]; grey, palette, CMYK and rotated ones are handled.
+
+    Raises:
+        BadInput: the file is missing, truncated, no image, or has more than 8 bits a channel.
+    """
+    try:
+        with Image.open(path) as image:
+            if image.mode.startswith(("I", "F")):
+                raise BadInput(
+                    f"{path}: mode '{image.mode}' has more than 8 bits a channel; convert it to "
+                    "8 bits first, so that you choose how its range is cut"
+                )
+            return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+    except FileNotFoundError:
+        raise BadInput(f"{path}: no such image; place it, or set `subset: true`") from None
+    except (OSError, SyntaxError, ValueError, UnidentifiedImageError) as error:
+        raise BadInput(
+            f"{path}: cannot be decoded ({error}); replace the file, or set `broken: skip` for "
+            "this data set to leave such images out and list them"
+        ) from None
+
+
+def resize(
+    image: NDArray[np.uint8], size: int, box: tuple[float, float, float, float], nearest: bool
+) -> NDArray[np.uint8]:
+    """Return the part `box` (left, top, right, bottom) of an image as a square of side `size`.
+
+    Args:
+        image: [H, W, 3] or [H, W].
+        size: pixels.
+        box: may have fractions; pixel edges, not centres.
+        nearest: for label maps; else bilinear with antialiasing, as torchvision's Resize.
+    """
+    if image.shape[:2] == (size, size) and box == (0, 0, size, size):
+        return image
+    method = Image.Resampling.NEAREST if nearest else Image.Resampling.BILINEAR
+    return np.asarray(Image.fromarray(image).resize((size, size), method, box=box))
+
+
+def move_points(
+    points: NDArray[np.float32], size: int, box: tuple[float, float, float, float]
+) -> NDArray[np.float32]:
+    """Return points (x, y), pixel centres at integers, where `resize` moves them. [..., 2]."""
+    left, top, right, bottom = box
+    scale = np.array([size / (right - left), size / (bottom - top)])
+    return ((points + 0.5 - (left, top)) * scale - 0.5).astype(np.float32)

@@ -1,0 +1,21 @@
+"""ImageNet, ILSVRC 2012 (Russakovsky et al. 2015): 1,281,167 and 50,000 images, 1,000 classes."""
+
+from pydantic import Field
+
+from partbench.data.folder import Folder, FolderSettings
+
+
+class ImageNetSettings(FolderSettings):
+    """The usual layout: train/<wnid>/*.JPEG and val/<wnid>/*.JPEG, placed by hand."""
+
+    size: int = Field(224, ge=8, description="side of the prepared square images, pixels")
+    path: str = "imagenet"
+    splits: dict[str, str] = Field(default_factory=lambda: {"train": "train", "test": "val"})
+
+
+class ImageNet(Folder):
+    """ImageNet as a folder; the validation images are what is tested on."""
+
+    Settings = ImageNetSettings
+    licence = "non-commercial research, by agreement (image-net.org)"
+    counts = {"train": 1_281_167, "test": 50_000}

@@ -1,0 +1,149 @@
+"""Batches of a prepared data set in a seeded order that can be entered at any step."""
+
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from partbench.data.prepared import Split
+from partbench.errors import BadInput
+from partbench.method import Batch, MethodSettings
+
+AHEAD = 4  # batches read before they are asked for
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Which images each training step sees.
+
+    Args:
+        n: images in the training split.
+        settings: epochs, images_per_epoch, batch_size and lose_batch_at_wrap are read.
+        seed: of the shuffling.
+
+    Raises:
+        BadInput: fewer images than one batch holds.
+    """
+
+    n: int
+    settings: MethodSettings
+    seed: int
+
+    def __post_init__(self) -> None:
+        if self.n < self.settings.batch_size:
+            raise BadInput(
+                f"the training split has {self.n} images, fewer than one batch of "
+                f"{self.settings.batch_size}; lower `batch_size` or add images"
+            )
+
+    @property
+    def steps_per_pass(self) -> int:
+        """Whole batches in one pass over the data; the rest is left for the next shuffle."""
+        return self.n // self.settings.batch_size
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Updates in one epoch.
+
+        An epoch asks for images_per_epoch // batch_size batches. With `lose_batch_at_wrap`, each
+        time the data ends inside an epoch one of them is lost.
+        """
+        asked = (self.settings.images_per_epoch or self.n) // self.settings.batch_size
+        lost = asked // (self.steps_per_pass + 1) if self.settings.lose_batch_at_wrap else 0
+        return max(asked - lost, 1)
+
+    @property
+    def steps(self) -> int:
+        """Updates in the whole training."""
+        return self.settings.epochs * self.steps_per_epoch
+
+    def indices(self, step: int) -> NDArray[np.int64]:
+        """Return the images of `step`, counted from 0; each epoch starts on a new shuffle."""
+        epoch, within = divmod(step, self.steps_per_epoch)
+        round_, position = divmod(within, self.steps_per_pass)
+        start = position * self.settings.batch_size
+        order = _shuffle(self.n, self.seed, epoch, round_)
+        return order[start : start + self.settings.batch_size]
+
+
+@lru_cache(maxsize=4)
+def _shuffle(n: int, seed: int, epoch: int, round_: int) -> NDArray[np.int64]:
+    return np.random.default_rng([seed, epoch, round_]).permutation(n)
+
+
+class Loader:
+    """Reads batches ahead in threads; augments on the device.
+
+    Args:
+        split: the training split.
+        schedule: which images when.
+        device: where batches go.
+        labels: whether to load them.
+        rows: the samples of the split that the schedule counts; all by default.
+        rank: of this process; it gets every `world`-th image of a batch.
+        world: number of processes.
+        threads: that read.
+    """
+
+    def __init__(
+        self,
+        split: Split,
+        schedule: Schedule,
+        device: torch.device,
+        labels: bool,
+        rows: NDArray[np.int64] | None = None,
+        rank: int = 0,
+        world: int = 1,
+        threads: int = 2,
+    ) -> None:
+        self.split, self.schedule, self.device = split, schedule, device
+        self.labels = torch.from_numpy(np.array(split.annotation("labels"))) if labels else None
+        self.rows = rows
+        self.rank, self.world, self.threads = rank, world, threads
+
+    def batches(self, start: int = 0) -> Iterator[Batch]:
+        """Yield the batch of each step from `start` to the last."""
+        end = self.schedule.steps
+        with ThreadPoolExecutor(self.threads) as pool:
+            ahead = range(start, min(start + AHEAD, end))
+            waiting = deque(pool.submit(self._read, step) for step in ahead)
+            try:
+                for step in range(start, end):
+                    parts = waiting.popleft().result()
+                    if step + AHEAD < end:
+                        waiting.append(pool.submit(self._read, step + AHEAD))
+                    yield self._to_device(*parts)
+            finally:
+                pool.shutdown(cancel_futures=True)
+
+    def _read(self, step: int) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        indices = self.schedule.indices(step)[self.rank :: self.world]
+        if self.rows is not None:
+            indices = self.rows[indices]
+        images = torch.from_numpy(self.split.images[indices])
+        labels = self.labels[indices] if self.labels is not None else None
+        mirrored = None
+        if self.schedule.settings.flip:
+            draw = np.random.default_rng([self.schedule.seed, step, self.rank])
+            mirrored = torch.from_numpy(draw.random(len(indices)) < 0.5)
+        if self.device.type == "cuda":
+            images = images.pin_memory()
+        return images, labels, mirrored
+
+    def _to_device(self, images: Tensor, labels: Tensor | None, mirrored: Tensor | None) -> Batch:
+        images = to_float(images.to(self.device, non_blocking=True))
+        if mirrored is not None:
+            flags = mirrored.to(self.device)[:, None, None, None]
+            images = torch.where(flags, images.flip(-1), images)
+        return Batch(images, labels.to(self.device) if labels is not None else None)
+
+
+def to_float(images: Tensor) -> Tensor:
+    """Return uint8 [B, S, S, 3] as float32 [B, 3, S, S] in [0, 1], channels last in memory."""
+    return images.permute(0, 3, 1, 2).float() / 255

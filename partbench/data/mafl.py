@@ -1,0 +1,52 @@
+"""MAFL: the 20,000 CelebA faces on which keypoints are measured (Zhang et al., ECCV 2014)."""
+
+from collections.abc import Sequence
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from partbench.data.celeba import LANDMARKS, SWAP, read_face, read_landmarks, read_mafl_list
+from partbench.data.reader import Reader, Sample
+from partbench.errors import BadInput
+
+
+class MAFL(Reader):
+    """MAFL's 19,000 training and 1,000 test faces with five landmarks, as lists over CelebA."""
+
+    landmark_names = LANDMARKS
+    landmark_swap = SWAP
+    licence = "non-commercial research (CelebA's)"
+    counts = {"train": 19_000, "test": 1_000}
+
+    @cached_property
+    def _names(self) -> dict[str, list[str]]:
+        folder = self.root / "celeba"
+        return {
+            "train": read_mafl_list(folder, "training"),
+            "test": read_mafl_list(folder, "testing"),
+        }
+
+    @cached_property
+    def _landmarks(self) -> dict[str, NDArray[np.float32]]:
+        return read_landmarks(self.root / "celeba" / "list_landmarks_align_celeba.txt")
+
+    def splits(self) -> dict[str, Sequence[str]]:
+        """Return train and test in the order of the lists."""
+        return dict(self._names)
+
+    def present(self, split: str) -> Sequence[int]:
+        """Return the indices of the images that are there."""
+        folder = self.root / "celeba" / "img_align_celeba"
+        files = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+        return [i for i, name in enumerate(self._names[split]) if name in files]
+
+    def sample(self, split: str, index: int) -> Sample:
+        """Return a face with its landmarks."""
+        name = self._names[split][index]
+        if name not in self._landmarks:
+            raise BadInput(
+                f"{self.root}/celeba/list_landmarks_align_celeba.txt has no row for {name}, which "
+                "MAFL lists; use the official file, whole"
+            )
+        return Sample(name, read_face(self.root, name), landmarks=self._landmarks[name])

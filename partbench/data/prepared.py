@@ -1,0 +1,319 @@
+"""Prepared data: memory-mapped arrays that training reads, so that no epoch decodes an image.
+
+A prepared data set is a folder:
+
+    meta.json                what it is: reader, settings, classes, counts, checksum
+    <split>.images.npy       uint8 [N, S, S, 3], or [N, T, S, S, 3] for clips
+    <split>.labels.npy       int64 [N]
+    <split>.landmarks.npy    float32 [N, L, 2], (x, y) in pixels of the prepared image
+    <split>.visible.npy      bool [N, L]
+    <split>.box.npy          float32 [N, 4], (x, y, width, height)
+    <split>.parts.npy        uint8 [N, S, S], 0 is background
+    <split>.names.txt        one line a sample
+
+Only images and names are always there; the rest where the data set has it.
+"""
+
+import shutil
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.lib.format import open_memmap
+from numpy.typing import NDArray
+
+from partbench.data.image import move_points, resize
+from partbench.data.reader import Reader, Sample
+from partbench.errors import BadInput
+from partbench.files import explained, locked, read_json, sha256, write_json
+from partbench.progress import Progress
+
+FORMAT = 1
+CHUNK = 256
+
+
+class Split:
+    """One split of a prepared data set; arrays are opened, not read."""
+
+    def __init__(self, folder: Path, name: str) -> None:
+        self.folder, self.name = folder, name
+        self.images = self._array("images")
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def _array(self, kind: str) -> NDArray[Any]:
+        path = self.folder / f"{self.name}.{kind}.npy"
+        try:
+            return np.load(path, mmap_mode="r", allow_pickle=False)
+        except (OSError, ValueError) as error:
+            raise BadInput(f"{path}: {error}; delete {self.folder} and prepare again") from None
+
+    def has(self, kind: str) -> bool:
+        """Whether the data set has this annotation."""
+        return (self.folder / f"{self.name}.{kind}.npy").exists()
+
+    def annotation(self, kind: str) -> NDArray[Any]:
+        """Return an annotation of all samples: labels, landmarks, visible, box or parts.
+
+        Raises:
+            BadInput: the data set does not have it.
+        """
+        if not self.has(kind):
+            raise BadInput(
+                f"{self.folder}: split '{self.name}' has no {kind}; measure on a data set that has"
+            )
+        return self._array(kind)
+
+
+class Prepared:
+    """A prepared data set.
+
+    Raises:
+        BadInput: the folder is not one, or was made by another version.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.meta: dict[str, Any] = read_json(folder / "meta.json")
+        if self.meta.get("format") != FORMAT:
+            raise BadInput(
+                f"{folder} was prepared by another version (format {self.meta.get('format')}, "
+                f"this one reads {FORMAT}); delete the folder and prepare again"
+            )
+
+    @property
+    def size(self) -> int:
+        """Side of the images, pixels."""
+        return int(self.meta["settings"]["size"])
+
+    @property
+    def classes(self) -> int:
+        """Number of classes."""
+        return len(self.meta["class_names"])
+
+    def split(self, name: str) -> Split:
+        """Return a split.
+
+        Raises:
+            BadInput: there is none of that name.
+        """
+        if name not in self.meta["splits"]:
+            raise BadInput(f"{self.folder}: no split '{name}', only {list(self.meta['splits'])}")
+        return Split(self.folder, name)
+
+    def training_split(self, labels: bool) -> Split:
+        """Return what a method trains on: `unlabeled` where there is one, else `train`.
+
+        Raises:
+            BadInput: labels are needed and the data set has none.
+        """
+        if labels:
+            split = self.split("train")
+            split.annotation("labels")
+            return split
+        return self.split("unlabeled" if "unlabeled" in self.meta["splits"] else "train")
+
+
+def prepare(reader: Reader, name: str, out: Path, workers: int) -> None:
+    """Decode a data set once, into the folder `out`.
+
+    Written aside and renamed, so `out` is whole or absent. Memory does not grow with the number
+    of images.
+
+    Args:
+        reader: the data set.
+        name: its name in the configuration.
+        out: the folder to make; replaced if it is there.
+        workers: processes.
+
+    Raises:
+        BadInput: a file is missing, broken or impossible (see `DataSettings` for what may be
+            skipped), or the disk is full.
+    """
+    aside = out.with_name(out.name + ".part")
+    with locked(out.parent / f".{out.name}"), explained(aside):
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.mkdir(parents=True)
+        splits = {
+            split: _prepare_split(reader, split, names, aside, workers)
+            for split, names in reader.splits().items()
+        }
+        arrays = sorted(aside.glob("*.npy"))
+        meta = {
+            "format": FORMAT,
+            "data_set": name,
+            "reader": type(reader).__module__.rpartition(".")[2],
+            "settings": reader.settings.model_dump(mode="json"),
+            "class_names": list(reader.class_names),
+            "landmark_names": list(reader.landmark_names),
+            "landmark_swap": list(reader.landmark_swap),
+            "part_names": list(reader.part_names),
+            "licence": reader.licence,
+            "splits": splits,
+            "subset": any(s["missing"] for s in splits.values()),
+            "checksum": sha256(*arrays),
+        }
+        write_json(aside / "meta.json", meta)
+        shutil.rmtree(out, ignore_errors=True)
+        aside.rename(out)
+
+
+def _prepare_split(
+    reader: Reader, split: str, names: Sequence[str], folder: Path, workers: int
+) -> dict[str, Any]:
+    settings = reader.settings
+    present = reader.present(split)
+    missing = len(names) - len(present)
+    if missing and not settings.subset:
+        absent = min(set(range(len(names))) - set(present))
+        raise BadInput(
+            f"{reader.root}: {missing} of {len(names)} images of split '{split}' are missing, "
+            f"the first is {names[absent]}; place them, or set `subset: true` to use those "
+            "that are there"
+        )
+    if limit := settings.limit.get(split):
+        draw = np.random.default_rng([0, len(present)]).permutation(len(present))[:limit]
+        present = [present[i] for i in sorted(draw)]
+    if not present:
+        raise BadInput(f"{reader.root}: split '{split}' has no images")
+
+    arrays = _create_arrays(reader, split, present, folder)
+    skipped: list[int] = []
+    chunks = [(start, present[start : start + CHUNK]) for start in range(0, len(present), CHUNK)]
+    with Progress(f"prepare {split}", len(present), "images") as progress:
+        for start, results in _run_chunks(reader, split, chunks, workers):
+            for offset, result in enumerate(results):
+                if isinstance(result, str):
+                    if settings.broken == "error":
+                        raise BadInput(result)
+                    skipped.append(start + offset)
+                    continue
+                for kind, array in arrays.items():
+                    array[start + offset] = result[kind]
+            progress.advance(len(results))
+    del arrays
+
+    kept = np.delete(np.arange(len(present)), skipped)
+    if skipped:
+        _compact(folder, split, kept)
+    lines = [names[present[i]] for i in kept.tolist()]
+    (folder / f"{split}.names.txt").write_text("".join(f"{line}\n" for line in lines))
+    return {
+        "n": len(kept),
+        "missing": missing,
+        "skipped": [names[present[i]] for i in skipped],
+    }
+
+
+def _create_arrays(
+    reader: Reader, split: str, present: Sequence[int], folder: Path
+) -> dict[str, NDArray[Any]]:
+    """Return empty arrays on disk, shaped after the first sample that can be read."""
+    for index in present:
+        try:
+            first = convert(reader, reader.sample(split, index))
+            break
+        except BadInput:
+            if reader.settings.broken == "error":
+                raise
+    else:
+        raise BadInput(f"{reader.root}: no image of split '{split}' can be decoded")
+    return {
+        kind: open_memmap(
+            folder / f"{split}.{kind}.npy",
+            mode="w+",
+            dtype=value.dtype,
+            shape=(len(present), *value.shape),
+        )
+        for kind, value in first.items()
+    }
+
+
+def convert(reader: Reader, sample: Sample) -> dict[str, NDArray[Any]]:
+    """Return what is kept of a sample, cropped and resized to the prepared square.
+
+    Raises:
+        BadInput: a visible landmark lies outside the image.
+    """
+    size, height, width = reader.settings.size, *sample.image.shape[-3:-1]
+    box = reader.crop_box(width, height)
+    arrays: dict[str, NDArray[Any]] = {"images": _frames(sample.image, size, box, nearest=False)}
+    if sample.label is not None:
+        arrays["labels"] = np.asarray(sample.label, np.int64)
+    if sample.landmarks is not None:
+        visible = sample.visible
+        if visible is None:
+            visible = np.ones(sample.landmarks.shape[:-1], bool)
+        inside = (sample.landmarks > -1).all(-1) & (sample.landmarks < (width, height)).all(-1)
+        if (bad := np.argwhere(visible & ~inside)).size:
+            where = tuple(bad[0])
+            raise BadInput(
+                f"{reader.root}: {sample.name}: landmark {reader.landmark_names[where[-1]]} at "
+                f"{sample.landmarks[where].tolist()} lies outside the {width} x {height} image; "
+                "correct its row in the annotation file"
+            )
+        arrays["landmarks"] = move_points(sample.landmarks, size, box)
+        arrays["visible"] = visible
+    if sample.box is not None:
+        corners = np.stack([sample.box[..., :2], sample.box[..., :2] + sample.box[..., 2:]], -2)
+        near, far = np.moveaxis(move_points(corners, size, box), -2, 0)
+        arrays["box"] = np.concatenate([near, far - near], -1)
+    if sample.parts is not None:
+        arrays["parts"] = _frames(sample.parts, size, box, nearest=True)
+    return arrays
+
+
+def _frames(
+    image: NDArray[np.uint8], size: int, box: tuple[float, float, float, float], nearest: bool
+) -> NDArray[np.uint8]:
+    if image.ndim == (3 if nearest else 4):
+        return np.stack([resize(frame, size, box, nearest) for frame in image])
+    return resize(image, size, box, nearest)
+
+
+def _run_chunks(
+    reader: Reader, split: str, chunks: list[tuple[int, Sequence[int]]], workers: int
+) -> Iterator[tuple[int, list[dict[str, NDArray[Any]] | str]]]:
+    """Yield (start, converted samples or what is wrong with them), chunk by chunk."""
+    if workers == 1 or len(chunks) == 1:
+        for start, indices in chunks:
+            yield start, _read_chunk(reader, split, indices)
+        return
+    with ProcessPoolExecutor(workers) as pool:
+        # A window of tasks: results that nobody has taken yet would fill the memory.
+        waiting = []
+        for start, indices in chunks:
+            waiting.append((start, pool.submit(_read_chunk, reader, split, indices)))
+            if len(waiting) > 2 * workers:
+                begun, future = waiting.pop(0)
+                yield begun, future.result()
+        for begun, future in waiting:
+            yield begun, future.result()
+
+
+def _read_chunk(
+    reader: Reader, split: str, indices: Sequence[int]
+) -> list[dict[str, NDArray[Any]] | str]:
+    results: list[dict[str, NDArray[Any]] | str] = []
+    for index in indices:
+        try:
+            results.append(convert(reader, reader.sample(split, index)))
+        except BadInput as error:
+            results.append(str(error))
+    return results
+
+
+def _compact(folder: Path, split: str, kept: NDArray[np.int64]) -> None:
+    """Rewrite the arrays of a split with the kept rows only."""
+    for path in folder.glob(f"{split}.*.npy"):
+        old = np.load(path, mmap_mode="r")
+        new = open_memmap(
+            folder / "compact.npy", mode="w+", dtype=old.dtype, shape=(len(kept), *old.shape[1:])
+        )
+        for start in range(0, len(kept), CHUNK):
+            new[start : start + CHUNK] = old[kept[start : start + CHUNK]]
+        new.flush()
+        (folder / "compact.npy").replace(path)

@@ -1,0 +1,111 @@
+"""The contract of a data set: what a reader offers and what a sample holds."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from partbench.settings import Settings
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image (or clip) of a data set with its annotations, in pixels of that image.
+
+    Points are (x, y) with pixel centres at integers. What a data set does not annotate is None.
+    """
+
+    name: str
+    """Unique within its split: a file's path below the data set's folder, a drawing's number."""
+    image: NDArray[np.uint8]
+    """[H, W, 3], or [T, H, W, 3] for a clip; RGB."""
+    label: int | None = None
+    """Class, counted from 0."""
+    landmarks: NDArray[np.float32] | None = None
+    """[L, 2] (or [T, L, 2]), (x, y)."""
+    visible: NDArray[np.bool_] | None = None
+    """[L] (or [T, L]); None means that every landmark is visible."""
+    box: NDArray[np.float32] | None = None
+    """[4] (or [T, 4]), (x, y, width, height)."""
+    parts: NDArray[np.uint8] | None = None
+    """[H, W] (or [T, H, W]), 0 is background, part p of `Reader.part_names` is p + 1."""
+
+
+class DataSettings(Settings):
+    """Settings that every data set has."""
+
+    size: int = Field(64, ge=8, description="side of the prepared square images, pixels")
+    crop: Literal["center", "stretch"] = Field(
+        "center",
+        description="center: the largest centred square; stretch: the whole image, aspect broken",
+    )
+    subset: bool = Field(
+        False,
+        description="allow images to be missing: only those present are prepared, and every "
+        "table that uses them says so",
+    )
+    broken: Literal["error", "skip"] = Field(
+        "error", description="an image that cannot be decoded: stop, or leave it out and list it"
+    )
+    limit: dict[str, int] = Field(
+        default_factory=dict,
+        description="split -> number of samples to keep, a seeded draw in the official order",
+    )
+
+
+class Reader(ABC):
+    """A reader of one official archive layout: one subclass in one module of `partbench.data`.
+
+    Args:
+        root: the folder that holds the data set's files.
+        settings: an instance of the reader's own `Settings`.
+    """
+
+    Settings: ClassVar[type[DataSettings]] = DataSettings
+    class_names: Sequence[str] = ()
+    landmark_names: Sequence[str] = ()
+    landmark_swap: Sequence[int] = ()
+    """Landmark i of a mirrored image is landmark `landmark_swap[i]` of the original."""
+    part_names: Sequence[str] = ()
+    licence: ClassVar[str] = ""
+    counts: Mapping[str, int] = {}
+    """Samples in each split, as far as they are known before the files are there."""
+
+    def __init__(self, root: Path, settings: Any) -> None:
+        self.root = root
+        self.settings = settings
+
+    def crop_box(self, width: int, height: int) -> tuple[float, float, float, float]:
+        """Return the part (left, top, right, bottom) of an image that is prepared, pixels."""
+        if self.settings.crop == "stretch":
+            return 0, 0, width, height
+        side = min(width, height)
+        left, top = (width - side) / 2, (height - side) / 2
+        return left, top, left + side, top + side
+
+    @abstractmethod
+    def splits(self) -> dict[str, Sequence[str]]:
+        """Return the names of the samples of each split, in the official order.
+
+        Raises:
+            BadInput: a file of the data set is missing: which, where it comes from, and where
+                to put it.
+        """
+
+    def present(self, split: str) -> Sequence[int]:
+        """Return the indices of the samples of `split` whose files are there; all by default."""
+        return range(len(self.splits()[split]))
+
+    @abstractmethod
+    def sample(self, split: str, index: int) -> Sample:
+        """Return sample `index` of `split`.
+
+        Raises:
+            BadInput: the image cannot be decoded, or an annotation is missing or impossible;
+                the message names the file.
+        """

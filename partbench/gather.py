@@ -1,0 +1,200 @@
+"""From the cells' files to one long table and its summary.
+
+`metrics.parquet` (and .csv) has one row a number: what was run, the number, where it comes from.
+Cells that failed, are missing or do not apply are rows too, with the reason. `summary.parquet`
+(and .csv) has one row for each number over all its seeds: mean and 95 % interval.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from partbench import method as methods
+from partbench.config import Cell, Config, cells, method_settings
+from partbench.errors import BadInput
+from partbench.files import atomic, read_json
+from partbench.metrics.intervals import over_seeds, over_seeds_and_samples
+
+COLUMNS: dict[str, Any] = {
+    "method": str,
+    "variant": str,
+    "train": str,
+    "seed": int,
+    "eval": str,
+    "probe": str,
+    "metric": str,
+    "setting": str,
+    "value": float,
+    "unit": str,
+    "better": str,
+    "n": int,
+    "note": str,
+    "status": str,
+    "reason": str,
+    "role": str,
+    "reduced": bool,
+    "subset": bool,
+    "version": int,
+    "data_checksum": str,
+    "commit": str,
+    "dirty": bool,
+    "device": str,
+    "seconds": float,
+    "peak_memory_mb": float,
+    "path": str,
+    "samples": str,
+    "scale": float,
+}
+DEFAULTS: dict[type, Any] = {str: "", int: 0, float: float("nan"), bool: False}
+LOG_LINES = 12
+
+
+def gather(config: Config, results: Path, logs: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return the long table and the summary of what stands in a results folder.
+
+    Args:
+        config: whose cells are looked for.
+        results: its results folder.
+        logs: folder of the jobs' logs, whose last lines say why a cell failed.
+
+    Raises:
+        BadInput: cells of one metric were made by different definition versions, or measured on
+            data with different checksums.
+    """
+    rows = [row for cell in cells(config) for row in _rows(config, results, logs, cell)]
+    table = pd.DataFrame(
+        [{c: row.get(c, DEFAULTS[t]) for c, t in COLUMNS.items()} for row in rows]
+    ).astype(COLUMNS)
+    _refuse_mixtures(table)
+    return table, summarize(table, results)
+
+
+def _rows(config: Config, results: Path, logs: Path, cell: Cell) -> list[dict[str, Any]]:
+    cls = methods.load(cell.run.method)
+    settings = method_settings(config, cell.run.method, cell.run.variant)
+    base = {
+        **cell.run._asdict(),
+        "eval": cell.eval,
+        "probe": cell.probe,
+        "role": cls.role,
+        "reduced": bool(methods.changes(cls, cell.run.variant, settings)),
+    }
+    if cell.skip:
+        return [base | {"status": "not applicable", "reason": cell.skip}]
+    path = results / "cells" / f"{cell}.json"
+    if not path.exists():
+        reason = _why(cell, results, logs)
+        return [base | {"status": "failed" if reason else "missing", "reason": reason}]
+    found = read_json(path)
+    train = read_json(results / "runs" / str(cell.run) / "train.json")
+    common = base | {
+        "status": "done",
+        "subset": found["subset"] or train["subset"],
+        "version": found["version"],
+        "data_checksum": found["data_checksum"],
+        "commit": found["provenance"]["commit"],
+        "dirty": found["provenance"]["dirty"],
+        "device": train["provenance"]["device"],
+        "seconds": train["seconds"],
+        "peak_memory_mb": train["peak_memory_mb"],
+        "path": str(path.relative_to(results)),
+    }
+    return [common | metric for metric in found["metrics"]]
+
+
+def _why(cell: Cell, results: Path, logs: Path) -> str:
+    """Return the last lines of the log of the first stage of a cell that did not finish."""
+    run = results / "runs" / str(cell.run)
+    stages = [
+        (results / "data" / cell.run.train / "meta.json", f"prepare/{cell.run.train}"),
+        (results / "data" / cell.eval / "meta.json", f"prepare/{cell.eval}"),
+        (run / "model.pt", f"train/{cell.run}"),
+        (results / "outputs" / f"{cell.run}/{cell.eval}", f"extract/{cell.run}/{cell.eval}"),
+        (results / "cells" / f"{cell}.json", f"probe/{cell}"),
+    ]
+    for product, stage in stages:
+        log = logs / f"{stage}.log"
+        if not product.exists() and log.exists() and (text := log.read_text(errors="replace")):
+            return "\n".join(text.strip().splitlines()[-LOG_LINES:])
+    return ""
+
+
+def _refuse_mixtures(table: pd.DataFrame) -> None:
+    done = table[table["status"] == "done"]
+    for key, column, what in (
+        (["probe"], "version", "versions of the definition"),
+        (["eval"], "data_checksum", "data checksums"),
+    ):
+        for name, group in done.groupby(key):
+            if group[column].nunique() > 1:
+                first = group.drop_duplicates(column)
+                listed = "; ".join(f"{r[column]} in {r['path']}" for _, r in first.iterrows())
+                raise BadInput(
+                    f"{key[0]} {name[0]}: cells with different {what} cannot stand in one table: "
+                    f"{listed}. Rerun the older ones (snakemake -R probe_{name[0]}, or delete "
+                    "their files)"
+                )
+
+
+def summarize(table: pd.DataFrame, results: Path) -> pd.DataFrame:
+    """Return one row per number over its seeds, with the 95 % interval of its mean.
+
+    The interval covers seeds and test samples together where the probe kept per-sample outcomes,
+    else the seeds alone; it is missing where there is one seed and no per-sample outcome.
+    """
+    keys = ["method", "variant", "train", "eval", "probe", "metric", "setting"]
+    rows = []
+    for key, group in table[table["status"] == "done"].groupby(keys, sort=False):
+        first = group.iloc[0]
+        outcomes = [_outcomes(results, row) for _, row in group.iterrows()]
+        if all(o is not None and len(o) > 1 for o in outcomes):
+            interval = over_seeds_and_samples(np.stack([o for o in outcomes if o is not None]))
+        else:
+            interval = over_seeds(group["value"])
+        spread = group["value"].std(ddof=1) if len(group) > 1 else float("nan")
+        rows.append(
+            dict(zip(keys, key, strict=True))
+            | {
+                "role": first["role"],
+                **interval._asdict(),
+                "sd_seeds": spread,
+                "seeds": len(group),
+                "values": group["value"].tolist(),
+                "n": first["n"],
+                "unit": first["unit"],
+                "better": first["better"],
+                "reduced": first["reduced"],
+                "subset": bool(group["subset"].any()),
+                "note": first["note"],
+            }
+        )
+    columns = [
+        *keys,
+        *("role", "mean", "low", "high", "sd_seeds", "seeds", "values", "n"),
+        *("unit", "better", "reduced", "subset", "note"),
+    ]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _outcomes(results: Path, row: Any) -> Any:
+    """Return the per-sample outcomes behind a number, in its unit, or None."""
+    if not row["samples"]:
+        return None
+    path = (results / row["path"]).with_suffix(".parquet")
+    column = pd.read_parquet(path, columns=[row["samples"]])[row["samples"]]
+    return row["scale"] * column.to_numpy(np.float64)
+
+
+def write(table: pd.DataFrame, summary: pd.DataFrame, results: Path) -> None:
+    """Write both tables as parquet and csv."""
+    for name, frame in (("metrics", table), ("summary", summary)):
+        with atomic(results / f"{name}.parquet") as path:
+            frame.to_parquet(path)
+        flat = frame.copy()
+        if "values" in flat:
+            flat["values"] = [json.dumps(v) for v in flat["values"]]
+        with atomic(results / f"{name}.csv") as path:
+            flat.to_csv(path, index=False)

@@ -1,0 +1,145 @@
+"""The contract of a method: what the training loop and the probes may ask of it."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal, NamedTuple
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from partbench import plugins
+from partbench.errors import BadInput
+from partbench.settings import Settings, nearest
+
+IMAGENET_MEAN_STD = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+HALF_MEAN_STD = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+
+
+class MethodSettings(Settings):
+    """Settings that every method has; the defaults of a method's own class are its paper's."""
+
+    epochs: int = Field(30, ge=0, description="epochs, as `images_per_epoch` defines one")
+    images_per_epoch: int | None = Field(
+        None, ge=1, description="images that make an 'epoch'; none: one pass over the data"
+    )
+    batch_size: int = Field(128, ge=1, description="images a step, over all processes")
+    lose_batch_at_wrap: bool = Field(
+        False,
+        description="when an epoch runs past the end of the data, one step is skipped while "
+        "the data is shuffled anew (PatchVAE's loop does this)",
+    )
+    normalize: Literal["imagenet", "half"] = Field(
+        "imagenet", description="mean and SD taken off the images: ImageNet's, or 0.5 and 0.5"
+    )
+    flip: bool = Field(False, description="mirror half of the training images")
+
+
+class Batch(NamedTuple):
+    """What one training step sees."""
+
+    images: Tensor
+    """[B, 3, S, S] float32 in [0, 1]."""
+    labels: Tensor | None
+    """[B] int64, or None where the data set has none."""
+
+
+class DataInfo(NamedTuple):
+    """What a method may know of its training data before it is built."""
+
+    size: int
+    classes: int
+
+
+class Method(nn.Module, ABC):
+    """A model with its loss: one subclass in one module of `partbench.methods`.
+
+    `forward` is the training loss. What else the method can do, it offers by having it; a
+    probe that needs something a method has not is left out with that reason:
+
+    - `features(images) -> [B, D]`: what a linear classifier is put on;
+    - `trunk() -> nn.Sequential`: the encoder whose front a classifier freezes;
+    - `reconstruct(images) -> [B, 3, S, S]` and `generate(n) -> [n, 3, S, S]`, in [0, 1].
+
+    They all take images in [0, 1] (float32, NCHW) and are called in eval mode without gradients.
+    """
+
+    Settings: ClassVar[type[MethodSettings]] = MethodSettings
+    VARIANTS: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    """Named settings of the paper, and its ablations. `a+b` applies `a`, then `b`; `paper`
+    changes nothing."""
+    REDUCED: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    """Named settings for small machines: numbers from these are never comparable."""
+    role: ClassVar[Literal["method", "floor", "ceiling"]] = "method"
+    labels: ClassVar[bool] = False
+    """Whether it trains on labels: then on the split `train`, else on `unlabeled` if there is."""
+    paper: ClassVar[str] = ""
+    """Key of the paper in published.csv."""
+    phases: ClassVar[tuple[str, ...]] = ("all",)
+    """Optimiser updates that make one training step, in this order; a name may stand twice."""
+
+    def __init__(self, settings: Any, data: DataInfo) -> None:
+        super().__init__()
+        self.settings = settings
+        self.data = data
+        mean, std = IMAGENET_MEAN_STD if settings.normalize == "imagenet" else HALF_MEAN_STD
+        self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
+
+    mean: Tensor
+    std: Tensor
+
+    def normalize(self, images: Tensor) -> Tensor:
+        """Return images in [0, 1] with the mean taken off, divided by the SD."""
+        return (images - self.mean) / self.std
+
+    def denormalize(self, images: Tensor) -> Tensor:
+        """Return normalised images brought back to [0, 1]."""
+        return (images.float() * self.std + self.mean).clamp(0, 1)
+
+    def optimizers(self) -> dict[str, Optimizer]:
+        """Return the optimiser of each phase; a method that does not train has none."""
+        return {}
+
+    @abstractmethod
+    def forward(self, batch: Batch, phase: str) -> dict[str, Tensor]:
+        """Return the scalar to minimise as "loss", and beside it whatever the log should show."""
+
+    def after_step(self, step: int) -> None:
+        """Advance schedules; `step` counts the finished steps, from 1."""
+
+
+def resolve(cls: type[Method], variant: str, overrides: Mapping[str, Any], where: str) -> Any:
+    """Return the settings of `variant` of a method, with a configuration's overrides on top.
+
+    Raises:
+        BadInput: a variant or a key does not exist.
+    """
+    variants = {"paper": {}, **cls.VARIANTS, **cls.REDUCED}
+    values: dict[str, Any] = {}
+    for name in variant.split("+"):
+        if name not in variants:
+            raise BadInput(
+                f"{where}: {cls.__module__.rpartition('.')[2]} has no variant '{name}'; "
+                f"{nearest(name, variants)}"
+            )
+        values |= variants[name]
+    return cls.Settings.parse(values | dict(overrides), where)
+
+
+def changes(cls: type[Method], variant: str, settings: Any) -> dict[str, tuple[Any, Any]]:
+    """Return {key: (paper's, used)} for each setting that differs from the paper's.
+
+    The paper's settings are those of `variant` without its reduced parts and overrides.
+    """
+    kept = [name for name in variant.split("+") if name not in cls.REDUCED]
+    paper = resolve(cls, "+".join(kept) or "paper", {}, "")
+    return {
+        key: (getattr(paper, key), value) for key, value in settings if getattr(paper, key) != value
+    }
+
+
+def load(name: str, where: str = "command line") -> type[Method]:
+    """Return the method `name`; raises BadInput if there is none."""
+    return plugins.load("methods", name, Method, where)  # type: ignore[type-abstract]

@@ -1,0 +1,1 @@
+"""Methods and controls: one module each, found by its file name."""

@@ -1,0 +1,261 @@
+"""PatchVAE: learning local latent codes for recognition (Gupta, Singh, Shrivastava, CVPR 2020).
+
+An image is a set of parts: each of P parts has one appearance code per image and occurs, or
+does not, at each place. Facts: arXiv 2004.03623 and the authors' code at commit 816f4b4.
+"""
+
+import math
+from typing import NamedTuple
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.optim import Adam, Optimizer
+
+from partbench.method import Batch, DataInfo, Method, MethodSettings
+from partbench.nn.elbo import (
+    edge_weights,
+    kl_bernoulli,
+    kl_categorical,
+    kl_normal,
+    squared_error,
+)
+from partbench.nn.init import init_patchvae_
+from partbench.nn.pyramid import pyramid_decoder
+from partbench.nn.resnet import resnet18_trunk
+
+
+class PatchVAESettings(MethodSettings):
+    """The settings for CIFAR-100; the other data sets' are variants."""
+
+    parts: int = Field(16, ge=1, description="P, number of parts")
+    part_dims: int = Field(6, ge=1, description="L, appearance numbers per part")
+    stride: int = Field(8, description="pixels per cell of the occurrence map: 4, 8, 16 or 32")
+    beta_appearance: float = Field(1.0, ge=0, description="weight of the appearance KL")
+    beta_occurrence: float = Field(10.0, ge=0, description="weight of the occurrence KL")
+    occurrence_prior: float | None = Field(
+        None, gt=0, lt=1, description="prior probability of a part at a cell; none: 1 / parts"
+    )
+    edge_weighted: bool = Field(False, description="L_w: weigh the squared error by edges")
+    hard: bool = Field(False, description="straight-through occurrences instead of soft ones")
+    categorical: bool = Field(False, description="one part per cell instead of independent ones")
+    temperature: float = Field(1.0, gt=0, description="of the relaxation, at the start")
+    temperature_rate: float = Field(
+        3e-5,
+        ge=0,
+        description="every 1000 steps the temperature is multiplied by exp(-rate * step); the "
+        "products compound, as in the code, so the floor is reached at step 12,001",
+    )
+    temperature_floor: float = Field(0.1, gt=0)
+    learning_rate: float = Field(1e-4, gt=0, description="Adam, betas (0.5, 0.999), constant")
+    encoder_width: int = Field(64, ge=4, description="channels of the first ResNet stage")
+    decoder_width: int = Field(64, ge=4, description="channels of the decoder's last stage")
+    decoder_bn_momentum: float = Field(
+        0.19,
+        gt=0,
+        le=1,
+        description="1 - 0.9^2: the code runs its decoder twice a step, which moves the running "
+        "statistics as one run with this momentum does",
+    )
+    images_per_epoch: int | None = Field(
+        50_000, ge=1, description="an 'epoch' is 50,000 images, whatever the data set"
+    )
+    lose_batch_at_wrap: bool = Field(
+        True, description="the code swallows the end of its iterator together with one step"
+    )
+
+
+class Latent(NamedTuple):
+    """A sample of the posterior, and the posterior it is from."""
+
+    z: Tensor
+    """[B, P * L, h, w], what the decoder sees; channel p * L + l belongs to part p."""
+    mu: Tensor
+    """[B, P * L], pooled appearance means."""
+    var: Tensor
+    """[B, P * L], pooled appearance variances."""
+    occurrence: Tensor
+    """[B, P, h, w], probability of part p at each cell."""
+
+
+def sample_latent(
+    mu_map: Tensor,
+    logvar_map: Tensor,
+    logits: Tensor,
+    temperature: Tensor | float,
+    uniform: Tensor,
+    normal: Tensor,
+    hard: bool = False,
+    categorical: bool = False,
+) -> Latent:
+    """Pool the appearance over where each part occurs, and sample both latents.
+
+    The occurrence probabilities pool without gradient: appearance reaches the occurrence only
+    through the product.
+
+    Args:
+        mu_map: [B, P * L, h, w].
+        logvar_map: [B, P * L, h, w]; variances are clamped to [1e-7, 1e7].
+        logits: [B, P, h, w], of the occurrences.
+        temperature: of the relaxed occurrences.
+        uniform: [B, P, h, w] in (0, 1), noise of the occurrences.
+        normal: [B, P * L], noise of the appearance.
+        hard: 0 or 1 forward (the sign of the logit), gradient of the soft sample.
+        categorical: the parts exclude each other at a cell.
+    """
+    batch, parts, height, width = logits.shape
+    noise = uniform.clamp(torch.finfo(uniform.dtype).eps, 1 - torch.finfo(uniform.dtype).eps)
+    if categorical:
+        probability = logits.softmax(1)
+        gumbel = -(-noise.log()).log()
+        z_occ = ((logits.log_softmax(1) + gumbel) / temperature).softmax(1)
+    else:
+        probability = logits.sigmoid()
+        z_occ = ((logits + noise.log() - (-noise).log1p()) / temperature).sigmoid()
+    if hard:
+        z_occ = 0.5 * (logits.sign() + 1) + z_occ - z_occ.detach()
+
+    weight = probability.detach().unsqueeze(2)
+    mass = weight.sum((3, 4)) + 1e-7
+    by_part = (batch, parts, -1, height, width)
+    mu = (mu_map.view(by_part) * weight).sum((3, 4)) / mass
+    variance = logvar_map.exp().clamp(1e-7, 1e7).view(by_part)
+    var = ((variance * weight).sum((3, 4)) + 1e-7) / mass
+
+    z_app = mu + var.sqrt() * normal.view_as(mu)
+    z = (z_app[..., None, None] * z_occ.unsqueeze(2)).flatten(1, 2)
+    return Latent(z, mu.flatten(1), var.flatten(1), probability)
+
+
+def anneal(temperature: float, step: int, rate: float, floor: float) -> float:
+    """Return the temperature after `step` (counted from 1): it changes at 1, 1001, 2001, ..."""
+    return max(temperature * math.exp(-rate * step), floor) if step % 1000 == 1 else temperature
+
+
+class PatchVAE(Method):
+    """PatchVAE, with or without the edge-weighted reconstruction L_w (variant `lw`)."""
+
+    Settings = PatchVAESettings
+    VARIANTS = {
+        "lw": {"edge_weighted": True},
+        "cifar100": {},
+        "indoor67": {"flip": True, "normalize": "half"},
+        "places205": {"flip": True},
+        "imagenet": {
+            "parts": 64,
+            "part_dims": 16,
+            "stride": 32,
+            "batch_size": 256,
+            "learning_rate": 2e-4,
+            "epochs": 140,
+            "flip": True,
+        },
+    }
+    REDUCED = {
+        "demo": {
+            "encoder_width": 16,
+            "decoder_width": 16,
+            "batch_size": 32,
+            "images_per_epoch": None,
+            "epochs": 8,
+            "learning_rate": 1e-3,
+        },
+        "subset": {
+            "encoder_width": 32,
+            "decoder_width": 32,
+            "batch_size": 64,
+            "images_per_epoch": None,
+            "epochs": 10,
+            "learning_rate": 1e-3,
+            "flip": True,
+        },
+    }
+    paper = "patchvae"
+
+    def __init__(self, settings: PatchVAESettings, data: DataInfo) -> None:
+        super().__init__(settings, data)
+        s = self.settings = settings
+        latent, channels = s.parts * s.part_dims, s.encoder_width * s.stride // 4
+        self.encoder = resnet18_trunk(s.stride, s.encoder_width)
+        self.app_mu = nn.Conv2d(channels, latent, 3, padding=1)
+        self.app_logvar = nn.Conv2d(channels, latent, 3, padding=1)
+        self.occ_logit = nn.Conv2d(channels, s.parts, 3, padding=1)
+        self.decoder = pyramid_decoder(latent, s.stride, s.decoder_width, s.decoder_bn_momentum)
+        self.register_buffer("temperature", torch.tensor(s.temperature, dtype=torch.float64))
+        init_patchvae_(self)
+
+    temperature: Tensor
+
+    @property
+    def prior(self) -> float:
+        """Prior probability that a part occurs at a cell."""
+        return self.settings.occurrence_prior or 1 / self.settings.parts
+
+    def encode(self, x: Tensor) -> Latent:
+        """Return a sample of the posterior for normalised images [B, 3, S, S]."""
+        s, features = self.settings, self.encoder(x)
+        logits = self.occ_logit(features).float()
+        normal = torch.randn(len(x), s.parts * s.part_dims, device=x.device)
+        return sample_latent(
+            self.app_mu(features).float(),
+            self.app_logvar(features).float(),
+            logits,
+            self.temperature,
+            torch.rand_like(logits),
+            normal,
+            s.hard,
+            s.categorical,
+        )
+
+    def forward(self, batch: Batch, phase: str) -> dict[str, Tensor]:
+        """Return reconstruction + beta_a * appearance KL + beta_v * occurrence KL."""
+        x = self.normalize(batch.images)
+        latent = self.encode(x)
+        return self.elbo(x, self.decoder(latent.z).float(), latent)
+
+    def elbo(self, x: Tensor, output: Tensor, latent: Latent) -> dict[str, Tensor]:
+        """Return the loss and its terms, scalars."""
+        s = self.settings
+        weights = edge_weights(x, s.stride) if s.edge_weighted else None
+        reconstruction = squared_error(x, output, weights)
+        kl_app = kl_normal(latent.mu, latent.var)
+        kl_part = kl_categorical if s.categorical else kl_bernoulli
+        kl_occ = kl_part(latent.occurrence, self.prior)
+        loss = reconstruction + s.beta_appearance * kl_app + s.beta_occurrence * kl_occ
+        return {
+            "loss": loss,
+            "reconstruction": reconstruction,
+            "kl_appearance": kl_app,
+            "kl_occurrence": kl_occ,
+        }
+
+    def optimizers(self) -> dict[str, Optimizer]:
+        """Adam over everything."""
+        return {"all": Adam(self.parameters(), self.settings.learning_rate, betas=(0.5, 0.999))}
+
+    def after_step(self, step: int) -> None:
+        """Lower the temperature."""
+        if step % 1000 == 1:  # not every step: reading a device's scalar makes it wait
+            s = self.settings
+            value = anneal(self.temperature.item(), step, s.temperature_rate, s.temperature_floor)
+            self.temperature.fill_(value)
+
+    def trunk(self) -> nn.Sequential:
+        """Return the encoder; the latent heads are dropped downstream, as in the paper."""
+        return self.encoder
+
+    def features(self, images: Tensor) -> Tensor:
+        """Return the flattened encoder map, [B, C * h * w]."""
+        return self.encoder(self.normalize(images)).flatten(1)
+
+    def reconstruct(self, images: Tensor) -> Tensor:
+        """Return the decoded sample of the posterior; the paper's code samples here too."""
+        return self.denormalize(self.decoder(self.encode(self.normalize(images)).z))
+
+    def generate(self, n: int) -> Tensor:
+        """Return images decoded from the prior."""
+        s, cells = self.settings, self.data.size // self.settings.stride
+        prior = torch.full((n, s.parts, cells, cells), self.prior, device=self.mean.device)
+        z_occ = torch.bernoulli(prior).unsqueeze(2)
+        z_app = torch.randn(n, s.parts, s.part_dims, 1, 1, device=self.mean.device)
+        return self.denormalize(self.decoder((z_occ * z_app).flatten(1, 2)))

@@ -1,0 +1,67 @@
+"""Ceiling control: a ResNet-18 trained with the labels."""
+
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+from torch.optim import SGD, Optimizer
+
+from partbench.method import Batch, DataInfo, Method, MethodSettings
+from partbench.nn.init import init_patchvae_
+from partbench.nn.resnet import resnet18_trunk
+
+
+class SupervisedSettings(MethodSettings):
+    """SGD as in PatchVAE's downstream protocol, at a constant rate."""
+
+    stride: int = Field(32, description="32 is the whole ResNet-18")
+    encoder_width: int = Field(64, ge=4, description="channels of the first stage")
+    learning_rate: float = Field(0.1, gt=0, description="SGD, momentum 0.9")
+    weight_decay: float = Field(1e-4, ge=0)
+    flip: bool = Field(True, description="mirror half of the training images")
+
+
+class Supervised(Method):
+    """ResNet-18 with labels: what the same encoder reaches when it is told the answer."""
+
+    Settings = SupervisedSettings
+    VARIANTS = {
+        "cifar100": {},
+        "indoor67": {"normalize": "half"},
+        "places205": {},
+        "imagenet": {"batch_size": 256},
+    }
+    REDUCED = {
+        "demo": {"encoder_width": 16, "batch_size": 32, "epochs": 16, "learning_rate": 0.02},
+        "subset": {"encoder_width": 32, "batch_size": 64, "epochs": 10, "learning_rate": 0.05},
+    }
+    role = "ceiling"
+    labels = True
+    paper = "patchvae"
+
+    def __init__(self, settings: SupervisedSettings, data: DataInfo) -> None:
+        super().__init__(settings, data)
+        s = self.settings = settings
+        self.encoder = resnet18_trunk(s.stride, s.encoder_width)
+        self.classifier = nn.Linear(s.encoder_width * s.stride // 4, data.classes)
+        init_patchvae_(self)
+
+    def forward(self, batch: Batch, phase: str) -> dict[str, Tensor]:
+        """Return the cross-entropy."""
+        assert batch.labels is not None  # the training loop sees to it for `labels = True`
+        logits = self.classifier(self.features(batch.images)).float()
+        correct = (logits.argmax(1) == batch.labels).float().mean()
+        return {"loss": F.cross_entropy(logits, batch.labels), "accuracy": correct}
+
+    def optimizers(self) -> dict[str, Optimizer]:
+        """SGD over everything."""
+        s = self.settings
+        sgd = SGD(self.parameters(), s.learning_rate, momentum=0.9, weight_decay=s.weight_decay)
+        return {"all": sgd}
+
+    def trunk(self) -> nn.Sequential:
+        """Return the encoder."""
+        return self.encoder
+
+    def features(self, images: Tensor) -> Tensor:
+        """Return the globally pooled encoder map, [B, C]."""
+        return self.encoder(self.normalize(images)).mean((2, 3))

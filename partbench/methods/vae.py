@@ -1,0 +1,147 @@
+"""VAE and beta-VAE as PatchVAE's authors built them for comparison (their code, `--arch vae`).
+
+Same encoder, same decoder, same number of latent numbers as PatchVAE, but one code for the
+whole image. beta = 1 is the VAE (Kingma & Welling 2014), more is beta-VAE (Higgins et al. 2017).
+"""
+
+from typing import NamedTuple
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.optim import Adam, Optimizer
+
+from partbench.method import Batch, DataInfo, Method, MethodSettings
+from partbench.nn.elbo import edge_weights, kl_normal, squared_error
+from partbench.nn.init import init_patchvae_
+from partbench.nn.pyramid import pyramid_decoder
+from partbench.nn.resnet import resnet18_trunk
+
+
+class VAESettings(MethodSettings):
+    """The settings for CIFAR-100; the other data sets' are variants."""
+
+    latent: int = Field(96, ge=1, description="latent numbers: PatchVAE's parts * part_dims")
+    stride: int = Field(8, description="total stride of the encoder: 4, 8, 16 or 32")
+    beta: float = Field(1.0, ge=0, description="weight of the KL term")
+    edge_weighted: bool = Field(False, description="L_w: weigh the squared error by edges")
+    learning_rate: float = Field(1e-4, gt=0, description="Adam, betas (0.5, 0.999), constant")
+    encoder_width: int = Field(64, ge=4, description="channels of the first ResNet stage")
+    decoder_width: int = Field(64, ge=4, description="channels of the decoder's last stage")
+    images_per_epoch: int | None = Field(
+        50_000, ge=1, description="an 'epoch' is 50,000 images, whatever the data set"
+    )
+    lose_batch_at_wrap: bool = Field(
+        True, description="the code swallows the end of its iterator together with one step"
+    )
+
+
+class Posterior(NamedTuple):
+    """Mean and variance [B, latent, 1, 1] of the code; the variance is not clamped."""
+
+    mu: Tensor
+    var: Tensor
+
+
+class VAE(Method):
+    """VAE; variant `beta` is beta-VAE, variant `lw` weighs the reconstruction by edges.
+
+    The beta of the paper's beta-VAE is in no public file; 4, the smallest that Higgins et al.
+    use, stands in for it, and the report lists it as unknown.
+    """
+
+    Settings = VAESettings
+    VARIANTS = {
+        "lw": {"edge_weighted": True},
+        "beta": {"beta": 4.0},
+        "cifar100": {},
+        "indoor67": {"flip": True, "normalize": "half"},
+        "places205": {"flip": True},
+        "imagenet": {
+            "latent": 1024,
+            "stride": 32,
+            "batch_size": 256,
+            "learning_rate": 2e-4,
+            "epochs": 140,
+            "flip": True,
+        },
+    }
+    REDUCED = {
+        "demo": {
+            "encoder_width": 16,
+            "decoder_width": 16,
+            "batch_size": 32,
+            "images_per_epoch": None,
+            "epochs": 8,
+            "learning_rate": 1e-3,
+        },
+        "subset": {
+            "encoder_width": 32,
+            "decoder_width": 32,
+            "batch_size": 64,
+            "images_per_epoch": None,
+            "epochs": 10,
+            "learning_rate": 1e-3,
+            "flip": True,
+        },
+    }
+    paper = "patchvae"
+
+    def __init__(self, settings: VAESettings, data: DataInfo) -> None:
+        super().__init__(settings, data)
+        s = self.settings = settings
+        cells, channels = data.size // s.stride, s.encoder_width * s.stride // 4
+        self.encoder = resnet18_trunk(s.stride, s.encoder_width)
+        self.reduce = nn.Sequential(
+            nn.Conv2d(channels, 64, 1, bias=False), nn.BatchNorm2d(64), nn.ReLU(inplace=True)
+        )
+        self.mu = nn.Conv2d(64, s.latent, cells)
+        self.logvar = nn.Conv2d(64, s.latent, cells)
+        self.decoder = nn.Sequential(
+            nn.ConvTranspose2d(s.latent, 64, cells, bias=False),
+            nn.BatchNorm2d(64),
+            nn.LeakyReLU(0.2, inplace=True),
+            pyramid_decoder(64, s.stride, s.decoder_width),
+        )
+        init_patchvae_(self)
+
+    def posterior(self, x: Tensor) -> Posterior:
+        """Return the posterior for normalised images [B, 3, S, S]."""
+        reduced = self.reduce(self.encoder(x))
+        return Posterior(self.mu(reduced).float(), self.logvar(reduced).float().exp())
+
+    def forward(self, batch: Batch, phase: str) -> dict[str, Tensor]:
+        """Return reconstruction + beta * KL."""
+        x = self.normalize(batch.images)
+        q = self.posterior(x)
+        output = self.decoder(q.mu + q.var.sqrt() * torch.randn_like(q.mu)).float()
+        return self.elbo(x, output, q)
+
+    def elbo(self, x: Tensor, output: Tensor, q: Posterior) -> dict[str, Tensor]:
+        """Return the loss and its terms, scalars."""
+        s = self.settings
+        weights = edge_weights(x, s.stride) if s.edge_weighted else None
+        reconstruction = squared_error(x, output, weights)
+        kl = kl_normal(q.mu, q.var)
+        return {"loss": reconstruction + s.beta * kl, "reconstruction": reconstruction, "kl": kl}
+
+    def optimizers(self) -> dict[str, Optimizer]:
+        """Adam over everything."""
+        return {"all": Adam(self.parameters(), self.settings.learning_rate, betas=(0.5, 0.999))}
+
+    def trunk(self) -> nn.Sequential:
+        """Return the encoder; the latent heads are dropped downstream, as in the paper."""
+        return self.encoder
+
+    def features(self, images: Tensor) -> Tensor:
+        """Return the flattened encoder map, [B, C * h * w]."""
+        return self.encoder(self.normalize(images)).flatten(1)
+
+    def reconstruct(self, images: Tensor) -> Tensor:
+        """Return the decoded mean of the posterior."""
+        return self.denormalize(self.decoder(self.posterior(self.normalize(images)).mu))
+
+    def generate(self, n: int) -> Tensor:
+        """Return images decoded from the prior."""
+        z = torch.randn(n, self.settings.latent, 1, 1, device=self.mean.device)
+        return self.denormalize(self.decoder(z))

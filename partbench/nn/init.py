@@ -1,0 +1,19 @@
+"""Initialisation of the PatchVAE family."""
+
+from torch import nn
+
+
+def init_patchvae_(module: nn.Module) -> None:
+    """Initialise in place as PatchVAE's code does; transposed convolutions keep torch's default.
+
+    Convolutions: Kaiming normal over the fan-out, zero bias. Linear layers: N(0, 0.01), zero bias.
+    """
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv2d):
+            nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+        elif isinstance(layer, nn.Linear):
+            nn.init.normal_(layer.weight, std=0.01)
+        else:
+            continue
+        if layer.bias is not None:
+            nn.init.zeros_(layer.bias)

@@ -1,0 +1,38 @@
+"""PatchVAE's pyramid decoder."""
+
+import math
+from itertools import pairwise
+
+from torch import nn
+
+
+def pyramid_decoder(
+    channels: int, stride: int, width: int = 64, bn_momentum: float = 0.1
+) -> nn.Sequential:
+    """Return transposed convolutions that undo a stride: [B, channels, h, w] -> [B, 3, sh, sw].
+
+    A 1x1 layer to width * stride / 2 channels, then 4x4 layers of stride 2 that halve the
+    channels down to `width`, then one to RGB and Tanh. No bias; BatchNorm and LeakyReLU(0.2)
+    between.
+
+    Args:
+        channels: of the latent map.
+        stride: power of two, at least 4.
+        width: channels before the last layer.
+        bn_momentum: of the BatchNorm running statistics.
+    """
+    doublings = int(math.log2(stride)) - 1
+    widths = [width * 2**i for i in range(doublings, -1, -1)]
+
+    def block(conv: nn.ConvTranspose2d) -> list[nn.Module]:
+        norm = nn.BatchNorm2d(conv.out_channels, momentum=bn_momentum)
+        return [conv, norm, nn.LeakyReLU(0.2, inplace=True)]
+
+    layers = block(nn.ConvTranspose2d(channels, widths[0], 1, bias=False))
+    for wide, narrow in pairwise(widths):
+        layers += block(nn.ConvTranspose2d(wide, narrow, 4, stride=2, padding=1, bias=False))
+    return nn.Sequential(
+        *layers,
+        nn.ConvTranspose2d(widths[-1], 3, 4, stride=2, padding=1, bias=False),
+        nn.Tanh(),
+    )

@@ -1,0 +1,175 @@
+"""What a configuration would take, and what this machine has for it, before anything starts."""
+
+import os
+import shutil
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from partbench import method as methods
+from partbench import plugins
+from partbench.config import (
+    Config,
+    cells,
+    data_root,
+    data_settings,
+    load_reader,
+    method_settings,
+    probe_settings,
+    runs,
+)
+from partbench.data.loader import Schedule
+from partbench.errors import BadInput
+from partbench.method import Batch, DataInfo
+from partbench.probe import Probe
+
+GIB = 2**30
+
+
+def plan(config: Config, tflops: float) -> str:
+    """Return a text: cells, GPU hours and disk.
+
+    GPU hours are the multiplications and additions of training (a forward pass of one batch
+    counted by torch, times three for the backward pass, times the steps), at an assumed
+    sustained rate. They are a lower bound of the right order: reading data and small kernels
+    take their own time.
+
+    Args:
+        config: the configuration.
+        tflops: assumed sustained TFLOP/s of the device.
+    """
+    hours: dict[str, float] = {}
+    counts: dict[str, list[int]] = {}
+    unknown: set[str] = set()
+    for run in runs(config):
+        key = f"{run.method} {run.variant} on {run.train}"
+        counts.setdefault(key, [0, 0])[0] += 1
+        if splits := _counts(config, run.train):
+            n = splits.get("unlabeled", splits["train"])
+            steps, per_image = _work(config, run.method, run.variant, run.train, n)
+            hours[key] = hours.get(key, 0) + steps * per_image / tflops / 3.6e15
+        else:
+            unknown.add(run.train)
+    skipped = 0
+    for cell in cells(config):
+        if cell.skip:
+            skipped += 1
+            continue
+        key = f"{cell.run.method} {cell.run.variant} on {cell.run.train}"
+        counts[key][1] += 1
+        probe = plugins.load("probes", cell.probe, Probe)  # type: ignore[type-abstract]
+        settings = probe_settings(config, cell.probe, cell.eval)
+        if splits := _counts(config, cell.eval):
+            images = probe.training_images(settings, splits["train"])
+            _, per_image = _work(config, cell.run.method, cell.run.variant, cell.run.train, 0)
+            hours[key] = hours.get(key, 0) + images * per_image / tflops / 3.6e15
+        elif probe.training_images(settings, 1):
+            unknown.add(cell.eval)
+
+    width = max(len(key) for key in counts)
+    lines = [f"{'':{width}}  {'runs':>5} {'cells':>5} {'GPU hours':>10}"]
+    for key, (n_runs, n_cells) in counts.items():
+        time = f"{hours[key]:10.2f}" if key in hours else f"{'unknown':>10}"
+        lines.append(f"{key:{width}}  {n_runs:5} {n_cells:5} {time}")
+    total_runs, total_cells = (sum(c[i] for c in counts.values()) for i in (0, 1))
+    total = f"{sum(hours.values()):10.2f}"
+    lines.append(f"{'total':{width}}  {total_runs:5} {total_cells:5} {total}")
+    lines.append("")
+    lines.append(
+        f"GPU hours assume {tflops:g} TFLOP/s sustained (--tflops) and count arithmetic only: a "
+        "lower bound of the right order."
+    )
+    if skipped:
+        lines.append(f"{skipped} cells do not apply: the method lacks what the probe needs.")
+    if unknown:
+        lines.append(f"Without {', '.join(sorted(unknown))}: its size is not known yet.")
+    disk = {name: _disk(config, name) for name in config.data}
+    known = [bytes_ for bytes_ in disk.values() if bytes_ is not None]
+    lines.append(
+        f"Disk for prepared data: {sum(known) / GIB:.1f} GiB ("
+        + ", ".join(f"{k} {'?' if v is None else f'{v / GIB:.1f}'}" for k, v in disk.items())
+        + ")."
+    )
+    return "\n".join(lines)
+
+
+def check(config: Config) -> str:
+    """Return a text: device, memory, disk and data sets, each with what to do if it lacks."""
+    lines = []
+    if torch.cuda.is_available():
+        for i in range(torch.cuda.device_count()):
+            properties = torch.cuda.get_device_properties(i)
+            lines.append(
+                f"ok    GPU {i}: {properties.name}, {properties.total_memory / GIB:.0f} GiB"
+            )
+    else:
+        state = "ok   " if config.runtime.device == "cpu" else "lacks"
+        lines.append(f"{state} GPU: torch sees none; trainings run on the CPU")
+    lines.append(
+        f"ok    CPU: {os.cpu_count()} threads, {psutil.virtual_memory().total / GIB:.0f} GiB memory"
+    )
+    free = shutil.disk_usage(".").free
+    need = sum(_disk(config, name) or 0 for name in config.data)
+    state = "ok   " if free > need else "lacks"
+    lines.append(
+        f"{state} disk: {free / GIB:.0f} GiB free, prepared data take {need / GIB:.1f} GiB"
+    )
+    lines.append(f"      data root: {data_root().resolve()} (set by PARTBENCH_DATA)")
+    for name in config.data:
+        lines += _check_data(config, name)
+    return "\n".join(lines)
+
+
+def _check_data(config: Config, name: str) -> list[str]:
+    if (Path("results") / config.name / "data" / name / "meta.json").exists():
+        return [f"ok    {name}: prepared"]
+    settings = data_settings(config, name)
+    if getattr(settings, "download", False):
+        return [f"ok    {name}: fetched when it is needed, if it is not there"]
+    try:
+        reader = load_reader(config, name)(data_root(), settings)
+        splits = reader.splits()
+        present = {split: len(reader.present(split)) for split in splits}
+    except BadInput as error:
+        return [f"lacks {name}: {error}"]
+    complete = all(present[split] == len(names) for split, names in splits.items())
+    state = "ok   " if complete or settings.subset else "lacks"
+    counted = ", ".join(f"{s} {present[s]} of {len(splits[s])}" for s in splits)
+    return [f"{state} {name}: {counted}"]
+
+
+def _counts(config: Config, name: str) -> Mapping[str, int]:
+    """Return the samples in each split, empty if they are not known without the files."""
+    return load_reader(config, name)(data_root(), data_settings(config, name)).counts
+
+
+def _disk(config: Config, name: str) -> float | None:
+    counts = _counts(config, name)
+    return sum(counts.values()) * 3.0 * data_settings(config, name).size ** 2 if counts else None
+
+
+@cache
+def _flops(method: str, settings: Any, size: int) -> float:
+    """Return the operations of training on one image."""
+    with torch.device("meta"):
+        net: Any = methods.load(method)(settings, DataInfo(size, 1000))
+        batch = Batch(torch.zeros(8, 3, size, size), torch.zeros(8, dtype=torch.long))
+        with FlopCounterMode(display=False) as counter:
+            for phase in net.phases if net.optimizers() else ():
+                net(batch, phase)
+            if not net.optimizers() and hasattr(net, "features"):
+                net.features(batch.images)
+    return 3 * counter.get_total_flops() / 8
+
+
+def _work(config: Config, method: str, variant: str, data: str, n: int) -> tuple[int, float]:
+    """Return the images that a run is trained on, and the operations for each."""
+    settings = method_settings(config, method, variant)
+    per_image = _flops(method, settings, data_settings(config, data).size)
+    images = Schedule(n, settings, 0).steps * settings.batch_size if n else 0
+    return images, per_image

@@ -1,0 +1,1 @@
+"""Probes: standard measurements of a run, one module each, found by its file name."""

@@ -1,0 +1,306 @@
+"""PatchVAE's downstream protocol: a two-layer head on an encoder whose front is frozen.
+
+Not a linear probe: the head has 512 hidden units and the rest of the encoder is trained with it.
+The paper's number is the best test accuracy over the epochs, which chooses the epoch on the test
+set. Beside it stand the accuracy at the epoch that held-out training images choose, and at the
+last epoch. Facts: `classifier.py` of the authors' code at commit 816f4b4.
+"""
+
+import copy
+import json
+import time
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from pydantic import Field
+from torch import Tensor, nn
+
+from partbench.data.loader import Loader, Schedule, to_float
+from partbench.data.prepared import Prepared, Split
+from partbench.errors import BadInput
+from partbench.files import atomic
+from partbench.method import Method, MethodSettings
+from partbench.nn.init import init_patchvae_
+from partbench.probe import Metric, Probe, Result
+from partbench.progress import Progress
+from partbench.settings import Settings
+from partbench.train import load_model
+
+Freeze = Literal["conv1", "conv1-3", "conv1-5", "all"]
+TOP5_FROM = 10  # classes; below that, top-5 says little
+
+
+class ClassifySettings(Settings):
+    """The code's defaults. Its README runs ImageNet for 30 epochs, so its rate never drops."""
+
+    freeze: tuple[Freeze, ...] = Field(
+        ("conv1", "conv1-3", "conv1-5"),
+        min_length=1,
+        description="layers that are frozen: conv1; and the first block of layer1; and all of "
+        "layer1; the whole encoder",
+    )
+    epochs: int = Field(90, ge=1)
+    batch_size: int = Field(256, ge=1)
+    learning_rate: float = Field(0.1, gt=0, description="SGD, momentum 0.9")
+    weight_decay: float = Field(1e-4, ge=0)
+    drop_every: int = Field(30, ge=1, description="epochs after which the rate falls to a tenth")
+    hidden: int = Field(512, ge=1, description="units of the head's hidden layer")
+    dropout: float = Field(0.5, ge=0, lt=1, description="before the hidden layer")
+    pool: bool = Field(
+        False, description="average the encoder's map over places (the code's ImageNet run)"
+    )
+    held_out: float = Field(
+        0.1, gt=0, lt=1, description="share of the training images that chooses the epoch"
+    )
+
+
+class Curve(NamedTuple):
+    """How well some images are classified after each epoch."""
+
+    ranks: NDArray[np.uint8]
+    """[epochs, N], classes that score higher than the true one, 5 for five or more."""
+
+    def accuracy(self, k: int = 1) -> NDArray[np.float64]:
+        """Return the top-k accuracy after each epoch, percent; k at most 5."""
+        return 100 * (self.ranks < k).mean(1)
+
+
+class Classify(Probe):
+    """Top-1 accuracy after training a head and the encoder's rear, for each frozen front."""
+
+    Settings = ClassifySettings
+    version = 1
+    needs = ("trunk",)
+    reads = "model"
+
+    SELECTIONS = {
+        "": "the paper's: the epoch is chosen on the test set",
+        "held-out epoch": "honest: the epoch is chosen on held-out training images",
+        "last epoch": "honest: no choice",
+    }
+
+    def run(self, source: Path, data: Path, settings: Any, seed: int, device: str) -> Result:
+        """Train the classifiers and measure them; see `Probe.run`."""
+        _, method = load_model(source, device)
+        prepared = Prepared(data)
+        train, test = prepared.split("train"), prepared.split("test")
+        labels = np.array(train.annotation("labels"))
+        if prepared.size != method.data.size:
+            raise BadInput(
+                f"{source} was trained at {method.data.size} px, {data} is prepared at "
+                f"{prepared.size} px; give both data sets the same `size`"
+            )
+        kept, held_out = _hold_out(labels, settings.held_out, seed)
+        everything = np.arange(len(labels))
+        fit = _Fit(settings, method, prepared.classes, seed, device)
+        checkpoint = source.with_name(f"classify-{prepared.meta['data_set']}")
+        metrics, samples, details = [], {}, {}
+        for freeze in settings.freeze:
+            chooser = fit.curve(freeze, (train, kept), (train, held_out), checkpoint)
+            curve = fit.curve(freeze, (train, everything), (test, np.arange(len(test))), checkpoint)
+            epochs = {
+                "": int(curve.accuracy().argmax()),
+                "held-out epoch": int(chooser.accuracy().argmax()),
+                "last epoch": settings.epochs - 1,
+            }
+            for selection, epoch in epochs.items():
+                for k in (1, 5) if prepared.classes >= TOP5_FROM else (1,):
+                    metric = f"top{k} {selection}".strip()
+                    column = f"{metric}, frozen {freeze}"
+                    samples[column] = curve.ranks[epoch] < k
+                    metrics.append(
+                        Metric(
+                            metric=metric,
+                            setting=f"frozen {freeze}",
+                            value=float(curve.accuracy(k)[epoch]),
+                            unit="%",
+                            better="higher",
+                            n=len(test),
+                            samples=column,
+                            scale=100.0,
+                            note=self.SELECTIONS[selection],
+                        )
+                    )
+            details[freeze] = {
+                "epochs": epochs,
+                "test accuracy": curve.accuracy().tolist(),
+                "held-out accuracy": chooser.accuracy().tolist(),
+            }
+        return Result(metrics, pd.DataFrame(samples), details)
+
+    @classmethod
+    def training_images(cls, settings: Any, n_train: int) -> int:
+        """Return how many images pass through the encoder, forward and backward."""
+        return round(len(settings.freeze) * settings.epochs * n_train * (2 - settings.held_out))
+
+
+def _hold_out(
+    labels: NDArray[np.int64], share: float, seed: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the images kept and those held out, the same share of every class."""
+    draw = np.random.default_rng([seed, 1])
+    held = [
+        draw.permutation(members)[: max(1, round(share * len(members)))]
+        for members in (np.flatnonzero(labels == c) for c in np.unique(labels))
+    ]
+    held_out = np.sort(np.concatenate(held))
+    return np.setdiff1d(np.arange(len(labels)), held_out), held_out
+
+
+class _Fit:
+    """Trains a classifier from a method's encoder."""
+
+    def __init__(
+        self, settings: ClassifySettings, method: Method, classes: int, seed: int, device: str
+    ) -> None:
+        self.settings, self.method = settings, method
+        self.classes, self.seed, self.device = classes, seed, torch.device(device)
+
+    def _network(self, freeze: Freeze) -> nn.Sequential:
+        """Return encoder and head; what is frozen has no gradient."""
+        s = self.settings
+        trunk = copy.deepcopy(self.method.trunk()).requires_grad_(True)  # type: ignore[operator]
+        for layer in trunk.modules():
+            if isinstance(layer, nn.BatchNorm2d):  # affine always, in the whole encoder
+                layer.requires_grad_(False)
+        conv1, layer1 = trunk[0], trunk[4]
+        conv1.requires_grad_(False)
+        if freeze == "conv1-3":
+            layer1[0].requires_grad_(False)
+        elif freeze == "conv1-5":
+            layer1.requires_grad_(False)
+        elif freeze == "all":
+            trunk.requires_grad_(False)
+        flat = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()) if s.pool else nn.Flatten()
+        size = self.method.data.size
+        with torch.inference_mode():
+            probe = torch.zeros(1, 3, size, size, device=self.device)
+            width = flat(copy.deepcopy(trunk).eval()(probe)).shape[1]
+        head = nn.Sequential(
+            nn.Dropout(s.dropout),
+            nn.Linear(width, s.hidden),
+            nn.ReLU(inplace=True),
+            nn.Linear(s.hidden, self.classes),
+        )
+        init_patchvae_(head)
+        network = nn.Sequential(trunk, flat, head).to(self.device)
+        return network.to(memory_format=torch.channels_last)
+
+    def curve(
+        self,
+        freeze: Freeze,
+        train: tuple[Split, NDArray[np.int64]],
+        test: tuple[Split, NDArray[np.int64]],
+        checkpoint: Path,
+    ) -> Curve:
+        """Train on rows of one split and return the outcomes on rows of another, by epoch.
+
+        The state is kept in `checkpoint` once a minute and taken up from there.
+        """
+        s = self.settings
+        torch.manual_seed(self.seed)
+        network = self._network(freeze)
+        optimizer = torch.optim.SGD(
+            [p for p in network.parameters() if p.requires_grad],
+            s.learning_rate,
+            momentum=0.9,
+            weight_decay=s.weight_decay,
+        )
+        settings = MethodSettings(
+            epochs=s.epochs,
+            batch_size=min(s.batch_size, len(train[1])),
+            flip=self.method.settings.flip,
+        )
+        schedule = Schedule(len(train[1]), settings, self.seed)
+        loader = Loader(train[0], schedule, self.device, labels=True, rows=train[1])
+        identity = json.dumps(
+            [freeze, s.model_dump(), self.seed, len(train[1]), str(self.method.settings)]
+        )
+        path = checkpoint.with_suffix(f".{freeze}.{len(train[1])}.pt")
+        state = _load(path, identity)
+        ranks: list[NDArray[np.uint8]] = []
+        if state:
+            network.load_state_dict(state["network"])
+            optimizer.load_state_dict(state["optimizer"])
+            ranks = list(state["ranks"].numpy())
+        first = len(ranks) * schedule.steps_per_epoch
+        saved = time.monotonic()
+        label = f"classify, frozen {freeze}, {len(train[1])} images"
+        with Progress(label, schedule.steps, "steps", first) as progress:
+            for step, batch in enumerate(loader.batches(first), start=first):
+                epoch, within = divmod(step, schedule.steps_per_epoch)
+                for group in optimizer.param_groups:
+                    group["lr"] = s.learning_rate * 0.1 ** (epoch // s.drop_every)
+                torch.manual_seed(
+                    int(np.random.SeedSequence((self.seed, step)).generate_state(1)[0])
+                )
+                network.train()
+                logits = network(self.method.normalize(batch.images))
+                assert batch.labels is not None
+                loss = F.cross_entropy(logits, batch.labels)
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                progress.advance()
+                if within + 1 == schedule.steps_per_epoch:
+                    if not torch.isfinite(loss):
+                        raise BadInput(
+                            f"{label}: the loss is {loss.item()} in epoch {epoch + 1}; lower "
+                            "probes.classify.learning_rate"
+                        )
+                    ranks.append(self._ranks(network, *test))
+                    if time.monotonic() - saved > 60 or epoch + 1 == s.epochs:
+                        _save(path, identity, network, optimizer, ranks)
+                        saved = time.monotonic()
+        return Curve(np.stack(ranks))
+
+    @torch.inference_mode()
+    def _ranks(
+        self, network: nn.Sequential, split: Split, rows: NDArray[np.int64]
+    ) -> NDArray[np.uint8]:
+        network.eval()
+        labels = torch.from_numpy(np.array(split.annotation("labels"))[rows])
+        ranks: list[Tensor] = []
+        for start in range(0, len(rows), 256):
+            some = slice(start, start + 256)
+            images = torch.from_numpy(split.images[rows[some]]).to(self.device)
+            scores = network(self.method.normalize(to_float(images))).cpu()
+            true = scores.gather(1, labels[some, None])
+            ranks.append((scores > true).sum(1).clamp(max=5))
+        return torch.cat(ranks).numpy().astype(np.uint8)
+
+
+def _save(
+    path: Path,
+    identity: str,
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    ranks: list[NDArray[np.uint8]],
+) -> None:
+    with atomic(path) as aside:
+        torch.save(
+            {
+                "identity": identity,
+                "network": network.state_dict(),
+                "optimizer": optimizer.state_dict(),
+                "ranks": torch.from_numpy(np.stack(ranks)),
+            },
+            aside,
+        )
+
+
+def _load(path: Path, identity: str) -> dict[str, Any] | None:
+    """Return a checkpoint of exactly this fit, or None: then it starts over."""
+    if not path.exists():
+        return None
+    try:
+        state: dict[str, Any] = torch.load(path, weights_only=True)
+    except Exception as error:  # torch raises anything on a damaged file
+        print(f"{path} is damaged ({error}); this classifier starts over", flush=True)
+        return None
+    return state if state.get("identity") == identity else None

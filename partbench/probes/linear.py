@@ -1,0 +1,411 @@
+"""Linear probe: what a linear classifier reads from frozen features.
+
+Protocol. Features are standardised with the mean and SD of the training samples. C is chosen on a
+held-out part of the training samples by accuracy; then the classifier, multinomial logistic
+regression at its exact optimum, is fitted again on all training samples and scored once on the
+test samples. With folds, as STL-10's protocol asks for (Coates, Ng and Lee, AISTATS 2011), each
+fold is such a probe of its own, and the accuracy is their mean.
+"""
+
+import zipfile
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from pydantic import Field
+
+from partbench.data.prepared import Prepared
+from partbench.errors import BadInput
+from partbench.metrics.accuracy import label_ranks, wilson_interval
+from partbench.metrics.logistic import (
+    Rotation,
+    check_features,
+    check_finite,
+    check_labels,
+    linear_scores,
+    log_softmax,
+    rotate,
+    solve,
+)
+from partbench.probe import Metric, Probe, Result
+from partbench.settings import Settings, nearest
+
+VERSION = 1
+"""Version of the definition; numbers of different versions are not comparable."""
+
+_KEYS = ("features", "labels", "folds")
+_TOP_K = 5
+_TOP_K_FROM = 10  # classes; below that, top-5 says little
+
+
+class LinearSettings(Settings):
+    """Settings of the linear probe."""
+
+    # From heavily to barely penalised, for some ten to ten thousand standardised features.
+    cs: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1)] = (
+        1e-5,
+        1e-4,
+        1e-3,
+        1e-2,
+        1e-1,
+        1.0,
+        10.0,
+        100.0,
+    )
+    # Fraction of each class's training samples on which C is chosen.
+    held_out: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    # Off, C acts on features in their own scale.
+    standardize: bool = True
+
+
+@dataclass(frozen=True)
+class LinearResult:
+    """Outcome of a linear probe with F folds (one where none are given).
+
+    Attributes:
+        accuracy: [F] top-1, in [0, 1].
+        top5: [F] top-5, in [0, 1]; None with fewer than 10 classes.
+        correct: [F, N_test] bool, whether the top-1 prediction is right.
+        cs: the C values tried.
+        chosen_c: [F].
+        c_on_border: [F] bool; chosen_c is the least or greatest tried, so a wider grid may do
+            better.
+        held_out_accuracy: [F, len(cs)] in [0, 1].
+        n_train: [F] training samples.
+        version: of the definition.
+    """
+
+    accuracy: NDArray[np.float64]
+    top5: NDArray[np.float64] | None
+    correct: NDArray[np.bool_]
+    cs: tuple[float, ...]
+    chosen_c: NDArray[np.float64]
+    c_on_border: NDArray[np.bool_]
+    held_out_accuracy: NDArray[np.float64]
+    n_train: NDArray[np.int64]
+    version: int = VERSION
+
+    @property
+    def mean(self) -> float:
+        """Mean accuracy over folds, in [0, 1]."""
+        return float(self.accuracy.mean())
+
+    @property
+    def sd(self) -> float | None:
+        """Standard deviation of the accuracy over folds (ddof 1); None with one fold."""
+        return float(self.accuracy.std(ddof=1)) if len(self.accuracy) > 1 else None
+
+
+@dataclass(frozen=True)
+class _Fit:
+    """The classifier of one fold, for features as given."""
+
+    classes: NDArray[np.int64]
+    coef: NDArray[np.float64]  # [K, D]
+    intercept: NDArray[np.float64]  # [K]
+    chosen_c: float
+    held_out_accuracy: NDArray[np.float64]  # [len(cs)]
+
+
+def linear_probe(
+    train_features: NDArray,
+    train_labels: NDArray[np.integer],
+    test_features: NDArray,
+    test_labels: NDArray[np.integer],
+    folds: Sequence[NDArray[np.integer]] | NDArray[np.integer] | None = None,
+    settings: LinearSettings | None = None,
+    seed: int = 0,
+) -> LinearResult:
+    """Probe frozen features with a linear classifier.
+
+    Args:
+        train_features: [N, D] float32 or float64, an array or a memory map.
+        train_labels: [N] integers.
+        test_features: [N_test, D].
+        test_labels: [N_test] integers. Samples of a class that a fold's training samples lack
+            count as wrong.
+        folds: F lists of distinct indices into the training samples; None trains on all of them.
+        settings: None for the defaults.
+        seed: draws the held-out samples, in every fold alike.
+
+    Memory: a fold's samples are copied in their own dtype; beyond that as `rotate` says, and
+    N_test * F * K float64 for the scores.
+
+    Raises:
+        BadInput: shapes that do not fit, labels that are not integers, features that are not
+            finite (the row is named) or all constant, a fold with an index that is repeated or
+            out of range, fewer than two classes, or no class with two samples.
+    """
+    settings = settings or LinearSettings()
+    _check_set(train_features, train_labels, "training")
+    _check_set(test_features, test_labels, "test")
+    if train_features.shape[1] != test_features.shape[1]:
+        raise BadInput(
+            f"training features have {train_features.shape[1]} values per sample, test features "
+            f"{test_features.shape[1]}; extract both with the same model."
+        )
+    if folds is None:
+        fits = [_fit(train_features, train_labels, settings, seed, "training samples")]
+        n_train = [len(train_labels)]
+    else:
+        check_folds(folds, len(train_labels), "folds")
+        fits = [
+            _fit(train_features[fold], train_labels[fold], settings, seed, f"fold {i}")
+            for i, fold in enumerate(folds)
+        ]
+        n_train = [len(fold) for fold in folds]
+
+    # All folds at once, so that the test features are read once.
+    scores = linear_scores(
+        test_features,
+        np.concatenate([fit.coef for fit in fits]),
+        np.concatenate([fit.intercept for fit in fits]),
+    )
+    per_fold = np.split(scores, np.cumsum([len(fit.classes) for fit in fits])[:-1], axis=1)
+    ranks = np.stack(
+        [label_ranks(s, test_labels, f.classes) for s, f in zip(per_fold, fits, strict=True)]
+    )
+    many_classes = len(np.unique(train_labels)) >= _TOP_K_FROM
+    chosen_c = np.array([fit.chosen_c for fit in fits])
+    return LinearResult(
+        accuracy=(ranks == 0).mean(1),
+        top5=(ranks < _TOP_K).mean(1) if many_classes else None,
+        correct=ranks == 0,
+        cs=settings.cs,
+        chosen_c=chosen_c,
+        c_on_border=(chosen_c == min(settings.cs)) | (chosen_c == max(settings.cs)),
+        held_out_accuracy=np.stack([fit.held_out_accuracy for fit in fits]),
+        n_train=np.array(n_train),
+    )
+
+
+def _fit(
+    features: NDArray, labels: NDArray[np.integer], settings: LinearSettings, seed: int, where: str
+) -> _Fit:
+    """Choose C on held-out samples, then fit on all.
+
+    Both fits use one rotation: it spans the samples of either, and the penalty does not see it,
+    so both are exact. It also means that the mean and SD are those of all samples given here, so
+    that a C means the same where it is chosen and where it is used.
+    """
+    classes, codes = np.unique(labels, return_inverse=True)
+    if len(classes) < 2:
+        raise BadInput(f"{where}: only the class {classes[0]}; a classifier needs at least two.")
+    rotation = rotate(features, settings.standardize)
+    accuracy, log_loss = _held_out_scores(rotation, codes, len(classes), settings, seed, where)
+    best = np.lexsort((np.array(settings.cs), log_loss, -accuracy))[0]
+    solution = solve(rotation.z, codes, len(classes), [settings.cs[best]])
+    coef, intercept = rotation.to_features(solution)
+    return _Fit(classes, coef[0], intercept[0], settings.cs[best], accuracy)
+
+
+def _held_out_scores(
+    rotation: Rotation,
+    codes: NDArray[np.int64],
+    n_classes: int,
+    settings: LinearSettings,
+    seed: int,
+    where: str,
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return accuracy and mean log-loss [len(cs)] on the held-out part of the samples."""
+    held = _draw_held_out(codes, settings.held_out, np.random.default_rng(seed))
+    if not held.any():
+        raise BadInput(
+            f"{where}: every class has a single sample, so none can be held out to choose C; "
+            f"give at least two samples of some class."
+        )
+    solution = solve(rotation.z[~held], codes[~held], n_classes, settings.cs)
+    scores = rotation.z[held] @ solution.transpose(0, 2, 1)
+    accuracy = (label_ranks(scores, codes[held], np.arange(n_classes)) == 0).mean(1)
+    own = np.take_along_axis(log_softmax(scores), codes[held][None, :, None], axis=2)
+    return accuracy, -own.mean((1, 2))
+
+
+def _draw_held_out(
+    codes: NDArray[np.int64], fraction: float, rng: np.random.Generator
+) -> NDArray[np.bool_]:
+    """Return a mask [n]: `fraction` of each class, at least one sample but never all of them."""
+    held = np.zeros(len(codes), dtype=bool)
+    for code in range(codes.max() + 1):
+        members = np.flatnonzero(codes == code)
+        count = min(max(1, round(fraction * len(members))), len(members) - 1)
+        held[rng.permutation(members)[:count]] = True
+    return held
+
+
+def _check_set(features: NDArray, labels: NDArray, name: str) -> None:
+    check_features(features, f"{name} features")
+    check_labels(labels, len(features), f"{name} labels")
+    check_finite(features, f"{name} features")
+
+
+def check_folds(
+    folds: Sequence[NDArray[np.integer]] | NDArray[np.integer], n: int, where: str
+) -> None:
+    """Refuse, with `BadInput`, folds that are not lists of distinct indices in 0..n - 1."""
+    if len(folds) == 0:
+        raise BadInput(f"{where}: empty; leave folds out to train on all samples.")
+    for i, fold in enumerate(folds):
+        if fold.ndim != 1 or fold.dtype.kind not in "iu" or len(fold) == 0:
+            raise BadInput(
+                f"{where}: fold {i} is {fold.dtype} of shape {list(fold.shape)}; expected a list "
+                f"of integer indices into the {n} training samples."
+            )
+        wrong = fold[(fold < 0) | (fold >= n)]
+        if len(wrong):
+            raise BadInput(
+                f"{where}: fold {i} holds the index {wrong[0]}, but the {n} training samples are "
+                f"numbered 0 to {n - 1}."
+            )
+        if len(np.unique(fold)) < len(fold):
+            raise BadInput(f"{where}: fold {i} holds an index twice; list each sample once.")
+
+
+@dataclass(frozen=True)
+class FeatureFile:
+    """What a feature file holds: features [N, D], labels [N] and folds [F, n] or None."""
+
+    features: NDArray
+    labels: NDArray[np.integer]
+    folds: NDArray[np.integer] | None
+
+
+def load_features(path: Path, need_folds: bool = False) -> FeatureFile:
+    """Read features from an npz file.
+
+    Args:
+        path: npz with `features` [N, D] numbers, `labels` [N] integers and, for training, `folds`
+            [F, n] indices into the samples; other arrays are ignored.
+        need_folds: refuse a file without folds.
+
+    Raises:
+        BadInput: no such file, not an npz, an array that is missing, pickled, damaged, or of the
+            wrong shape or type.
+    """
+    arrays = _read_npz(path)
+    needed = _KEYS if need_folds else _KEYS[:2]
+    missing = [key for key in needed if key not in arrays]
+    if missing:
+        unknown = [f"'{key}': {nearest(key, _KEYS)}" for key in sorted(arrays) if key not in _KEYS]
+        raise BadInput("\n".join([f"{path}: no array named {', '.join(missing)}.", *unknown]))
+    features, labels, folds = arrays["features"], arrays["labels"], arrays.get("folds")
+    check_features(features, f"{path}: features")
+    check_labels(labels, len(features), f"{path}: labels")
+    if folds is not None:
+        if folds.ndim != 2:
+            raise BadInput(f"{path}: folds has shape {list(folds.shape)}; expected [folds, n].")
+        check_folds(folds, len(features), f"{path}: folds")
+    return FeatureFile(features, labels, folds)
+
+
+def _read_npz(path: Path) -> dict[str, NDArray]:
+    try:
+        loaded = np.load(path, allow_pickle=False)
+    except FileNotFoundError:
+        raise BadInput(f"{path}: no such file.") from None
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise BadInput(f"{path}: not an npz file ({error}); write it with numpy.savez.") from None
+    if not isinstance(loaded, np.lib.npyio.NpzFile):
+        raise BadInput(f"{path}: a single npy array; write named arrays with numpy.savez.")
+    arrays = {}
+    with loaded:
+        for key in loaded.files:
+            try:
+                arrays[key] = loaded[key]
+            except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+                raise BadInput(
+                    f"{path}: cannot read the array '{key}' ({error}); arrays of Python objects "
+                    f"are refused, write plain numbers with numpy.savez."
+                ) from None
+    return arrays
+
+
+def score(
+    train_path: Path,
+    test_path: Path,
+    settings: LinearSettings | None = None,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Run the linear probe on two feature files, with the folds of the first if it has any.
+
+    Returns:
+        What a result file holds, ready for `json.dumps`; accuracies are in %. The 95 % interval
+        is Wilson's over test samples at the mean accuracy; with folds it errs on the wide side,
+        since a sample's mean outcome varies less than a single one.
+
+    Raises:
+        BadInput: as `load_features` and `linear_probe`.
+    """
+    settings = settings or LinearSettings()
+    train, test = load_features(train_path), load_features(test_path)
+    result = linear_probe(
+        train.features, train.labels, test.features, test.labels, train.folds, settings, seed
+    )
+    low, high = wilson_interval(result.mean, len(test.labels))
+    return {
+        "probe": "linear",
+        "version": result.version,
+        "metric": "top-1 accuracy",
+        "unit": "%",
+        "direction": "higher is better",
+        "value": 100 * result.mean,
+        "interval95": [100 * low, 100 * high],
+        "sd_over_folds": None if result.sd is None else 100 * result.sd,
+        "per_fold": (100 * result.accuracy).tolist(),
+        "top5": None if result.top5 is None else 100 * float(result.top5.mean()),
+        "cs": list(result.cs),
+        "chosen_c": result.chosen_c.tolist(),
+        "c_on_border": result.c_on_border.tolist(),
+        "held_out_accuracy": (100 * result.held_out_accuracy).tolist(),
+        "n_train": result.n_train.tolist(),
+        "n_test": len(test.labels),
+        "n_features": train.features.shape[1],
+        "seed": seed,
+        "settings": settings.model_dump(mode="json"),
+    }
+
+
+class Linear(Probe):
+    """The linear probe of a run's features; with folds where the data set has them."""
+
+    Settings = LinearSettings
+    version = VERSION
+    needs = ("features",)
+
+    def run(self, source: Path, data: Path, settings: Any, seed: int, device: str) -> Result:
+        """Measure `<split>.features.npy` in `source`; see `Probe.run`."""
+        prepared = Prepared(data)
+        train, test = prepared.split("train"), prepared.split("test")
+        features = [
+            np.load(source / f"{split}.features.npy", mmap_mode="r") for split in ("train", "test")
+        ]
+        result = linear_probe(
+            features[0],
+            np.array(train.annotation("labels")),
+            features[1],
+            np.array(test.annotation("labels")),
+            np.array(train.annotation("folds")) if train.has("folds") else None,
+            settings,
+            seed,
+        )
+        n = len(test)
+        metrics = [
+            Metric("top1", "", 100 * result.mean, "%", "higher", n, samples="correct", scale=100)
+        ]
+        if result.top5 is not None:
+            metrics.append(Metric("top5", "", 100 * float(result.top5.mean()), "%", "higher", n))
+        details = {
+            "features": features[0].shape[1],
+            "per fold": (100 * result.accuracy).tolist(),
+            "sd over folds": None if result.sd is None else 100 * result.sd,
+            "C": list(result.cs),
+            "chosen C": result.chosen_c.tolist(),
+            "chosen C is on the border": result.c_on_border.tolist(),
+            "held-out accuracy": (100 * result.held_out_accuracy).tolist(),
+        }
+        return Result(metrics, pd.DataFrame({"correct": result.correct.mean(0)}), details)

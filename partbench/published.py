@@ -1,0 +1,197 @@
+"""Numbers from the literature, and the verdict on one of ours held against one of theirs."""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+FILE = Path(__file__).with_name("published.csv")
+KEY = ["paper", "method", "variant", "dataset", "split", "probe", "metric", "setting", "k"]
+STATUSES = ("verified", "reported", "unverified")
+
+Label = Literal[
+    "reproduced",
+    "better",
+    "worse",
+    "not comparable",
+    "unverified reference",
+    "failed",
+    "not run",
+]
+LABELS: tuple[Label, ...] = (
+    "reproduced",
+    "better",
+    "worse",
+    "not comparable",
+    "unverified reference",
+    "failed",
+    "not run",
+)
+
+TRANSFERS: Mapping[str, tuple[str, ...]] = {"mafl": ("celeba",), "stl10": ("coco",)}
+"""Evaluation data -> what else the papers train on before they measure there. Everywhere else a
+published row means training and evaluation on the same data set."""
+
+SELECTIONS = ("freeze",)
+"""Probe settings that choose which numbers are made, not how: they make nothing incomparable."""
+
+UNMATCHED = (
+    "protocol not fully recoverable",
+    "could not be reconstructed",
+    "not the keypoint least-squares protocol",
+    "contrast-stretched",
+    "probably without 10 crops",
+)
+"""What a published row's note says where no run here can follow that row's protocol."""
+
+
+class Verdict(NamedTuple):
+    """What may be said about one published number."""
+
+    label: Label
+    reason: str
+
+
+def load(path: Path = FILE) -> pd.DataFrame:
+    """Return the published rows: text columns (empty where unknown), `value` and `sd` floats."""
+    table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    return table.assign(
+        value=table["value"].astype(float), sd=pd.to_numeric(table["sd"], errors="coerce")
+    )
+
+
+def words(variant: str) -> frozenset[str]:
+    """Return the parts of a variant: `lw+demo` -> {lw, demo}; `paper` says nothing."""
+    return frozenset(variant.split("+")) - {"", "paper"}
+
+
+def match(
+    row: Mapping[str, Any], ours: pd.DataFrame, variants: Iterable[str] = ()
+) -> Mapping[str, Any] | None:
+    """Return the row of ours that is meant to be the published one, or None.
+
+    Method, probe, evaluation data, metric and setting must be equal (metric and setting only
+    where `ours` has a metric: a failed cell has none). Of our variant, the published variant's
+    parts must be there, `k<k>` too where the row has a k, and nothing else but the data set's
+    name; a reduced run may have further parts (`demo`), as it is never comparable, but none
+    that belongs to another published row. The nearest to the paper is returned: not reduced,
+    complete data, trained on the evaluation data.
+
+    Args:
+        row: a published row.
+        ours: rows of the summary, or failed rows of the metrics table.
+        variants: all published variants of this paper's method.
+    """
+    ours = ours[ours["method"] == row["method"]]
+    if ours.empty:
+        return None
+    wanted = words(row["variant"]) | ({f"k{row['k']}"} if row["k"] else frozenset())
+    others = frozenset().union(*map(words, variants)) - wanted
+    best: tuple[tuple[bool, ...], Mapping[str, Any]] | None = None
+    same = (
+        (ours["probe"] == row["probe"])
+        & (ours["eval"] == row["dataset"])
+        & ours["metric"].isin([row["metric"], ""])
+        & ((ours["setting"] == row["setting"]) | (ours["metric"] == ""))
+    )
+    for candidate in ours[same].to_dict("records"):
+        has = words(candidate["variant"])
+        extra = has - wanted - {row["dataset"]}
+        if not wanted <= has or extra & others or (extra and not candidate["reduced"]):
+            continue
+        distance = (
+            bool(candidate["reduced"]),
+            bool(candidate["subset"]),
+            candidate["train"] != row["dataset"],
+        )
+        if best is None or distance < best[0]:
+            best = distance, {str(key): value for key, value in candidate.items()}
+    return best[1] if best else None
+
+
+def verdict(
+    row: Mapping[str, Any],
+    ours: Mapping[str, Any] | None,
+    *,
+    comparable: bool = True,
+    changes: Mapping[str, Any] | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    failure: str = "",
+) -> Verdict:
+    """Hold a row of our summary against a published row.
+
+    The rule, in this order; the first that applies decides:
+
+    1. `failed` or `not run`: there is no number of ours.
+    2. `not comparable`: the configuration or the run is reduced, the probe's settings were
+       changed, the data set is incomplete or another one was trained on, the unit differs, our
+       number has no interval, or the note of the published row says that its protocol cannot
+       be followed.
+    3. `unverified reference`: nobody has checked the published number against its source.
+    4. `reproduced`: the published value v lies inside our 95 % interval, or |mean - v| <= 1.96 SD
+       where the row gives an SD and its note says that it is an SD "over seeds".
+    5. `better` or `worse`, by the metric's direction.
+
+    Args:
+        row: a published row.
+        ours: our row, see `match`.
+        comparable: the configuration's own word on whether it may be compared.
+        changes: key -> (paper's, used) of the run's settings.
+        overrides: key -> value of the probe's settings that the configuration changes.
+        failure: why the cell failed, if it did.
+    """
+    if ours is None:
+        return Verdict("failed", failure) if failure else Verdict("not run", "")
+    obstacles = _obstacles(row, ours, comparable, changes or {}, overrides or {})
+    if obstacles:
+        return Verdict("not comparable", "; ".join(obstacles))
+    if row["status"] == "unverified":
+        return Verdict(
+            "unverified reference", "the published number was not checked against its source"
+        )
+    mean, low, high, value = ours["mean"], ours["low"], ours["high"], row["value"]
+    caveats = []
+    if row["status"] == "reported":
+        caveats.append("the reference is reported by a third party")
+    if ours["seeds"] == 1:
+        caveats.append("one seed: our interval holds the test samples' spread only")
+    ending = "".join(f"; {caveat}" for caveat in caveats)
+    if low <= value <= high:
+        return Verdict("reproduced", f"the published value lies in our 95 % interval{ending}")
+    sd = row["sd"]
+    if np.isfinite(sd) and "over seeds" in row["note"] and abs(mean - value) <= 1.96 * sd:
+        return Verdict("reproduced", f"within 1.96 published SD over seeds{ending}")
+    label: Label = "better" if (mean > value) == (row["better"] == "higher") else "worse"
+    return Verdict(label, f"the published value lies outside our 95 % interval{ending}")
+
+
+def _obstacles(
+    row: Mapping[str, Any],
+    ours: Mapping[str, Any],
+    comparable: bool,
+    changes: Mapping[str, Any],
+    overrides: Mapping[str, Any],
+) -> list[str]:
+    """Return every reason why the two numbers must not be held against each other."""
+    found = []
+    if not comparable:
+        found.append("the configuration is a reduced one")
+    if ours["reduced"] or changes:
+        listed = ", ".join(f"{key} {used} for {paper}" for key, (paper, used) in changes.items())
+        found.append(f"settings differ from the paper's{f' ({listed})' if listed else ''}")
+    measured = [f"{key} {value}" for key, value in overrides.items() if key not in SELECTIONS]
+    if measured:
+        found.append(f"the probe's settings were changed ({', '.join(measured)})")
+    if ours["subset"]:
+        found.append("the data set is incomplete")
+    if ours["train"] not in (row["dataset"], *TRANSFERS.get(row["dataset"], ())):
+        found.append(f"trained on {ours['train']}")
+    if ours["unit"] != row["unit"]:
+        found.append(f"our unit is {ours['unit'] or 'none'}, theirs is {row['unit'] or 'none'}")
+    if not all(np.isfinite(ours[key]) for key in ("mean", "low", "high")):
+        found.append("our number has no interval")
+    if any(phrase in row["note"].lower() for phrase in UNMATCHED):
+        found.append(f"the published protocol differs: {row['note']}")
+    return found

@@ -1,0 +1,1 @@
+"""From the table of all cells to one self-contained page."""

@@ -1,0 +1,208 @@
+"""Charts as inline SVG that takes the page's font and colours, and pictures as data URIs.
+
+Matplotlib draws with stand-in colours; in the SVG they become CSS variables of the page, so that
+one chart serves the light scheme, the dark one and print.
+"""
+
+import base64
+import io
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from markupsafe import Markup, escape
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from PIL import Image
+
+INK, MUTED, RULE, FLOOR, CEILING, PAPER = (f"#0102{i:02x}" for i in range(6))
+VARIABLES = {INK: "ink", MUTED: "muted", RULE: "rule", FLOOR: "floor", CEILING: "ceiling"} | {
+    PAPER: "paper"
+}
+COLOURS = 8
+"""Colours for methods; the style sheet holds them, safe for colour-blind readers."""
+MARKERS = "osD^vPXp"
+"""One shape per colour, so that colour never stands alone."""
+POINTS = 120
+"""A curve's points at most: more cannot be seen, and make the page heavy."""
+
+UNWANTED = (
+    r"<metadata>.*?</metadata>",
+    r'<style type="text/css">.*?</style>',
+    r' xmlns(:\w+)?="[^"]*"',
+    r'(?<=<g) id="[^"]*"',
+    r"font-family: [^;]*; ",
+    r' transform="rotate\(-0 [^"]*"',
+)
+"""What matplotlib writes that the page has no use for: addresses, fonts, ids of groups."""
+
+STYLE: Any = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "partbench",
+    "font.family": "sans-serif",
+    "font.size": 12,
+    "text.parse_math": False,
+    "axes.facecolor": "none",
+    "axes.edgecolor": RULE,
+    "axes.labelcolor": MUTED,
+    "axes.spines.left": False,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "xtick.color": RULE,
+    "ytick.color": RULE,
+    "xtick.labelcolor": MUTED,
+    "ytick.labelcolor": MUTED,
+    "text.color": INK,
+}
+
+
+class Bar(NamedTuple):
+    """One row of an interval chart."""
+
+    label: str
+    role: str
+    colour: int
+    mean: float
+    low: float
+    high: float
+    seeds: Sequence[float]
+    text: str
+
+
+def colour(index: int) -> str:
+    """Return the stand-in for the page's colour `index`, 0 to COLOURS - 1."""
+    return f"#0103{index % COLOURS:02x}"
+
+
+def intervals(bars: Sequence[Bar], axis: str, title: str, key: str) -> Markup:
+    """Draw mean, 95 % interval and seeds of each row, and the controls across all of them.
+
+    Args:
+        bars: the rows, top first.
+        axis: label of the value axis.
+        title: what the chart says, for those who cannot see it.
+        key: names this chart in the page; unique.
+    """
+    with mpl.rc_context(STYLE):
+        width, pitch, bottom = 390, 44, 46
+        height = pitch * len(bars) + bottom
+        fig = Figure(figsize=(width / 72, height / 72), facecolor="none")
+        ax = fig.add_axes((0.012, bottom / height, 0.976, 1 - bottom / height))
+        for i, bar in enumerate(bars):
+            _bar(ax, -float(i), bar)
+        ax.set_ylim(-len(bars) + 0.35, 0.72)
+        ax.set_yticks([])
+        ax.margins(x=0.06)
+        ax.xaxis.set_major_locator(MaxNLocator(5))
+        ax.set_xlabel(axis, fontsize=11.5)
+        ax.tick_params(axis="x", length=3)
+        return _svg(fig, title, key)
+
+
+def _bar(ax: Axes, y: float, bar: Bar) -> None:
+    shade = {"floor": FLOOR, "ceiling": CEILING}.get(bar.role, colour(bar.colour))
+    across = ax.get_yaxis_transform()
+    ax.axhline(y, color=RULE, linewidth=0.8, zorder=0)
+    ax.text(0, y + 0.24, _short(bar.label), transform=across, fontsize=12.5)
+    ax.text(1, y + 0.24, bar.text, transform=across, ha="right", fontsize=11.5, color=MUTED)
+    if not np.isfinite(bar.mean):
+        return
+    if bar.role != "method":
+        ax.axvspan(bar.low, bar.high, color=shade, alpha=0.13, linewidth=0, zorder=0)
+        ax.axvline(bar.mean, color=shade, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
+    marker = {"floor": "s", "ceiling": "D"}.get(bar.role) or MARKERS[bar.colour % len(MARKERS)]
+    ax.plot([bar.low, bar.high], [y, y], color=shade, linewidth=3, solid_capstyle="butt")
+    ax.plot(
+        bar.seeds, [y - 0.2] * len(bar.seeds), "o", color=shade, markersize=4.4, alpha=0.7, mew=0
+    )
+    ax.plot(bar.mean, y, marker, color=shade, markersize=8.5, mec=PAPER, mew=1.4, zorder=3)
+
+
+def curve(seeds: Sequence[pd.Series], index: int, title: str, key: str) -> Markup:
+    """Draw one term of a loss against images seen: each seed thin, their mean thick.
+
+    Args:
+        seeds: a series of values over images seen for each seed.
+        index: the method's colour.
+        title: what the chart says, for those who cannot see it.
+        key: names this chart in the page; unique.
+    """
+    table = pd.concat([s[~s.index.duplicated(keep="last")] for s in seeds], axis=1).sort_index()
+    table = table.iloc[:: max(1, len(table) // POINTS)]
+    values = table.to_numpy(dtype=float)
+    finite = values[np.isfinite(values)]
+    with mpl.rc_context(STYLE):
+        fig = Figure(figsize=(270 / 72, 150 / 72), facecolor="none")
+        ax = fig.add_axes((0.17, 0.2, 0.8, 0.73))
+        ax.plot(table.index, values, color=colour(index), linewidth=0.9, alpha=0.45)
+        ax.plot(table.index, table.mean(axis=1), color=colour(index), linewidth=2)
+        if len(finite) and finite.min() > 0 and finite.max() > 20 * finite.min():
+            ax.set_yscale("log")
+        else:
+            ax.yaxis.set_major_locator(MaxNLocator(4))
+            ax.ticklabel_format(axis="y", scilimits=(-3, 4))
+        ax.xaxis.set_major_locator(MaxNLocator(4))
+        ax.xaxis.set_major_formatter(lambda x, _: f"{x / 1000:g}k" if x >= 1000 else f"{x:g}")
+        ax.yaxis.get_offset_text().set_fontsize(10)
+        ax.grid(axis="y", color=RULE, linewidth=0.6)
+        ax.tick_params(length=0, labelsize=11)
+        return _svg(fig, title, key)
+
+
+def strip(images: np.ndarray, most: int = 8) -> Markup:
+    """Return the first images of an array uint8 [n, S, S, 3] side by side, as a data URI."""
+    images = images[:most]
+    size, gap = images.shape[1], max(1, images.shape[1] // 24)
+    canvas = np.zeros((size, len(images) * (size + gap) - gap, 4), dtype=np.uint8)
+    for i, image in enumerate(images):
+        left = i * (size + gap)
+        canvas[:, left : left + size, :3] = image
+        canvas[:, left : left + size, 3] = 255
+    return _uri(Image.fromarray(canvas))
+
+
+def sheet(path: Path, most: int = 1100) -> Markup:
+    """Return a contact sheet, at most `most` pixels wide, as a data URI."""
+    with Image.open(path) as image:
+        image.thumbnail((most, most * 4))
+        return _uri(image.convert("RGB"))
+
+
+def _uri(image: Image.Image) -> Markup:
+    """Encode as WebP, which every browser reads, keeps transparency and is a tenth of a PNG."""
+    buffer = io.BytesIO()
+    image.save(buffer, "webp", quality=92, method=6)
+    return Markup("data:image/webp;base64,") + base64.b64encode(buffer.getvalue()).decode()
+
+
+def _short(label: str, most: int = 34) -> str:
+    return label if len(label) <= most else f"{label[: most - 1]}…"
+
+
+def _svg(fig: Figure, title: str, key: str) -> Markup:
+    """Return a figure as SVG for inside the page: no ids shared, no address, no fixed colour."""
+    buffer = io.StringIO()
+    fig.savefig(buffer, format="svg")
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :]
+    for unwanted in UNWANTED:
+        text = re.sub(unwanted, "", text, flags=re.DOTALL)
+    # A hundredth of a pixel is enough; the digits behind it are a third of the file.
+    text = re.sub(r' d="[^"]*"', lambda d: re.sub(r"(\.\d\d)\d+", r"\1", d[0]), text)
+    text = re.sub(r"\s*\n\s*", "\n", text).replace("xlink:href", "href")
+    text = re.sub(r'\bid="', f'id="{key}.', text)
+    text = re.sub(r'(href="#|url\(#)', rf"\g<1>{key}.", text)
+    for stand_in, variable in VARIABLES.items():
+        text = text.replace(stand_in, f"var(--{variable})")
+    for i in range(COLOURS):
+        text = text.replace(colour(i), f"var(--c{i})")
+    size = re.search(r'viewBox="0 0 ([\d.]+)', text)
+    assert size is not None
+    head = f'<svg viewBox="{text[size.start() + 9 :].split(chr(34))[0]}" role="img"'
+    label = f'{head} aria-label="{escape(title)}" style="max-width:{float(size[1]) * 1.25:.0f}px">'
+    return Markup(re.sub(r"<svg[^>]*>", lambda _: label, text, count=1))

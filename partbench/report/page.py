@@ -1,0 +1,284 @@
+"""The report: a results folder and the literature's numbers as one self-contained page."""
+
+import json
+import re
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import pandas as pd
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from partbench import published as literature
+from partbench.files import atomic
+from partbench.report import figures, text
+from partbench.report.panels import View, optimism, panel_views, tally
+from partbench.report.papers import paper_views
+from partbench.report.read import RUN, Pictures, Results, Run, read
+
+HERE = Path(__file__).parent
+STATES = ("done", "failed", "missing", "not applicable")
+Item = TypeVar("Item", Run, Pictures)
+
+
+def write(results: Path, out: Path, published: pd.DataFrame) -> None:
+    """Write the report of `results/<name>/` to `out`, whole or not at all.
+
+    Args:
+        results: the results folder; anything in it may be missing.
+        out: the html file.
+        published: the published rows, see `partbench.published.load`.
+    """
+    page = render(read(results), published)
+    with atomic(out) as path:
+        path.write_text(page, encoding="utf-8")
+
+
+def render(results: Results, published: pd.DataFrame) -> str:
+    """Return the page."""
+    environment = Environment(
+        loader=FileSystemLoader(HERE),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "number": text.number,
+        "duration": text.duration,
+        "listed": text.listed,
+        "json": lambda value: json.dumps(value, ensure_ascii=False),
+    }
+    colours = palette(results)
+    panels = panel_views(results, colours)
+    papers = paper_views(results, published)
+    runs = in_order(results.runs, colours)
+    return environment.get_template("page.html").render(
+        css=Markup((HERE / "page.css").read_text()),
+        js=Markup((HERE / "page.js").read_text()),
+        title=results.config.get("name", ""),
+        reduced=bool(results.config) and not results.config.get("comparable"),
+        overview=overview(results),
+        panels=panels,
+        tally=tally(panels),
+        papers=papers,
+        verdicts=sum((paper["counts"] for paper in papers), Counter()),
+        labels=literature.LABELS,
+        settings=settings_views(runs),
+        curves=curve_views(runs, colours),
+        pictures=picture_views(in_order(results.pictures, colours)),
+        data=data_views(results),
+        optimism=optimism(results.summary),
+        probes=sorted(set(results.metrics["probe"]) | set(results.summary["probe"])),
+        runs=[run_view(run, results.metrics) for run in runs],
+        holes=hole_views(results.metrics),
+        misfits=misfit_views(results.metrics),
+    )
+
+
+def palette(results: Results) -> dict[str, int]:
+    """Return each trained method's colour: the same in every chart, whatever else ran."""
+    blocks = [name for block in results.config.get("runs", []) for name in block["methods"]]
+    found = [*blocks, *results.summary["method"], *(run.method for run in results.runs)]
+    controls = set(results.metrics.loc[results.metrics["role"] != "method", "method"])
+    methods = [method for method in dict.fromkeys(found) if method not in controls]
+    return {method: i % figures.COLOURS for i, method in enumerate(methods)}
+
+
+def in_order(items: list[Item], colours: Mapping[str, int]) -> list[Item]:
+    """Return runs or pictures in the configuration's order of methods, controls last."""
+    places = {method: i for i, method in enumerate(colours)}
+    return sorted(items, key=lambda item: places.get(item.method, len(places)))
+
+
+def overview(results: Results) -> View:
+    """Return what ran: cells by state, seeds, data, machine, time."""
+    metrics = results.metrics
+    cells = metrics.drop_duplicates([*RUN, "eval", "probe"])
+    counts = Counter(cells["status"])
+    provenance = [run.record.get("provenance", {}) for run in results.runs]
+    commits = {
+        re.sub(r"^([0-9a-f]{10})[0-9a-f]+$", r"\1", p["commit"])
+        + (" with uncommitted changes" if p.get("dirty") else "")
+        for p in provenance
+        if p.get("commit")
+    }
+    finished = sorted(p["finished"] for p in provenance if p.get("finished"))
+    methods = metrics.drop_duplicates(["method", "variant"])
+    return {
+        "states": [(state, counts[state]) for state in STATES if counts[state] or state == "done"],
+        "methods": int((methods["role"] == "method").sum()),
+        "controls": int((methods["role"] != "method").sum()),
+        "seeds": results.config.get("seeds") or sorted(set(metrics["seed"])),
+        "data": [data.name for data in results.data] or sorted(set(metrics["eval"])),
+        "subset": [data.name for data in results.data if data.meta.get("subset")],
+        "devices": sorted({p["device"] for p in provenance if p.get("device")}),
+        "cpus": sorted({p["cpu"] for p in provenance if p.get("cpu")}),
+        "seconds": float(sum(run.record.get("seconds", 0.0) for run in results.runs)),
+        "commits": sorted(commits),
+        "finished": f"{finished[-1][:16].replace('T', ' ')} UTC" if finished else "",
+    }
+
+
+def settings_views(runs: list[Run]) -> list[View]:
+    """Return the settings that differ from the paper's; seeds that agree make one entry."""
+    views: dict[tuple[str, ...], View] = {}
+    for run in runs:
+        if not run.record:
+            continue
+        changes = run.record.get("changes", {})
+        key = (run.method, run.variant, run.train, json.dumps(changes, sort_keys=True))
+        view = views.setdefault(
+            key,
+            {
+                "id": text.address("settings", *key) if changes else "",
+                "name": text.name(run.method, run.variant),
+                "train": run.train,
+                "seeds": [],
+                "changes": changes,
+            },
+        )
+        view["seeds"].append(run.seed)
+    return list(views.values())
+
+
+def curve_views(runs: list[Run], colours: Mapping[str, int]) -> list[View]:
+    """Return the training curves of each method, one small chart a term."""
+    views = []
+    groups: dict[tuple[str, str, str], list[Run]] = {}
+    for run in runs:
+        if "images" in run.log and len(run.log) > 1:
+            groups.setdefault((run.method, run.variant, run.train), []).append(run)
+    for (method, variant, train), same in groups.items():
+        key = text.address("curves", method, variant, train)
+        terms = dict.fromkeys(c for run in same for c in run.log.columns if "/" in str(c))
+        charts = []
+        for i, term in enumerate(terms):
+            title = term.removeprefix("all/").replace("/", ": ").replace("_", " ")
+            seeds = [
+                run.log.set_index("images")[term].astype(float)
+                for run in same
+                if term in run.log.columns
+            ]
+            spoken = f"{title} of {text.name(method, variant)} against images seen"
+            charts.append(
+                (title, figures.curve(seeds, colours.get(method, 0), spoken, f"{key}.{i}"))
+            )
+        views.append(
+            {
+                "id": key,
+                "name": text.name(method, variant),
+                "train": train,
+                "seeds": len(same),
+                "charts": charts,
+            }
+        )
+    return views
+
+
+def picture_views(pictures: list[Pictures]) -> list[View]:
+    """Return, for each data set, every method's pictures of the same images, one seed each."""
+    groups: dict[tuple[str, str], list[Pictures]] = {}
+    seen = set()
+    for picture in pictures:
+        key = (picture.method, picture.variant, picture.train, picture.eval)
+        if key not in seen:
+            seen.add(key)
+            groups.setdefault((picture.train, picture.eval), []).append(picture)
+    views = []
+    for (train, evaluated), same in groups.items():
+        originals = same[0].arrays["originals"]
+        strips = [("Originals", "", figures.strip(originals))]
+        for kind in ("reconstructions", "samples"):
+            for picture in same:
+                if kind not in picture.arrays:
+                    continue
+                title = text.name(picture.method, picture.variant)
+                other = not np.array_equal(picture.arrays["originals"], originals)
+                if other and kind == "reconstructions":
+                    strips.append(
+                        (title, "its own originals", figures.strip(picture.arrays["originals"]))
+                    )
+                what = f"{kind}, seed {picture.seed}"
+                strips.append((title, what, figures.strip(picture.arrays[kind])))
+        views.append(
+            {
+                "id": text.address("pictures", train, evaluated),
+                "train": train,
+                "eval": evaluated,
+                "strips": strips,
+            }
+        )
+    return views
+
+
+def data_views(results: Results) -> list[View]:
+    """Return the data sets, with their contact sheets."""
+    return [
+        {
+            "id": text.address("data", data.name),
+            "name": data.name,
+            "reader": data.meta.get("reader", ""),
+            "licence": data.meta.get("licence") or "not stated",
+            "checksum": data.meta.get("checksum", ""),
+            "classes": len(data.meta.get("class_names", [])),
+            "subset": data.meta.get("subset", False),
+            "splits": data.meta.get("splits", {}),
+            "sheet": figures.sheet(data.sheet) if data.sheet else None,
+        }
+        for data in results.data
+    ]
+
+
+def run_view(run: Run, metrics: pd.DataFrame) -> View:
+    """Return one run's provenance."""
+    same = (metrics[RUN] == [run.method, run.variant, run.train, run.seed]).all(axis=1)
+    files = sorted(set(metrics.loc[same & (metrics["status"] == "done"), "path"]) - {""})
+    return {
+        "id": text.address("run", run.method, run.variant, run.train, run.seed),
+        "group": text.address("run", run.method, run.variant, run.train),
+        "name": text.name(run.method, run.variant),
+        "train": run.train,
+        "seed": run.seed,
+        "path": run.path,
+        "record": run.record,
+        "provenance": run.record.get("provenance", {}),
+        "files": files,
+    }
+
+
+def hole_views(metrics: pd.DataFrame) -> list[View]:
+    """Return failed and missing cells; those of one run with the same reason stand together."""
+    holes = metrics[metrics["status"].isin(["failed", "missing"])]
+    views = []
+    for _, same in holes.groupby([*RUN, "status", "reason"], sort=False):
+        one = same.iloc[0]
+        views.append(
+            {
+                "id": text.address("hole", *one[[*RUN, "status", "reason"]]),
+                "status": one["status"],
+                "name": text.name(one["method"], one["variant"]),
+                "train": one["train"],
+                "seed": one["seed"],
+                "reason": text.plain(one["reason"]),
+                "cells": list(same["probe"] + " on " + same["eval"]),
+            }
+        )
+    return views
+
+
+def misfit_views(metrics: pd.DataFrame) -> list[View]:
+    """Return what does not apply, and why; seeds and data sets do not matter here."""
+    misfits = metrics[metrics["status"] == "not applicable"]
+    return [
+        {
+            "id": text.address("misfit", one.method, one.probe, one.reason),
+            "name": text.name(str(one.method)),
+            "probe": one.probe,
+            "reason": one.reason,
+        }
+        for one in misfits.drop_duplicates(["method", "probe", "reason"]).itertuples()
+    ]

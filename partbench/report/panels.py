@@ -1,0 +1,161 @@
+"""Every number of the results: charts with statements, and tables, by probe and data."""
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from partbench.report import figures, text
+from partbench.report.compare import GROUP, best_floor, ordered, statements
+from partbench.report.read import Results
+
+HONEST = "top1 held-out epoch"
+"""What stands beside `top1`, the best test epoch, as the number without test-set selection."""
+HEADLINES = ("accuracy", HONEST, "top1", "iod_error", "l2", "nmi", "fid")
+"""A probe's first metric is the first of these that it has; the others are folded away."""
+CELL = ["method", "variant", "train", "eval", "probe"]
+View = dict[str, Any]
+"""What the template reads of one thing."""
+
+
+def panel_views(results: Results, colours: Mapping[str, int]) -> list[View]:
+    """Return a panel for each probe, training and evaluation data: charts, words and a table."""
+    panels = []
+    wanted = asked(results.metrics)
+    by_data = results.summary.groupby(["probe", "train", "eval"], sort=False)
+    for (probe, train, evaluated), table in by_data:
+        names = list(dict.fromkeys(table["metric"]))
+        first = next((m for m in HEADLINES if m in names), names[0])
+        groups = [
+            group_view(group, colours, wanted)
+            for _, group in sorted(
+                table.groupby(GROUP, sort=False), key=lambda item: item[0][3] != first
+            )
+        ]
+        panels.append(
+            {
+                "id": text.address(probe, train, evaluated),
+                "title": f"{probe} on {evaluated}",
+                "probe": probe,
+                "train": train,
+                "eval": evaluated,
+                "first": [group for group in groups if group["metric"] == first],
+                "more": [group for group in groups if group["metric"] != first],
+                "tables": [
+                    table_view([row for g in groups if g["metric"] == metric for row in g["rows"]])
+                    for metric in dict.fromkeys(group["metric"] for group in groups)
+                ],
+            }
+        )
+    return panels
+
+
+def asked(metrics: pd.DataFrame) -> Mapping[Any, int]:
+    """Return how many seeds were asked for, by method, variant, train, eval and probe."""
+    cells = metrics[metrics["status"] != "not applicable"]
+    once = cells.drop_duplicates([*CELL, "seed"])
+    return Counter(once[CELL].itertuples(index=False, name=None))
+
+
+def table_view(rows: list[View]) -> View:
+    """Return a table of one metric in all its settings; what all rows share is said once."""
+    first = rows[0]
+    notes = {row["note"] for row in rows}
+    return {
+        "metric": first["metric"],
+        "unit": first["unit"],
+        "better": first["better"],
+        "note": first["note"] if len(notes) == 1 else "",
+        "notes": len(notes) > 1,
+        "settings": any(row["setting"] for row in rows),
+        "floors": any(row["role"] == "floor" for row in rows),
+        "rows": rows,
+    }
+
+
+def group_view(group: pd.DataFrame, colours: Mapping[str, int], wanted: Mapping[Any, int]) -> View:
+    """Return one chart with its statements and table rows: one metric in one setting."""
+    group = ordered(group)
+    one = group.iloc[0]
+    unit, better = one["unit"], one["better"]
+    floor = best_floor(group)
+    key = text.address(*(one[column] for column in GROUP))
+    title = one["metric"] + (f", {one['setting']}" if one["setting"] else "")
+    label = f"{one['metric']}{f' ({unit})' if unit else ''}, {better} is better"
+    rows = [
+        row_view({str(k): v for k, v in row.items()}, floor, wanted)
+        for row in group.to_dict("records")
+    ]
+    order = {"ceiling": 0, "method": 1, "floor": 2}
+    bars = [
+        figures.Bar(
+            row["name"],
+            row["role"],
+            colours.get(row["method"], 0),
+            row["mean"],
+            row["low"],
+            row["high"],
+            row["values"],
+            f"{text.number(row['mean'], unit)}   [{row['interval']}]"
+            if np.isfinite(row["mean"])
+            else "no value",
+        )
+        for row in sorted(rows, key=lambda row: order.get(row["role"], 1))
+    ]
+    spoken = "; ".join(f"{bar.label}: {bar.text}" for bar in bars)
+    return {
+        "id": f"chart-{key}",
+        "title": title,
+        "metric": one["metric"],
+        "chart": figures.intervals(bars, label, f"{title}. {spoken}", key),
+        "statements": statements(group),
+        "rows": rows,
+    }
+
+
+def row_view(row: Mapping[str, Any], floor: float, wanted: Mapping[Any, int]) -> View:
+    """Return one number of the tables: a method by one metric in one setting."""
+    sign = 1 if row["better"] == "higher" else -1
+    gain = sign * (row["mean"] - floor) if row["role"] != "floor" else float("nan")
+    return {
+        **row,
+        "id": text.address("cell", *(row[c] for c in ("method", "variant", *GROUP))),
+        "run": text.address("run", row["method"], row["variant"], row["train"]),
+        "name": text.name(row["method"], row["variant"]),
+        "values": list(row["values"]) if isinstance(row["values"], list | np.ndarray) else [],
+        "interval": text.interval(row["low"], row["high"], row["unit"]),
+        "gain": gain,
+        "seeds": int(row["seeds"]) if np.isfinite(row["seeds"]) else 0,
+        "asked": wanted.get(tuple(row[column] for column in CELL), 0),
+        "n": int(row["n"]) if np.isfinite(row["n"]) else 0,
+    }
+
+
+def tally(panels: list[View]) -> list[View]:
+    """Return, for each panel, how many trained methods beat every floor control."""
+    lines = []
+    for panel in panels:
+        for group in panel["first"]:
+            states = [statement.state for statement in group["statements"]]
+            if set(states) - {"unknown"}:
+                lines.append(
+                    {
+                        "id": group["id"],
+                        "where": f"{panel['title']}, {group['title']}",
+                        "beats": states.count("beats"),
+                        "of": len(states),
+                    }
+                )
+    return lines
+
+
+def optimism(summary: pd.DataFrame) -> tuple[float, float] | None:
+    """Return the least and the most that choosing the epoch on the test set adds, in points."""
+    key = [*CELL, "setting"]
+    best, honest = (
+        summary[summary["metric"] == m].set_index(key)["mean"] for m in ("top1", HONEST)
+    )
+    added = (best - honest).dropna()
+    return (float(added.min()), float(added.max())) if len(added) else None

@@ -1,0 +1,90 @@
+"""Every published number beside ours, with its verdict."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import pandas as pd
+
+from partbench import published as literature
+from partbench.report import text
+from partbench.report.panels import View, row_view
+from partbench.report.read import Results
+
+
+def paper_views(results: Results, published: pd.DataFrame) -> list[View]:
+    """Return each paper's published rows beside ours, with verdicts; papers that ran first."""
+    comparable = bool(results.config.get("comparable"))
+    failed = results.metrics[results.metrics["status"] == "failed"].assign(metric="", setting="")
+    changes = {(r.method, r.variant, r.train): r.record.get("changes", {}) for r in results.runs}
+    papers = []
+    for paper, rows in published.groupby("paper", sort=False):
+        variants = {m: set(same["variant"]) for m, same in rows.groupby("method")}
+        views = []
+        for row in rows.to_dict("records"):
+            known = {str(key): value for key, value in row.items()}
+            ours = literature.match(known, results.summary, variants[known["method"]])
+            failure = "" if ours else _failure(known, failed, variants[known["method"]])
+            key = (ours["method"], ours["variant"], ours["train"]) if ours else ("", "", "")
+            found = literature.verdict(
+                known,
+                ours,
+                comparable=comparable,
+                overrides=_overrides(results.config, known["probe"], known["dataset"]),
+                changes=changes.get(key),
+                failure=failure,
+            )
+            views.append(
+                {
+                    **known,
+                    "id": text.address("published", *(known[c] for c in literature.KEY)),
+                    "name": text.name(known["method"], known["variant"]),
+                    "ours": row_view(ours, float("nan"), {}) if ours else None,
+                    "verdict": found,
+                }
+            )
+        counts = Counter(view["verdict"].label for view in views)
+        papers.append(
+            {
+                "id": text.address("paper", paper),
+                "name": text.NAMES.get(str(paper), str(paper)),
+                "counts": counts,
+                "ran": counts["not run"] < len(views),
+                "tables": [source_view(name, same) for name, same in _by(views, "source").items()],
+            }
+        )
+    return sorted(papers, key=lambda paper: not paper["ran"])
+
+
+def source_view(source: str, rows: list[View]) -> View:
+    """Return one published table; what all rows share is said once."""
+    notes = {row["note"] for row in rows}
+    return {
+        "source": source,
+        "note": rows[0]["note"] if len(notes) == 1 else "",
+        "notes": len(notes) > 1,
+        "rows": rows,
+    }
+
+
+def _overrides(config: Mapping[str, Any], probe: str, data: str) -> dict[str, Any]:
+    """Return the settings of a probe on a data set that a configuration changes."""
+    values = dict(config.get("probes", {}).get(probe, {}))
+    by_data = values.pop("by_data", {})
+    return values | by_data.get(data, {})
+
+
+def _failure(row: Mapping[str, Any], failed: pd.DataFrame, variants: Iterable[str]) -> str:
+    """Return the last line of the log of the failed cell that should have been this row's."""
+    cell = literature.match(row, failed, variants)
+    if cell is None:
+        return ""
+    lines = [line for line in text.plain(cell["reason"]).splitlines() if line.strip()]
+    return lines[-1] if lines else "no reason was recorded"
+
+
+def _by(rows: list[View], key: str) -> dict[str, list[View]]:
+    found: dict[str, list[View]] = {}
+    for row in rows:
+        found.setdefault(row[key], []).append(row)
+    return found

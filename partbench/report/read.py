@@ -1,0 +1,185 @@
+"""Read a results folder: whatever is there, in any state of completeness."""
+
+import json
+import zipfile
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+METRICS = [
+    "method",
+    "variant",
+    "train",
+    "seed",
+    "eval",
+    "probe",
+    "metric",
+    "setting",
+    "value",
+    "unit",
+    "better",
+    "n",
+    "note",
+    "status",
+    "reason",
+    "role",
+    "reduced",
+    "subset",
+    "version",
+    "data_checksum",
+    "commit",
+    "dirty",
+    "device",
+    "seconds",
+    "peak_memory_mb",
+    "path",
+]
+SUMMARY = [
+    "method",
+    "variant",
+    "train",
+    "eval",
+    "probe",
+    "metric",
+    "setting",
+    "role",
+    "mean",
+    "low",
+    "high",
+    "sd_seeds",
+    "seeds",
+    "values",
+    "n",
+    "unit",
+    "better",
+    "reduced",
+    "subset",
+    "note",
+]
+RUN = ["method", "variant", "train", "seed"]
+
+
+class Run(NamedTuple):
+    """One training."""
+
+    method: str
+    variant: str
+    train: str
+    seed: str
+    record: dict[str, Any]
+    """Its train.json; empty while it is not finished, or if it failed."""
+    log: pd.DataFrame
+    """Its log, one row a logged step; may be empty."""
+
+    @property
+    def path(self) -> str:
+        """Its folder below `runs/`."""
+        return f"{self.method}/{self.variant}/{self.train}/{self.seed}"
+
+
+class Data(NamedTuple):
+    """One prepared data set."""
+
+    name: str
+    meta: dict[str, Any]
+    sheet: Path | None
+
+
+class Pictures(NamedTuple):
+    """What one run makes of the pictured images of a data set; uint8 [n, S, S, 3] each."""
+
+    method: str
+    variant: str
+    train: str
+    seed: str
+    eval: str
+    arrays: dict[str, np.ndarray]
+
+
+class Results(NamedTuple):
+    """All that the page is made of."""
+
+    config: dict[str, Any]
+    metrics: pd.DataFrame
+    summary: pd.DataFrame
+    runs: list[Run]
+    data: list[Data]
+    pictures: list[Pictures]
+
+
+def read(folder: Path) -> Results:
+    """Read `results/<name>/`; what is missing or unreadable is empty, never an error."""
+    runs = []
+    for path in sorted((folder / "runs").glob("*/*/*/*/")):
+        method, variant, train, seed = path.parts[-4:]
+        record, log = _json(path / "train.json"), _log(path / "log.jsonl")
+        runs.append(Run(method, variant, train, seed, record, log))
+    data = []
+    for path in sorted((folder / "data").glob("*/meta.json")):
+        sheet = path.with_name("sheet.png")
+        data.append(Data(path.parent.name, _json(path), sheet if sheet.exists() else None))
+    pictures = []
+    for path in sorted((folder / "cells").glob("*/*/*/*/*/pictures.npz")):
+        arrays = _arrays(path)
+        if "originals" in arrays:
+            method, variant, train, seed, evaluated = path.parts[-6:-1]
+            pictures.append(Pictures(method, variant, train, seed, evaluated, arrays))
+    return Results(
+        _json(folder / "config.json"),
+        _table(folder / "metrics.parquet", METRICS),
+        _table(folder / "summary.parquet", SUMMARY),
+        runs,
+        data,
+        pictures,
+    )
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return values if isinstance(values, dict) else {}
+
+
+def _log(path: Path) -> pd.DataFrame:
+    """Return a log; a resumed run may have written a step twice, a killed one half a line."""
+    lines = []
+    try:
+        for line in path.read_text().splitlines():
+            try:
+                lines.append(json.loads(line))
+            except ValueError:
+                continue
+    except OSError:
+        pass
+    log = pd.DataFrame(lines)
+    return log.drop_duplicates("step", keep="last") if "step" in log else pd.DataFrame()
+
+
+def _arrays(path: Path) -> dict[str, np.ndarray]:
+    try:
+        with np.load(path) as archive:
+            return {key: archive[key] for key in archive.files}
+    except (OSError, ValueError, zipfile.BadZipFile):
+        return {}
+
+
+def _table(path: Path, columns: list[str]) -> pd.DataFrame:
+    """Return a table with all its columns; text is never missing, flags are booleans."""
+    try:
+        table = pd.read_parquet(path)
+    except (OSError, ValueError):
+        table = pd.DataFrame()
+    table = table.reindex(columns=columns)
+    numeric = {"value", "n", "seconds", "peak_memory_mb", "mean", "low", "high", "sd_seeds"}
+    for column in columns:
+        if column in ("reduced", "subset", "dirty"):
+            table[column] = table[column].fillna(False).astype(bool)
+        elif column in numeric | {"seeds", "version"}:
+            table[column] = pd.to_numeric(table[column])
+        elif column != "values":
+            table[column] = table[column].fillna("").astype(str)
+    return table

@@ -1,0 +1,81 @@
+"""How the page writes names, numbers and addresses."""
+
+import hashlib
+import math
+import re
+from typing import Any
+
+NAMES = {
+    "patchvae": "PatchVAE",
+    "vae": "VAE",
+    "bigan": "BiGAN",
+    "random_init": "Random initialisation",
+    "raw_pixels": "Raw pixels",
+    "supervised": "Supervised",
+}
+"""The field's spelling; a method that is not here goes by its own key."""
+
+NOTHING = "\N{EN DASH}"
+"""Where a number would stand, but there is none."""
+
+
+def name(method: str, variant: str = "paper") -> str:
+    """Return a method's name, with its variant where that says something: `VAE (beta+lw)`."""
+    title = NAMES.get(method, method)
+    return title if variant in ("", "paper") else f"{title} ({variant})"
+
+
+def number(value: Any, unit: str = "") -> str:
+    """Return a number with one decimal if it is a percentage, else with four digits or so."""
+    if value is None or not math.isfinite(value):
+        return NOTHING
+    if unit.startswith("%"):
+        decimals = 1
+    elif value == 0:
+        decimals = 0
+    else:
+        most = 4 if abs(value) >= 1e-3 else 7
+        decimals = min(max(3 - math.floor(math.log10(abs(value))), 0), most)
+    written = f"{value:,.{decimals}f}"
+    return written.replace("-", "\N{MINUS SIGN}").replace(",", "\N{NARROW NO-BREAK SPACE}")
+
+
+def interval(low: float, high: float, unit: str = "") -> str:
+    """Return `61.2 to 65.0`, which a minus sign cannot confuse."""
+    if not (math.isfinite(low) and math.isfinite(high)):
+        return NOTHING
+    return f"{number(low, unit)} to {number(high, unit)}"
+
+
+def duration(seconds: float) -> str:
+    """Return seconds as people say them: `42 s`, `3 min 05 s`, `2 h 10 min`."""
+    if not math.isfinite(seconds):
+        return NOTHING
+    whole = round(seconds)
+    if whole < 60:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def listed(items: list[str]) -> str:
+    """Return `a`, `a and b` or `a, b and c`."""
+    return " and ".join(filter(None, [", ".join(items[:-1]), *items[-1:]]))
+
+
+def address(*parts: object) -> str:
+    """Return the id of a place in the page: it follows from its names alone, so it stays.
+
+    Where characters had to go, a digest of the names keeps two such places apart.
+    """
+    text = "/".join(map(str, parts))
+    plain = re.sub(r"[^A-Za-z0-9_.]+", "-", text).strip("-")
+    lossless = re.fullmatch(r"[A-Za-z0-9_./]+", text)
+    return plain if lossless else f"{plain}-{hashlib.sha256(text.encode()).hexdigest()[:6]}"
+
+
+def plain(log: str) -> str:
+    """Return a log as a terminal would leave it: no escape codes, progress bars' last state."""
+    log = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", log)
+    return "\n".join(line.rstrip("\r").rpartition("\r")[2] for line in log.split("\n"))

@@ -1,0 +1,66 @@
+"""Typed, validated settings, and errors that name the nearest valid key."""
+
+import difflib
+from collections.abc import Iterable, Mapping
+from typing import Any, Self
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from partbench.errors import BadInput
+
+
+def nearest(word: str, valid: Iterable[str]) -> str:
+    """Return a hint for a mistyped `word`: the nearest valid one, and all of them if few."""
+    valid = sorted(valid)
+    close = difflib.get_close_matches(word, valid, n=1, cutoff=0.5)
+    hint = f"did you mean '{close[0]}'? " if close else ""
+    return f"{hint}Valid: {', '.join(valid)}."
+
+
+class Settings(BaseModel):
+    """Base of all settings: immutable, no unknown key, defaults validated."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False
+    )
+
+    @classmethod
+    def parse(cls, values: Mapping[str, Any], where: str) -> Self:
+        """Validate `values`.
+
+        Args:
+            values: keys and values as they stand in a configuration file.
+            where: the file and key they come from, for the message.
+
+        Raises:
+            BadInput: a key is unknown (the nearest valid one is named) or a value has the
+                wrong type or range; every fault is listed, not only the first.
+        """
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            raise BadInput(
+                "\n".join(_explain(cls, fault, where) for fault in error.errors())
+            ) from None
+
+
+def _explain(cls: type[BaseModel], fault: Any, where: str) -> str:
+    path = ".".join(str(part) for part in fault["loc"])
+    if fault["type"] != "extra_forbidden":
+        return f"{where}: '{path}' is {fault['input']!r}: {fault['msg']}."
+    *parents, key = fault["loc"]
+    return f"{where}: unknown key '{path}'; {nearest(str(key), _fields(cls, parents))}"
+
+
+def _fields(cls: type[BaseModel], parents: list[Any]) -> list[str]:
+    """Return the valid keys at the place `parents` inside `cls`."""
+    model: Any = cls
+    for parent in parents:
+        if isinstance(parent, str) and parent in getattr(model, "model_fields", {}):
+            model = model.model_fields[parent].annotation
+        while not hasattr(model, "model_fields"):
+            inner = [a for a in getattr(model, "__args__", ()) if a not in (str, type(None))]
+            if not inner:
+                return []
+            model = inner[-1]
+    return list(model.model_fields)

@@ -1,0 +1,359 @@
+"""One training loop for all methods.
+
+A run's folder holds `model.pt` (the result, whole or absent), `train.json` (what it took and
+where it comes from), `log.jsonl` (losses) and, until the run has ended, `checkpoint.pt` and the
+one before it. Every step's random draws have a seed made of the run's seed and the step, and the
+order of the data follows from the same, so a run that was stopped anywhere and started again
+ends in the same bytes on the CPU.
+"""
+
+import json
+import math
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor
+from torch.optim import Optimizer
+
+from partbench import method as methods
+from partbench.data.loader import Loader, Schedule
+from partbench.data.prepared import Prepared
+from partbench.errors import BadInput
+from partbench.files import atomic, explained, locked, write_json
+from partbench.method import Batch, DataInfo, Method
+from partbench.progress import Progress
+from partbench.provenance import provenance
+from partbench.run import Run, Runtime
+
+FORMAT = 1
+LOG_POINTS = 200  # lines in log.jsonl over a whole run
+
+
+class Stopped(Exception):
+    """A signal asked the run to stop; its state is in the checkpoint."""
+
+
+def device_of(runtime: Runtime) -> str:
+    """Return "cuda" or "cpu".
+
+    Raises:
+        BadInput: a GPU is asked for and there is none.
+    """
+    if runtime.device == "cuda" and not torch.cuda.is_available():
+        raise BadInput("runtime.device is 'cuda', but torch sees no GPU; set 'cpu' or 'auto'")
+    if runtime.device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return runtime.device
+
+
+def train(run: Run, settings: Any, runtime: Runtime, data: Path, out: Path) -> None:
+    """Train one run, or go on with it where it stopped.
+
+    Args:
+        run: method, variant, training data and seed.
+        settings: an instance of the method's own `Settings`.
+        runtime: device, precision, threads.
+        data: the folder of the prepared training data.
+        out: the run's folder.
+
+    Raises:
+        BadInput: the data do not fit the method, the checkpoint is another run's, a loss is not
+            finite, another process holds the folder, or the disk is full.
+        Stopped: SIGTERM or SIGUSR1 arrived; the state is saved.
+    """
+    torch.set_num_threads(runtime.threads)
+    fabric = Fabric(
+        accelerator=device_of(runtime), devices=runtime.devices, precision=runtime.precision
+    )
+    if runtime.devices > 1:
+        fabric.launch()
+    if fabric.global_rank:
+        _Training(fabric, run, settings, runtime, Prepared(data), out).go()
+        return
+    with locked(out):
+        _Training(fabric, run, settings, runtime, Prepared(data), out).go()
+
+
+class _Training:
+    def __init__(
+        self, fabric: Fabric, run: Run, settings: Any, runtime: Runtime, data: Prepared, out: Path
+    ) -> None:
+        self.fabric, self.run, self.settings = fabric, run, settings
+        self.runtime, self.data, self.out = runtime, data, out
+        cls = methods.load(run.method)
+        split = data.training_split(cls.labels)
+        self.schedule = Schedule(len(split), settings, run.seed)
+        if settings.batch_size % fabric.world_size:
+            raise BadInput(
+                f"batch_size {settings.batch_size} cannot be shared by {fabric.world_size} devices"
+            )
+        self.loader = Loader(
+            split,
+            self.schedule,
+            fabric.device,
+            cls.labels,
+            rank=fabric.global_rank,
+            world=fabric.world_size,
+        )
+        torch.manual_seed(run.seed)
+        self.method: Method = cls(settings, DataInfo(data.size, data.classes))
+        self.method.to(memory_format=torch.channels_last)
+        self.optimizers: dict[str, Optimizer] = self.method.optimizers()
+        self.step, self.seconds = 0, 0.0
+        self.window: dict[str, tuple[Tensor, int]] = {}
+        self.lines: list[str] = []
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What a checkpoint must agree with to be gone on with."""
+        return {
+            "format": FORMAT,
+            "run": self.run._asdict(),
+            "settings": self.settings.model_dump(mode="json"),
+            "data": self.data.meta["checksum"],
+        }
+
+    def go(self) -> None:
+        """Train to the end and write the model."""
+        module: Any = torch.compile(self.method) if self.runtime.compile else self.method
+        wrapped = self.fabric.setup(module, *self.optimizers.values())
+        model, *optimizers = wrapped if isinstance(wrapped, tuple) else (wrapped,)
+        updates = dict(zip(self.optimizers, optimizers, strict=True))
+        self._resume()
+        every = max(self.schedule.steps // LOG_POINTS, 1)
+        began = time.monotonic() - self.seconds
+        saved = time.monotonic()
+        with (
+            _signals() as stop,
+            Progress(str(self.run), self.schedule.steps, "steps", self.step) as progress,
+        ):
+            for batch in self.loader.batches(self.step):
+                self._one_step(model, updates, batch)
+                self.seconds = time.monotonic() - began
+                note = self._log() if self.step % every == 0 else ""
+                progress.advance(1, note)
+                due = time.monotonic() - saved > 60 * self.runtime.checkpoint_minutes
+                if due or stop.is_set:
+                    self._save_checkpoint()
+                    saved = time.monotonic()
+                if stop.is_set:
+                    raise Stopped(f"{self.run}: stopped at step {self.step}; run again to go on")
+        if self.window:
+            self._log()
+        if self.fabric.is_global_zero:
+            self._finish()
+        self.fabric.barrier()
+
+    def _one_step(self, model: Any, updates: dict[str, Any], batch: Batch) -> None:
+        # One seed a step and process, so that a resumed run draws what the whole run would have.
+        place = (self.run.seed, self.step, self.fabric.global_rank)
+        torch.manual_seed(int(np.random.SeedSequence(place).generate_state(1, np.uint64)[0] >> 1))
+        self.method.train()
+        for phase in self.method.phases:
+            if len(updates) > 1:  # no gradients for the players that stand still
+                for name, optimizer in self.optimizers.items():
+                    for group in optimizer.param_groups:
+                        for parameter in group["params"]:
+                            parameter.requires_grad_(name == phase)
+            updates[phase].zero_grad()
+            terms = model(batch, phase)
+            self.fabric.backward(terms["loss"])
+            updates[phase].step()
+            for term, value in terms.items():
+                key = f"{phase}/{term}"
+                total, count = self.window.get(key, (torch.zeros((), device=value.device), 0))
+                self.window[key] = (total + value.detach().float(), count + 1)
+        self.step += 1
+        self.method.after_step(self.step)
+
+    def _means(self) -> dict[str, float]:
+        """Return the mean of every term since the last line of the log.
+
+        Raises:
+            BadInput: one is not finite.
+        """
+        means = {key: (total / count).item() for key, (total, count) in self.window.items()}
+        for key, value in means.items():
+            if not math.isfinite(value):
+                raise BadInput(
+                    f"{self.run}: {key} is {value} near step {self.step}; what was saved in "
+                    f"{self.out} is from before. Lower the learning rate, or look at the curve "
+                    "in log.jsonl"
+                )
+        return means
+
+    def _log(self) -> str:
+        """Add a line to the log; return the loss for the progress bar."""
+        means = self._means()
+        self.window = {}
+        line = {
+            "step": self.step,
+            "images": self.step * self.settings.batch_size,
+            "seconds": round(self.seconds, 3),
+        }
+        self.lines.append(json.dumps(line | means))
+        if self.fabric.is_global_zero:
+            with explained(self.out), (self.out / "log.jsonl").open("a") as file:
+                file.write(self.lines[-1] + "\n")
+        return ", ".join(f"{k} {v:.4g}" for k, v in means.items() if k.endswith("/loss"))
+
+    def _save_checkpoint(self) -> None:
+        self._means()  # a state that is not finite must not take the place of a good one
+        state = {
+            "identity": json.dumps(self.identity, sort_keys=True),
+            "step": self.step,
+            "seconds": self.seconds,
+            "lines": self.lines,
+            "window": self.window,
+            "model": self.method.state_dict(),
+            "optimizers": {name: o.state_dict() for name, o in self.optimizers.items()},
+        }
+        if self.fabric.is_global_zero:
+            newest = self.out / "checkpoint.pt"
+            with atomic(newest) as aside:
+                torch.save(state, aside)
+                if newest.exists():
+                    newest.replace(self.out / "checkpoint.previous.pt")
+
+    def _resume(self) -> None:
+        state = self._load_checkpoint()
+        if state:
+            self.step, self.seconds = state["step"], state["seconds"]
+            self.lines, self.window = state["lines"], state["window"]
+            self.method.load_state_dict(state["model"])
+            for name, optimizer in self.optimizers.items():
+                optimizer.load_state_dict(state["optimizers"][name])
+        if self.fabric.is_global_zero:
+            with explained(self.out):
+                (self.out / "log.jsonl").write_text("".join(f"{line}\n" for line in self.lines))
+
+    def _load_checkpoint(self) -> dict[str, Any] | None:
+        """Return the newest checkpoint that can be read; a broken one gives way to the last."""
+        broken = []
+        for path in (self.out / "checkpoint.pt", self.out / "checkpoint.previous.pt"):
+            if not path.exists():
+                continue
+            try:
+                state = torch.load(path, map_location=self.fabric.device, weights_only=True)
+                identity = json.loads(state["identity"])
+            except Exception as error:  # torch raises anything on a damaged file
+                broken.append(f"{path} ({error})")
+                print(f"{path} is damaged, trying the one before it", flush=True)
+                continue
+            if identity != json.loads(json.dumps(self.identity)):
+                differ = [k for k, v in self.identity.items() if identity.get(k) != v]
+                raise BadInput(
+                    f"{path} belongs to another run or version (it differs in "
+                    f"{', '.join(differ)}); delete it to train from the start"
+                )
+            return dict(state)
+        if broken:
+            raise BadInput(
+                f"no checkpoint can be read: {'; '.join(broken)}; delete {self.out} to train "
+                "from the start"
+            )
+        return None
+
+    def _finish(self) -> None:
+        device = self.fabric.device.type
+        peak = (
+            torch.cuda.max_memory_allocated()
+            if device == "cuda"
+            else psutil.Process().memory_info().rss
+        )
+        images = self.step * self.settings.batch_size
+        last = json.loads(self.lines[-1]) if self.lines else {}
+        cls = type(self.method)
+        write_json(
+            self.out / "train.json",
+            {
+                "run": self.run._asdict(),
+                "role": cls.role,
+                "paper": cls.paper,
+                "settings": self.settings.model_dump(mode="json"),
+                "changes": methods.changes(cls, self.run.variant, self.settings),
+                "runtime": self.runtime.model_dump(mode="json"),
+                "data_checksum": self.data.meta["checksum"],
+                "subset": self.data.meta["subset"],
+                "steps": self.step,
+                "images": images,
+                "parameters": sum(p.numel() for p in self.method.parameters()),
+                "seconds": round(self.seconds, 3),
+                "images_per_second": round(images / self.seconds, 1) if images else None,
+                "peak_memory_mb": round(peak / 2**20, 1),
+                "final": {k: v for k, v in last.items() if "/" in k},
+                "provenance": provenance(device),
+            },
+        )
+        with atomic(self.out / "model.pt") as aside:
+            torch.save(
+                {
+                    "identity": json.dumps(self.identity, sort_keys=True),
+                    "data": tuple(self.method.data),
+                    "state": self.method.state_dict(),
+                },
+                aside,
+            )
+        for name in ("checkpoint.pt", "checkpoint.previous.pt"):
+            (self.out / name).unlink(missing_ok=True)
+
+
+def load_model(path: Path, device: str) -> tuple[Run, Method]:
+    """Return the run and the trained method, in eval mode.
+
+    Raises:
+        BadInput: the file is no model of partbench, is damaged, or is of another version.
+    """
+    try:
+        state = torch.load(path, map_location=device, weights_only=True)
+        identity = json.loads(state["identity"])
+    except Exception as error:  # torch raises anything on a damaged file
+        raise BadInput(
+            f"{path} is no model of partbench or is damaged ({error}); delete it and train again"
+        ) from None
+    if identity["format"] != FORMAT:
+        raise BadInput(
+            f"{path} was written by another version (format {identity['format']}, this one "
+            f"reads {FORMAT}); delete it and train again"
+        )
+    run = Run(**identity["run"])
+    cls = methods.load(run.method, str(path))
+    settings = cls.Settings.parse(identity["settings"], str(path))
+    method = cls(settings, DataInfo(*state["data"]))
+    try:
+        method.load_state_dict(state["state"])
+    except RuntimeError as error:
+        raise BadInput(
+            f"{path} does not fit the present partbench/methods/{run.method}.py ({error}); "
+            "delete it and train again"
+        ) from None
+    return run, method.to(device).eval()
+
+
+class _StopFlag:
+    is_set = False
+
+
+@contextmanager
+def _signals() -> Iterator[_StopFlag]:
+    """Turn SIGTERM and SIGUSR1 into a flag that the loop looks at between steps."""
+    flag = _StopFlag()
+
+    def set_flag(*_: object) -> None:
+        flag.is_set = True
+
+    numbers = (signal.SIGTERM, signal.SIGUSR1)
+    before = {number: signal.signal(number, set_flag) for number in numbers}
+    try:
+        yield flag
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,288 @@
+"""A made-up results folder with cells in every state, for the tests of the report.
+
+`python tests/fake_results.py FOLDER` writes one to look at.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+SCRIPT = "<script>alert(1)</script>"
+HOSTILE = "<img src=x onerror=alert(1)>"
+"""Without a slash, so that it can be a folder's name."""
+LOG = f"step 400 loss nan\nTraceback (most recent call last):\n  {SCRIPT}\nBadInput: loss is NaN"
+
+
+class Fake(NamedTuple):
+    """A method that is made up."""
+
+    method: str
+    variant: str
+    role: str
+    level: float
+    """Its accuracy on toy, in %."""
+
+
+FAKES = (
+    Fake("patchvae", "demo", "method", 63.0),
+    Fake("patchvae", "lw+demo", "method", 65.5),
+    Fake("vae", "demo", "method", 57.0),
+    Fake("vae", "beta+demo", "method", 49.0),
+    Fake("bigan", "demo", "method", 46.0),
+    Fake(HOSTILE, "paper", "method", 30.0),
+    Fake("random_init", "demo", "floor", 45.0),
+    Fake("raw_pixels", "paper", "floor", 38.0),
+    Fake("supervised", "demo", "ceiling", 88.0),
+)
+SETTINGS = ("frozen conv1", "frozen conv1-3", "frozen conv1-5")
+TERMS = ("loss", "reconstruction", "kl_occurrence")
+
+
+def make(folder: Path, *, comparable: bool = False, seeds: int = 3, extra: int = 0) -> Path:
+    """Write a results folder.
+
+    Args:
+        folder: where; made if it is not there.
+        comparable: also a full-size classification on cifar100, held against the paper's.
+        seeds: how many.
+        extra: further made-up methods, to fill long tables.
+    """
+    rng = np.random.default_rng(0)
+    rows: list[dict[str, Any]] = []
+    fakes = [*FAKES, *(Fake(f"extra_{i}", "paper", "method", 50.0 + i % 9) for i in range(extra))]
+    for fake in fakes:
+        for seed in range(1 if fake.method == "supervised" else seeds):
+            rows += _cells(folder, fake, seed, rng)
+    if comparable:
+        for fake, level in ((FAKES[0], 43.2), (FAKES[1], 47.0), (FAKES[2], 40.0)):
+            full = fake._replace(variant=fake.variant.replace("demo", "cifar100"))
+            for seed in range(seeds):
+                rows += _classify(folder, full, seed, level, rng)
+    metrics = pd.DataFrame(rows)
+    folder.mkdir(parents=True, exist_ok=True)
+    metrics.to_parquet(folder / "metrics.parquet")
+    summarise(metrics).to_parquet(folder / "summary.parquet")
+    names = ["toy", *(["cifar100"] if comparable else [])]
+    _write(
+        folder / "config.json",
+        {
+            "name": "fake",
+            "seeds": list(range(seeds)),
+            "comparable": comparable,
+            "runtime": {"device": "cpu"},
+            "data": {name: {"reader": name} for name in names},
+            "probes": {},
+            "runs": [{"train": "toy", "methods": {f.method: [f.variant] for f in fakes}}],
+        },
+    )
+    for name in names:
+        _data(folder / "data" / name, name, rng)
+    return folder
+
+
+def summarise(metrics: pd.DataFrame) -> pd.DataFrame:
+    """Return one row a number over seeds, with a rough interval: only its form matters here."""
+    key = ["method", "variant", "train", "eval", "probe", "metric", "setting"]
+    rows = []
+    for names, same in metrics[metrics["status"] == "done"].groupby(key, sort=False):
+        first, values = same.iloc[0], same["value"].to_numpy()
+        spread = float(np.std(values)) / np.sqrt(len(values)) + 0.025 * abs(values.mean())
+        rows.append(
+            dict(zip(key, names, strict=True))
+            | {k: first[k] for k in ("role", "n", "unit", "better", "reduced", "subset", "note")}
+            | {
+                "mean": values.mean(),
+                "low": values.mean() - 1.96 * spread,
+                "high": values.mean() + 1.96 * spread,
+                "sd_seeds": float(np.std(values, ddof=1)) if len(values) > 1 else np.nan,
+                "seeds": len(values),
+                "values": values.tolist(),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _row(fake: Fake, train: str, seed: int, probe: str, **values: Any) -> dict[str, Any]:
+    run = f"{fake.method}/{fake.variant}/{train}/{seed}"
+    return {
+        "method": fake.method,
+        "variant": fake.variant,
+        "train": train,
+        "seed": seed,
+        "eval": train,
+        "probe": probe,
+        "metric": "",
+        "setting": "",
+        "value": np.nan,
+        "unit": "",
+        "better": "higher",
+        "n": 1000,
+        "note": "",
+        "status": "done",
+        "reason": "",
+        "role": fake.role,
+        "reduced": "demo" in fake.variant,
+        "subset": False,
+        "version": 1,
+        "data_checksum": "0f" * 32,
+        "commit": "c0ffee" * 6,
+        "dirty": seed == 1,
+        "device": "cpu",
+        "seconds": 61.5,
+        "peak_memory_mb": 812.0,
+        "path": f"cells/{run}/{train}/{probe}.json",
+    } | values
+
+
+def _cells(folder: Path, fake: Fake, seed: int, rng: np.random.Generator) -> list[dict[str, Any]]:
+    def row(probe: str, **values: Any) -> dict[str, Any]:
+        return _row(fake, "toy", seed, probe, **values)
+
+    failed = {"status": "failed", "reason": LOG}
+    if fake.method == "bigan" and seed == 2:
+        _log(folder, fake, "toy", seed, rng)
+        return [row("linear", **failed), row("generation", **failed)]
+    if fake.variant == "beta+demo" and seed == 1:
+        missing = {"status": "missing", "reason": "not run yet"}
+        return [row("linear", **missing), row("generation", **missing)]
+    _run(folder, fake, "toy", seed, rng)
+    note = f"C = 0.1 {SCRIPT}" if fake.method == HOSTILE else ""
+    accuracy = fake.level + float(rng.normal(0, 1.2))
+    error = 2.2 - accuracy / 60
+    rows = [
+        row("linear", metric="accuracy", value=accuracy, unit="%", note=note),
+        row("linear", metric="log_loss", value=error, unit="nat", better="lower"),
+    ]
+    if fake.role != "method":
+        why = "the method offers no generate"
+        return [*rows, row("generation", status="not applicable", reason=why)]
+    psnr = np.nan if fake.method == HOSTILE else 14 + fake.level / 20 + float(rng.normal(0, 0.1))
+    return [*rows, row("generation", metric="psnr", value=psnr, unit="dB")]
+
+
+def _classify(
+    folder: Path, fake: Fake, seed: int, level: float, rng: np.random.Generator
+) -> list[dict[str, Any]]:
+    _run(folder, fake, "cifar100", seed, rng)
+    return [
+        _row(
+            fake,
+            "cifar100",
+            seed,
+            "classify",
+            metric=metric,
+            setting=setting,
+            unit="%",
+            value=level - 4 * depth - lost + float(rng.normal(0, 0.3)),
+        )
+        for metric, lost in (("top1", 0.0), ("top1 held-out epoch", 0.8))
+        for depth, setting in enumerate(SETTINGS)
+    ]
+
+
+def _run(folder: Path, fake: Fake, train: str, seed: int, rng: np.random.Generator) -> None:
+    """Write a finished run: its record, its log, and pictures."""
+    path = _log(folder, fake, train, seed, rng)
+    reduced = "demo" in fake.variant
+    changes = {"epochs": [30, 12], "encoder_width": [64, 32], "note": [None, SCRIPT]}
+    _write(
+        path / "train.json",
+        {
+            "run": {"method": fake.method, "variant": fake.variant, "train": train, "seed": seed},
+            "settings": {"epochs": 12},
+            "changes": changes if reduced else {},
+            "runtime": {"device": "cpu", "threads": 2},
+            "steps": 400,
+            "images": 25600,
+            "parameters": 412_345,
+            "seconds": 61.5,
+            "images_per_second": 416.3,
+            "peak_memory_mb": 812.0,
+            "final": {"all/loss": 101.5, "all/reconstruction": 93.25},
+            "provenance": {
+                "commit": "c0ffee" * 6,
+                "dirty": seed == 1,
+                "versions": {"torch": "2.9.0", "python": "3.11.2"},
+                "device": "cpu",
+                "cpu": "Made-up CPU, 2 cores",
+                "command": f"partbench train --note '{SCRIPT}'",
+                "finished": f"2025-01-0{seed + 1}T12:34:56+00:00",
+            },
+        },
+    )
+    if fake.role == "method" and seed == 0:
+        images = _images(np.random.default_rng(7), 8)
+        noise = rng.normal(0, 12, images.shape)
+        cells = folder / "cells" / fake.method / fake.variant / train / str(seed) / train
+        cells.mkdir(parents=True, exist_ok=True)
+        np.savez(
+            cells / "pictures.npz",
+            originals=images if fake.method != "bigan" else images[::-1],
+            reconstructions=np.clip(images + noise, 0, 255).astype(np.uint8),
+            samples=_images(rng, 8),
+        )
+
+
+def _log(folder: Path, fake: Fake, train: str, seed: int, rng: np.random.Generator) -> Path:
+    """Write a run's log: falling losses, a resumed step, and half a line at the end."""
+    path = folder / "runs" / fake.method / fake.variant / train / str(seed)
+    path.mkdir(parents=True, exist_ok=True)
+    if fake.role == "floor":
+        return path
+    lines = []
+    for step in [*range(0, 260, 10), *range(240, 401, 10)]:
+        line = {"step": step, "images": step * 64, "seconds": step * 0.15}
+        for i, term in enumerate(TERMS):
+            fall = np.exp(-step / 90) * (900 if i < 2 else 1) + 100 / (i + 1)
+            line[f"all/{term}"] = float(fall * (1 + rng.normal(0, 0.01)))
+        lines.append(json.dumps(line))
+    (path / "log.jsonl").write_text("\n".join([*lines, '{"step": 4']))
+    return path
+
+
+def _data(path: Path, name: str, rng: np.random.Generator) -> None:
+    _write(
+        path / "meta.json",
+        {
+            "data_set": name,
+            "reader": name,
+            "settings": {"size": 32},
+            "class_names": [f"class {i}" for i in range(10)],
+            "splits": {
+                "train": {"n": 4000, "missing": 0, "skipped": []},
+                "test": {"n": 1000, "missing": 2, "skipped": [SCRIPT, "b.png"]},
+            },
+            "checksum": "0f" * 32,
+            "subset": name == "toy",
+            "licence": f"made up {SCRIPT}",
+        },
+    )
+    tiles = _images(rng, 40).reshape(4, 10, 32, 32, 3).transpose(0, 2, 1, 3, 4)
+    Image.fromarray(tiles.reshape(128, 320, 3)).save(path / "sheet.png")
+
+
+def _images(rng: np.random.Generator, n: int, size: int = 32) -> np.ndarray:
+    """Draw soft coloured blobs, uint8 [n, size, size, 3]."""
+    y, x = np.mgrid[:size, :size] / size
+    images = np.empty((n, size, size, 3))
+    for image in images:
+        image[:] = rng.uniform(40, 200, 3)
+        for _ in range(4):
+            cx, cy, r = rng.uniform(0.2, 0.8, 3)
+            mask = np.exp(-((x - cx) ** 2 + (y - cy) ** 2) / (0.02 + r * 0.03))[..., None]
+            image[:] = image * (1 - mask) + rng.uniform(0, 255, 3) * mask
+    return images.astype(np.uint8)
+
+
+def _write(path: Path, values: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(values))
+
+
+if __name__ == "__main__":
+    make(Path(sys.argv[1]), comparable=True)

@@ -1,0 +1,178 @@
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from partbench import published
+from partbench.published import KEY, LABELS, STATUSES, match, verdict
+
+SHARED = Path(__file__).parents[2] / "shared" / "published.csv"
+NAMES = {
+    "patchvae_lw": ("patchvae", "lw"),
+    "beta_vae": ("vae", "beta"),
+    "beta_vae_lw": ("vae", "beta+lw"),
+    "imagenet_supervised": ("supervised", "imagenet_pretrained"),
+    "resnet18_supervised": ("supervised", ""),
+}
+
+
+def row(**values: Any) -> dict[str, Any]:
+    return {
+        "paper": "patchvae",
+        "method": "patchvae",
+        "variant": "",
+        "dataset": "cifar100",
+        "split": "test",
+        "probe": "classify",
+        "metric": "top1",
+        "setting": "frozen conv1",
+        "k": "",
+        "value": 43.0,
+        "sd": np.nan,
+        "unit": "%",
+        "better": "higher",
+        "status": "verified",
+        "source": "Table 1",
+        "note": "",
+    } | values
+
+
+def ours(**values: Any) -> dict[str, Any]:
+    return {
+        "method": "patchvae",
+        "variant": "cifar100",
+        "train": "cifar100",
+        "eval": "cifar100",
+        "probe": "classify",
+        "metric": "top1",
+        "setting": "frozen conv1",
+        "mean": 43.5,
+        "low": 42.5,
+        "high": 44.5,
+        "seeds": 3,
+        "unit": "%",
+        "reduced": False,
+        "subset": False,
+    } | values
+
+
+def test_the_table_is_complete_and_its_keys_unique() -> None:
+    table = published.load()
+    assert len(table) == 319
+    assert not table.duplicated(KEY).any()
+    assert set(table["status"]) <= set(STATUSES)
+    assert set(table["better"]) == {"higher", "lower"}
+    assert np.isfinite(table["value"]).all()
+    assert "" not in set(table["source"])
+
+
+@pytest.mark.skipif(not SHARED.exists(), reason="the shared table is not on this machine")
+def test_no_value_was_changed() -> None:
+    theirs = pd.read_csv(SHARED, dtype=str, keep_default_na=False)
+    here = pd.read_csv(published.FILE, dtype=str, keep_default_na=False)
+    assert [c for c in here.columns if c != "setting"] == list(theirs.columns)
+    translated = theirs["paper"] == "patchvae"
+    kept = [c for c in theirs.columns if c not in ("method", "variant")]
+    pd.testing.assert_frame_equal(here[kept], theirs[kept])
+    pd.testing.assert_frame_equal(here.loc[~translated, theirs.columns], theirs[~translated])
+    for new, old in zip(
+        here[translated].itertuples(), theirs[translated].itertuples(), strict=True
+    ):
+        assert (new.method, new.variant) == NAMES.get(str(old.method), (old.method, ""))
+        long = "resnet18, frozen as in the README"
+        assert new.setting == (long if old.variant == "resnet18" else old.variant)
+
+
+@pytest.mark.parametrize(
+    ("label", "theirs", "our", "options", "reason"),
+    [
+        ("not run", {}, None, {}, ""),
+        ("failed", {}, None, {"failure": "BadInput: loss is NaN"}, "loss is NaN"),
+        ("not comparable", {}, {}, {"comparable": False}, "reduced one"),
+        ("not comparable", {}, {"reduced": True}, {}, "settings differ"),
+        ("not comparable", {}, {}, {"changes": {"epochs": (30, 2)}}, "epochs 2 for 30"),
+        ("not comparable", {}, {}, {"overrides": {"epochs": 4}}, "probe's settings"),
+        ("not comparable", {}, {"subset": True}, {}, "incomplete"),
+        ("not comparable", {}, {"train": "celeba"}, {}, "trained on celeba"),
+        ("not comparable", {}, {"unit": ""}, {}, "our unit is none"),
+        ("not comparable", {}, {"low": np.nan}, {}, "no interval"),
+        ("not comparable", {}, {"mean": np.nan}, {}, "no interval"),
+        (
+            "not comparable",
+            {"note": "evaluation code never released; Protocol not fully recoverable"},
+            {},
+            {},
+            "protocol differs",
+        ),
+        ("not comparable", {"status": "unverified"}, {"reduced": True}, {}, "settings differ"),
+        ("unverified reference", {"status": "unverified"}, {}, {}, "not checked"),
+        ("reproduced", {}, {}, {}, "95 % interval"),
+        ("reproduced", {"value": 42.5}, {}, {}, "95 % interval"),
+        ("reproduced", {}, {}, {"overrides": {"freeze": ["conv1"]}}, "95 % interval"),
+        ("reproduced", {"value": 46.0, "sd": 2.0, "note": "SD over seeds"}, {}, {}, "published SD"),
+        ("worse", {"value": 46.0, "sd": 2.0, "note": "SD over folds"}, {}, {}, "outside"),
+        ("worse", {"value": 48.0, "sd": 2.0, "note": "SD over seeds"}, {}, {}, "outside"),
+        ("better", {"value": 40.0}, {}, {}, "outside"),
+        ("worse", {"value": 46.0}, {}, {}, "outside"),
+        ("worse", {"value": 40.0, "better": "lower"}, {}, {}, "outside"),
+        ("better", {"value": 46.0, "better": "lower"}, {}, {}, "outside"),
+        ("better", {"value": 40.0, "status": "reported"}, {}, {}, "third party"),
+        ("reproduced", {}, {"seeds": 1}, {}, "one seed"),
+        ("reproduced", {"dataset": "mafl"}, {"eval": "mafl", "train": "celeba"}, {}, "interval"),
+    ],
+)
+def test_every_verdict(
+    label: str, theirs: dict[str, Any], our: dict[str, Any] | None, options: Any, reason: str
+) -> None:
+    found = verdict(row(**theirs), None if our is None else ours(**our), **options)
+    assert found.label == label
+    assert label in LABELS
+    assert reason in found.reason
+
+
+@pytest.mark.parametrize(
+    ("theirs", "our", "fits"),
+    [
+        ({}, {}, True),
+        ({}, {"variant": "paper"}, True),
+        ({"variant": "lw"}, {"variant": "lw+cifar100"}, True),
+        ({"variant": "lw"}, {"variant": "cifar100+lw"}, True),
+        ({"variant": "lw"}, {}, False),
+        ({}, {"variant": "lw+cifar100"}, False),
+        ({}, {"variant": "lw+demo", "reduced": True}, False),
+        ({}, {"variant": "demo", "reduced": True}, True),
+        ({}, {"variant": "demo"}, False),
+        ({}, {"variant": "indoor67"}, False),
+        ({}, {"method": "vae"}, False),
+        ({}, {"eval": "indoor67"}, False),
+        ({}, {"probe": "linear"}, False),
+        ({}, {"metric": "top1 held-out epoch"}, False),
+        ({}, {"setting": "frozen conv1-3"}, False),
+        ({}, {"metric": "", "setting": ""}, True),
+        ({"k": "30"}, {}, False),
+        ({"k": "30"}, {"variant": "k30"}, True),
+    ],
+)
+def test_what_is_held_against_what(theirs: dict[str, Any], our: dict[str, Any], fits: bool) -> None:
+    found = match(row(**theirs), pd.DataFrame([ours(**our)]), ["", "lw"])
+    assert (found is not None) == fits
+
+
+def test_the_nearest_to_the_paper_is_chosen() -> None:
+    table = pd.DataFrame(
+        [
+            ours(variant="demo", reduced=True),
+            ours(subset=True),
+            ours(train="celeba"),
+            ours(mean=1.0),
+        ]
+    )
+    found = match(row(), table)
+    assert found is not None
+    assert found["mean"] == 1.0
+
+
+def test_an_empty_summary_matches_nothing() -> None:
+    assert match(row(), pd.DataFrame(columns=list(ours()))) is None

@@ -1,0 +1,389 @@
+import html
+import json
+import re
+import shutil
+import subprocess
+from collections.abc import Callable
+from html.parser import HTMLParser
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from fake_results import HOSTILE, SCRIPT, make
+
+from partbench import published
+from partbench.report import text
+from partbench.report.compare import outcome, statements
+from partbench.report.page import write
+from partbench.report.papers import paper_views
+from partbench.report.read import read
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+PROBE = """<script>
+const seen = (name) => document.querySelector(name);
+addEventListener("load", () => {
+  const links = [...document.querySelectorAll("a[href]")];
+  const table = seen("#cells table"), head = table.tHead.rows[0].cells[1];
+  const column = () => [...table.tBodies[0].rows].map((r) => r.cells[1].dataset.value);
+  head.firstChild.click();
+  const up = column();
+  head.firstChild.click();
+  const down = column();
+  seen("#filter").value = "accuracy bigan";
+  seen("#filter").dispatchEvent(new Event("input"));
+  const found = {
+    width: innerWidth,
+    scroll: document.documentElement.scrollWidth,
+    sheet: getComputedStyle(document.body).fontVariantNumeric,
+    links: links.length,
+    dead: links.map((a) => a.getAttribute("href")).filter(
+      (href) => !href.startsWith("#") || !document.getElementById(href.slice(1))),
+    resources: performance.getEntriesByType("resource").map((r) => r.name)
+      .filter((name) => !name.startsWith("data:")),
+    images: [...document.images].map((i) => i.naturalWidth),
+    up, down, sort: head.getAttribute("aria-sort"),
+    shown: [...document.querySelectorAll("#cells tbody tr")].filter((r) => !r.hidden).length,
+    count: seen("#filter-count").textContent,
+  };
+  parent.postMessage(found, "*");
+});
+</script>"""
+FRAME = """<!doctype html><body style="margin: 0"><pre id="found"></pre><script>
+addEventListener("message", (event) => {
+  document.getElementById("found").textContent = JSON.stringify(event.data);
+});
+</script><iframe src="page.html" style="border: 0; width: WIDTHpx; height: 900px"></iframe>"""
+"""Chromium's own window is never narrower than 500 px, a frame in it may be."""
+
+
+class Outline(HTMLParser):
+    """Collects the ids, the links within the page, and every address of a document."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ids: list[str] = []
+        self.links: list[str] = []
+        self.tags: list[str] = []
+        self.addresses: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        for key, value in attrs:
+            if key == "id":
+                self.ids.append(value or "")
+            elif key in ("href", "src", "action", "srcset", "poster"):
+                kind = self.links if (value or "").startswith("#") else self.addresses
+                kind.append(value or "")
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make(tmp_path_factory.mktemp("results") / "fake", comparable=True)
+
+
+@pytest.fixture(scope="module")
+def page(results: Path) -> str:
+    return render(results, published.load())
+
+
+def render(results: Path, literature: pd.DataFrame) -> str:
+    out = results.parent / "report" / "index.html"
+    write(results, out, literature)
+    assert [path.name for path in out.parent.iterdir()] == ["index.html"]
+    return out.read_text()
+
+
+def outline(page: str) -> Outline:
+    found = Outline()
+    found.feed(page)
+    return found
+
+
+def words(page: str) -> str:
+    """Return a page's text, without scripts, styles and tags."""
+    page = re.sub(r"<(script|style)>.*?</\1>", "", page, flags=re.DOTALL)
+    return re.sub(r"\s+", " ", html.unescape(re.sub(r"<[^>]+>", " ", page)))
+
+
+def test_it_is_one_self_contained_file(page: str) -> None:
+    found = outline(page)
+    assert found.addresses
+    assert all(address.startswith("data:") for address in found.addresses)
+    assert "//" not in re.sub(r"data:image/webp;base64,[\w+/=]+|//[^\n]*\n", "", page)
+    assert "@import" not in page
+    assert not re.search(r"url\((?!#)", page)
+    assert len(page) < 5_000_000
+
+
+def test_ids_are_unique_and_links_lead_somewhere(page: str) -> None:
+    found = outline(page)
+    assert len(found.ids) == len(set(found.ids))
+    assert set(found.links) <= {f"#{name}" for name in found.ids}
+
+
+def test_ids_stay(results: Path, page: str) -> None:
+    assert outline(render(results, published.load())).ids == outline(page).ids
+    assert 'id="cell-patchvae-demo-toy-toy-linear-accuracy' in page
+
+
+def test_hostile_text_is_escaped(page: str) -> None:
+    assert SCRIPT not in page
+    assert HOSTILE not in page
+    assert html.escape(SCRIPT, quote=False) in page
+    assert html.escape(HOSTILE, quote=False) in page
+    assert outline(page).tags.count("script") == 1
+
+
+def test_headings_go_down_one_step_at_a_time(page: str) -> None:
+    levels = [int(tag[1]) for tag in outline(page).tags if re.fullmatch("h[1-6]", tag)]
+    assert levels[0] == 1
+    assert levels.count(1) == 1
+    assert all(b - a <= 1 for a, b in pairwise(levels))
+
+
+def test_what_ran_is_counted(results: Path, page: str) -> None:
+    metrics = pd.read_parquet(results / "metrics.parquet")
+    cells = metrics.drop_duplicates(["method", "variant", "train", "seed", "eval", "probe"])
+    for state, count in cells["status"].value_counts().items():
+        assert f"{count} {state}" in words(page)
+
+
+def test_words_say_what_the_intervals_say(page: str) -> None:
+    said = words(page)
+    assert (
+        "PatchVAE (demo) beats random initialisation (demo) and raw pixels: "
+        "the intervals do not overlap." in said
+    )
+    assert "BiGAN (demo) does not beat random initialisation (demo): the intervals overlap" in said
+    assert f"{HOSTILE} is worse than random initialisation (demo) and raw pixels." in said
+    assert "3 of 6 trained methods beat every floor control" in said
+    assert "here the best test epoch adds" in said
+
+
+def test_failures_show_their_log(page: str) -> None:
+    said = words(page)
+    assert "BadInput: loss is NaN" in said
+    assert "2 of 3" in said
+    assert "the method offers no generate" in said
+
+
+def test_a_recalled_number_decides_nothing(page: str) -> None:
+    chips = re.findall(r'<td class="verdict"><span class="chip ([\w-]+)"', page)
+    assert chips.count("unverified-reference") == 9
+    assert set(chips) == {"unverified-reference", "not-run"}
+
+
+def verdicts(results: Path, literature: pd.DataFrame) -> list[tuple[str, str]]:
+    papers = paper_views(read(results), literature)
+    rows = [row for paper in papers for table in paper["tables"] for row in table["rows"]]
+    return [(row["verdict"].label, row["verdict"].reason) for row in rows]
+
+
+def test_verdicts_against_verified_numbers(results: Path) -> None:
+    found = verdicts(results, published.load().assign(status="verified"))
+    assert {label for label, _ in found} == {"reproduced", "better", "worse", "not run"}
+
+
+def test_a_reduced_configuration_never_reproduces(results: Path, tmp_path: Path) -> None:
+    shutil.copytree(results, tmp_path, dirs_exist_ok=True)
+    config = json.loads((results / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"comparable": False}))
+    found = verdicts(tmp_path, published.load().assign(status="verified"))
+    assert {label for label, _ in found} == {"not comparable", "not run"}
+
+
+@pytest.mark.parametrize(
+    ("probes", "label"),
+    [
+        ({"classify": {"epochs": 4}}, "not comparable"),
+        ({"classify": {"by_data": {"cifar100": {"epochs": 4}}}}, "not comparable"),
+        ({"classify": {"by_data": {"imagenet": {"epochs": 4}}}}, "unverified reference"),
+        ({"classify": {"freeze": ["conv1"]}, "linear": {"cs": [1]}}, "unverified reference"),
+    ],
+)
+def test_a_changed_probe_is_not_comparable(
+    results: Path, tmp_path: Path, probes: Any, label: str
+) -> None:
+    shutil.copytree(results, tmp_path, dirs_exist_ok=True)
+    config = json.loads((results / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"probes": probes}))
+    assert {found for found, _ in verdicts(tmp_path, published.load())} == {label, "not run"}
+
+
+def test_a_failed_cell_fails_its_published_rows(results: Path, tmp_path: Path) -> None:
+    shutil.copytree(results, tmp_path, dirs_exist_ok=True)
+    metrics = pd.read_parquet(results / "metrics.parquet")
+    summary = pd.read_parquet(results / "summary.parquet")
+    gone = (metrics["method"] == "vae") & (metrics["train"] == "cifar100")
+    failed = {"metric": "", "setting": "", "status": "failed", "reason": "step 1\nboom\n"}
+    metrics[gone] = metrics[gone].assign(value=np.nan, **failed)
+    metrics.to_parquet(tmp_path / "metrics.parquet")
+    summary = summary[(summary["method"] != "vae") | (summary["train"] != "cifar100")]
+    summary.to_parquet(tmp_path / "summary.parquet")
+    assert verdicts(tmp_path, published.load()).count(("failed", "boom")) == 3
+
+
+def nothing(results: Path) -> None:
+    shutil.rmtree(results)
+
+
+def no_tables(results: Path) -> None:
+    (results / "metrics.parquet").unlink()
+    (results / "summary.parquet").unlink()
+
+
+def no_runs(results: Path) -> None:
+    for name in ("runs", "cells", "data"):
+        shutil.rmtree(results / name)
+
+
+def all_failed(results: Path) -> None:
+    for name in ("runs", "cells", "data"):
+        shutil.rmtree(results / name)
+    metrics = pd.read_parquet(results / "metrics.parquet")
+    metrics.assign(status="failed", metric="", value=np.nan).to_parquet(results / "metrics.parquet")
+    pd.read_parquet(results / "summary.parquet").head(0).to_parquet(results / "summary.parquet")
+
+
+def half_written(results: Path) -> None:
+    for path in results.rglob("*.json"):
+        path.write_text("{")
+    for pattern in ("*.npz", "*.parquet"):
+        for path in results.rglob(pattern):
+            path.write_bytes(b"PK\x03\x04")
+
+
+@pytest.mark.parametrize("damage", [nothing, no_tables, no_runs, all_failed, half_written])
+def test_a_page_comes_from_whatever_is_there(
+    damage: Callable[[Path], None], tmp_path: Path
+) -> None:
+    results = make(tmp_path / "fake", seeds=1)
+    damage(results)
+    page = render(results, published.load())
+    found = outline(page)
+    assert set(found.links) <= {f"#{name}" for name in found.ids}
+    assert "319 published numbers" in words(page)
+    assert "nan" not in words(page).split()
+
+
+def test_nothing_is_left_of_a_page_that_could_not_be_made(tmp_path: Path) -> None:
+    out = tmp_path / "report" / "index.html"
+    out.parent.mkdir()
+    out.write_text("as it was")
+    with pytest.raises(KeyError):
+        write(tmp_path / "nothing", out, pd.DataFrame({"paper": ["x"]}))
+    assert out.read_text() == "as it was"
+    assert list(out.parent.iterdir()) == [out]
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "better", "said"),
+    [
+        ((1, 2), (3, 4), "higher", "worse"),
+        ((3, 4), (1, 2), "higher", "better"),
+        ((1, 2), (3, 4), "lower", "better"),
+        ((1, 3), (2, 4), "higher", "overlap"),
+        ((1, 2), (2, 3), "higher", "overlap"),
+        ((1, 2), (np.nan, 3), "higher", "unknown"),
+    ],
+)
+def test_only_intervals_apart_tell_two_apart(a: Any, b: Any, better: str, said: str) -> None:
+    left, right = (
+        {"low": low, "high": high, "mean": (low + high) / 2, "better": better}
+        for low, high in (a, b)
+    )
+    assert outcome(left, right) == said
+
+
+def test_statements_without_a_floor_or_an_interval() -> None:
+    row = {"method": "vae", "variant": "paper", "role": "method", "better": "higher", "seeds": 1}
+    floor = row | {"method": "raw_pixels", "role": "floor"}
+    numbers = {"mean": 1.0, "low": 0.9, "high": 1.1}
+    none = {"mean": 1.0, "low": np.nan, "high": np.nan}
+    [alone] = statements(pd.DataFrame([row | numbers]))
+    assert alone.state == "unknown"
+    assert "No floor control" in alone.method
+    [vague] = statements(pd.DataFrame([row | none, floor | numbers]))
+    assert vague.text == "cannot be judged: there is no interval."
+    [mixed] = statements(
+        pd.DataFrame([row | numbers, floor | numbers, floor | none | {"variant": "x"}])
+    )
+    assert "without interval (one seed)." in mixed.text
+
+
+@pytest.mark.parametrize(
+    ("value", "unit", "written"),
+    [
+        (63.249, "%", "63.2"),
+        (-3.0, "% inter-ocular", "−3.0"),  # noqa: RUF001
+        (0.123456, "", "0.1235"),
+        (0.000123, "", "0.0001230"),
+        (1234567.0, "", "1\u202f234\u202f567"),
+        (0.0, "", "0"),
+        (float("nan"), "%", text.NOTHING),
+        (float("inf"), "", text.NOTHING),
+    ],
+)
+def test_numbers(value: float, unit: str, written: str) -> None:
+    assert text.number(value, unit) == written
+
+
+@pytest.mark.parametrize(
+    ("seconds", "written"),
+    [(4.25, "4.2 s"), (42, "42 s"), (185, "3 min 05 s"), (7800, "2 h 10 min")],
+)
+def test_durations(seconds: float, written: str) -> None:
+    assert text.duration(seconds) == written
+
+
+def test_addresses_stay_apart() -> None:
+    assert text.address("cell", "vae", "beta") == "cell-vae-beta"
+    assert text.address("a b") != text.address("a-b") != text.address("a_b")
+    assert re.fullmatch(r"[\w.-]+", text.address(HOSTILE))
+
+
+def test_logs_read_as_a_terminal_leaves_them() -> None:
+    assert text.plain("a\r\n10 %\r99 %\rdone\n\x1b[31mred\x1b[0m") == "a\ndone\nred"
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")
+@pytest.mark.parametrize("width", [390, 1440])
+def test_in_a_browser(page: str, tmp_path: Path, width: int) -> None:
+    path = tmp_path / "frame.html"
+    path.write_text(FRAME.replace("WIDTH", str(width)))
+    (tmp_path / "page.html").write_text(page.replace("</body>", f"{PROBE}</body>"))
+    flags = "headless no-sandbox disable-gpu disable-quic no-first-run disable-sync"
+    command = [
+        str(CHROMIUM),
+        *(f"--{flag}" for flag in flags.split()),
+        "--disable-background-networking",
+        "--disable-component-update",
+        "--host-resolver-rules=MAP * ~NOTFOUND",
+        "--enable-logging=stderr",
+        "--v=0",
+        f"--user-data-dir={tmp_path / 'profile'}",
+        "--window-size=1500,900",
+        "--dump-dom",
+        path.as_uri(),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert [line for line in done.stderr.splitlines() if "CONSOLE" in line] == []
+    written = re.search(r'<pre id="found">(.*?)</pre>', done.stdout, flags=re.DOTALL)
+    assert written is not None
+    found = json.loads(html.unescape(written[1]))
+    assert found["width"] == width
+    assert found["scroll"] <= width
+    assert found["sheet"] == "tabular-nums"
+    assert found["dead"] == []
+    assert found["links"] > 20
+    assert found["resources"] == []
+    assert found["images"]
+    assert min(found["images"]) > 0
+    assert found["up"] == sorted(found["up"], key=float)
+    assert found["down"] == found["up"][::-1]
+    assert found["sort"] == "descending"
+    assert found["shown"] == 1
+    assert found["count"].startswith("1 of ")

@@ -1,0 +1,78 @@
+"""The grid of the configuration, as file names; every function of the workflow stands here."""
+
+import ast
+import json
+import os
+import sys
+from pathlib import Path
+
+from snakemake.exceptions import WorkflowError
+
+sys.path.insert(0, workflow.basedir)
+# The jobs run the same Python as Snakemake does, with partbench from this checkout.
+os.environ["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+
+from partbench import config as grid
+from partbench import plugins
+from partbench.errors import BadInput
+from partbench.probe import Probe
+
+ENVIRONMENT = f"{workflow.basedir}/environment.yml"
+
+try:
+    CONFIG = grid.check(config, " + ".join(map(str, workflow.configfiles)))
+except BadInput as error:
+    raise WorkflowError(str(error)) from None
+
+RESULTS = f"results/{CONFIG.name}"
+REPORT = "report/index.html" if CONFIG.name == "paper" else f"report/{CONFIG.name}/index.html"
+RUNTIME = json.dumps(CONFIG.runtime.model_dump(), sort_keys=True)
+GPUS = 0 if CONFIG.runtime.device == "cpu" else CONFIG.runtime.devices
+CELLS = [cell for cell in grid.cells(CONFIG) if not cell.skip]
+METHODS = sorted({run.method for run in grid.runs(CONFIG)})
+PROBES = sorted({cell.probe for cell in CELLS})
+
+
+def sources(package, name):
+    """Return the file of a method, reader or probe, and those of its kind that it imports."""
+    found, waiting = set(), [f"partbench/{package}/{name}.py"]
+    while waiting:
+        path = waiting.pop()
+        found.add(path)
+        for node in ast.walk(ast.parse(Path(workflow.basedir, path).read_text())):
+            if isinstance(node, ast.ImportFrom) and node.module:
+                parts = node.module.split(".")
+                if parts[:-1] in (["partbench", package], ["partbench", "nn"]):
+                    waiting.append("/".join(parts) + ".py")
+        waiting = [p for p in waiting if p not in found]
+    return sorted(found)
+
+
+def data_set_code(wildcards):
+    return sources("data", CONFIG.data[wildcards.data_set]["reader"])
+
+
+def data_set_reader(wildcards):
+    return CONFIG.data[wildcards.data_set]["reader"]
+
+
+def data_set_settings(wildcards):
+    return grid.dump(grid.data_settings(CONFIG, wildcards.data_set))
+
+
+def train_settings(wildcards, output):
+    method = Path(output.model).parts[3]
+    return grid.dump(grid.method_settings(CONFIG, method, wildcards.variant))
+
+
+def folder_of_model(wildcards, output):
+    return str(Path(output.model).parent)
+
+
+def folder_of_meta(wildcards, input):
+    return str(Path(input.data).parent)
+
+
+def probe_settings(wildcards, output):
+    probe = Path(output.cell).stem
+    return grid.dump(grid.probe_settings(CONFIG, probe, wildcards.eval))

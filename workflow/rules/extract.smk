@@ -1,0 +1,23 @@
+rule extract:
+    input:
+        model=f"{RESULTS}/runs/{{run}}/model.pt",
+        data=f"{RESULTS}/data/{{eval}}/meta.json",
+    output:
+        outputs=temp(directory(f"{RESULTS}/outputs/{{run}}/{{eval}}")),
+        pictures=f"{RESULTS}/cells/{{run}}/{{eval}}/pictures.npz",
+    log:
+        f"{RESULTS}/logs/extract/{{run}}/{{eval}}.log",
+    conda:
+        ENVIRONMENT
+    threads: CONFIG.runtime.threads
+    resources:
+        gpu=GPUS,
+        mem_mb=8000,
+        runtime=240,
+    params:
+        runtime=RUNTIME,
+        data=folder_of_meta,
+    shell:
+        "python -m partbench extract --model {input.model} --data {params.data}"
+        " --outputs {output.outputs} --pictures {output.pictures}"
+        " --runtime {params.runtime:q} 2> {log}"

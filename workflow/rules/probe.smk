@@ -1,0 +1,36 @@
+# One rule a probe; a probe reads a run's outputs, or trains on top of the model itself.
+for probe in PROBES:
+    on_model = plugins.load("probes", probe, Probe).reads == "model"
+
+    rule:
+        name:
+            f"probe_{probe}"
+        input:
+            source=(
+                f"{RESULTS}/runs/{{run}}/model.pt"
+                if on_model
+                else f"{RESULTS}/outputs/{{run}}/{{eval}}"
+            ),
+            data=f"{RESULTS}/data/{{eval}}/meta.json",
+            code=sources("probes", probe),
+        output:
+            cell=f"{RESULTS}/cells/{{run}}/{{eval}}/{probe}.json",
+            samples=f"{RESULTS}/cells/{{run}}/{{eval}}/{probe}.parquet",
+        log:
+            f"{RESULTS}/logs/probe/{{run}}/{{eval}}/{probe}.log",
+        conda:
+            ENVIRONMENT
+        threads: CONFIG.runtime.threads
+        resources:
+            gpu=GPUS if on_model else 0,
+            mem_mb=8000,
+            runtime=1440 if on_model else 120,
+        params:
+            probe=probe,
+            settings=probe_settings,
+            runtime=RUNTIME,
+            data=folder_of_meta,
+        shell:
+            "python -m partbench probe {params.probe} --run {wildcards.run}"
+            " --source {input.source} --data {params.data} --settings {params.settings:q}"
+            " --runtime {params.runtime:q} --out {output.cell} 2> {log}"

@@ -1,0 +1,33 @@
+rule configuration:
+    output:
+        f"{RESULTS}/config.json",
+    log:
+        f"{RESULTS}/logs/configuration.log",
+    conda:
+        ENVIRONMENT
+    params:
+        json=grid.dump(CONFIG),
+    shell:
+        "python -m partbench configuration --json {params.json:q} --out {output} 2> {log}"
+
+
+rule report:
+    input:
+        config=f"{RESULTS}/config.json",
+        cells=[f"{RESULTS}/cells/{cell}.json" for cell in CELLS],
+        published="partbench/published.csv",
+    output:
+        page=REPORT,
+        tables=expand(
+            f"{RESULTS}/{{table}}.{{format}}",
+            table=["metrics", "summary"],
+            format=["parquet", "csv"],
+        ),
+    log:
+        f"{RESULTS}/logs/report.log",
+    conda:
+        ENVIRONMENT
+    params:
+        results=RESULTS,
+    shell:
+        "python -m partbench report --results {params.results} --out {output.page} 2> {log}"

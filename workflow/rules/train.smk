@@ -1,0 +1,29 @@
+# One rule a method, so that `-R train_patchvae` and `set-resources: train_patchvae` mean it alone.
+for method in METHODS:
+
+    rule:
+        name:
+            f"train_{method}"
+        input:
+            data=f"{RESULTS}/data/{{train}}/meta.json",
+            code=sources("methods", method),
+        output:
+            model=f"{RESULTS}/runs/{method}/{{variant}}/{{train}}/{{seed}}/model.pt",
+        log:
+            f"{RESULTS}/logs/train/{method}/{{variant}}/{{train}}/{{seed}}.log",
+        conda:
+            ENVIRONMENT
+        threads: CONFIG.runtime.threads
+        resources:
+            gpu=GPUS,
+            mem_mb=16000,
+            runtime=1440,
+        params:
+            run=f"{method}/{{variant}}/{{train}}/{{seed}}",
+            settings=train_settings,
+            runtime=RUNTIME,
+            data=folder_of_meta,
+            out=folder_of_model,
+        shell:
+            "python -m partbench train --run {params.run} --settings {params.settings:q}"
+            " --runtime {params.runtime:q} --data {params.data} --out {params.out} 2> {log}"
