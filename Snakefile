@@ -40,6 +40,9 @@ rule all:
     default_target: True
     input:
         REPORT,
+        # Not only the report, which stands after a failure too: what is missing is made.
+        [f"{RESULTS}/runs/{run}/model.pt" for run in RUNS],
+        [f"{RESULTS}/cells/{cell}.json" for cell in CELLS],
 
 
 onerror:

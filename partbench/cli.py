@@ -23,8 +23,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BadInput as error:
         print(f"partbench: {error}", file=sys.stderr)
         return 1
-    except BrokenPipeError:  # the reader of our output, such as head, has seen enough
+    except BrokenPipeError:  # whoever reads our output, such as head, has gone
         sys.stderr.close()
+        return 1
     return 0
 
 
@@ -128,12 +129,14 @@ def _configuration(args: argparse.Namespace) -> None:
 def _prepare(args: argparse.Namespace) -> None:
     from partbench import plugins
     from partbench.config import data_root
-    from partbench.data.prepared import prepare
+    from partbench.data.prepared import Prepared, prepare
     from partbench.data.reader import Reader
+    from partbench.data.sheet import write_sheet
 
     cls = plugins.load("data", args.reader, Reader)  # type: ignore[type-abstract]
     settings = cls.Settings.parse(_json(args.settings, "--settings"), f"data.{args.data_set}")
     prepare(cls(data_root(), settings), args.data_set, args.out, args.workers)
+    write_sheet(Prepared(args.out), args.out / "sheet.png")
 
 
 def _train(args: argparse.Namespace) -> None:
@@ -153,8 +156,8 @@ def _train(args: argparse.Namespace) -> None:
 
 def _extract(args: argparse.Namespace) -> None:
     from partbench.extract import extract
+    from partbench.model import device_of
     from partbench.run import Runtime
-    from partbench.train import device_of
 
     runtime = Runtime.parse(_json(args.runtime, "--runtime"), "runtime")
     device = device_of(runtime)

@@ -130,11 +130,8 @@ def data_settings(config: Config, name: str, where: str = "") -> DataSettings:
 def probe_settings(config: Config, name: str, data: str, where: str = "") -> Settings:
     """Return the validated settings of the probe `name` on the data set `data`."""
     cls = plugins.load("probes", name, Probe, f"{where}: probes")  # type: ignore[type-abstract]
-    values = dict(config.probes.get(name, {}))
-    by_data = values.pop("by_data", {})
-    for other in by_data:
-        _known(other, config.data, f"{where}: probes.{name}.by_data")
-    return cls.Settings.parse(values | by_data.get(data, {}), f"{where}: probes.{name}")
+    values = {**cls.PAPER.get(data, {}), **config.probes.get(name, {})}
+    return cls.Settings.parse(values, f"{where}: probes.{name}")
 
 
 def method_settings(config: Config, name: str, variant: str, where: str = "") -> Any:

@@ -7,3 +7,11 @@ class BadInput(Exception):
     The command line prints the message alone and exits with status 1; no traceback, because
     the fault is not in the code.
     """
+
+
+def in_short(error: Exception) -> str:
+    """Return the first sentence of an error's message.
+
+    torch goes on with advice for its own users, such as to load the file unsafely.
+    """
+    return str(error).partition(". ")[0].partition("\n")[0] or type(error).__name__

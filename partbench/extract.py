@@ -11,16 +11,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 from torch import Tensor
 
 from partbench.data.loader import to_float
 from partbench.data.prepared import Prepared, Split
 from partbench.errors import BadInput
-from partbench.files import atomic, explained
+from partbench.files import atomic, create_array, explained
+from partbench.model import load_model
 from partbench.progress import Progress
-from partbench.train import load_model
 
 BATCH = 256
 PICTURES = 12
@@ -76,7 +75,7 @@ def _features(method: Any, split: Split, path: Path, label: str) -> None:
             if not np.isfinite(features).all():
                 raise BadInput(f"{label}: features of split '{split.name}' are not finite")
             if array is None:
-                array = open_memmap(path, "w+", np.float32, (len(split), features.shape[1]))
+                array = create_array(path, np.float32, (len(split), features.shape[1]))
             array[start : start + BATCH] = features
             progress.advance(len(images))
 

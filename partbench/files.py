@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
+from numpy.lib.format import open_memmap
+from numpy.typing import NDArray
 
 from partbench.errors import BadInput
 
@@ -102,6 +104,19 @@ def locked(folder: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def create_array(path: Path, dtype: Any, shape: tuple[int, ...]) -> NDArray[Any]:
+    """Return a new npy file as a writable memory map, its whole size taken from the disk.
+
+    Writing to a map of a file with holes on a full disk kills the process without a word; taking
+    the space first turns that into an error that `explained` can explain.
+    """
+    array = open_memmap(path, mode="w+", dtype=dtype, shape=shape)
+    if hasattr(os, "posix_fallocate"):
+        with path.open("rb+") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+    return array
 
 
 def sha256(*paths: Path) -> str:

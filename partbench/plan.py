@@ -27,6 +27,7 @@ from partbench.data.loader import Schedule
 from partbench.errors import BadInput
 from partbench.method import Batch, DataInfo
 from partbench.probe import Probe
+from partbench.run import Run
 
 GIB = 2**30
 
@@ -49,10 +50,8 @@ def plan(config: Config, tflops: float) -> str:
     for run in runs(config):
         key = f"{run.method} {run.variant} on {run.train}"
         counts.setdefault(key, [0, 0])[0] += 1
-        if splits := _counts(config, run.train):
-            n = splits.get("unlabeled", splits["train"])
-            steps, per_image = _work(config, run.method, run.variant, run.train, n)
-            hours[key] = hours.get(key, 0) + steps * per_image / tflops / 3.6e15
+        if _counts(config, run.train):
+            hours[key] = hours.get(key, 0) + _work(config, run) / tflops / 3.6e15
         else:
             unknown.add(run.train)
     skipped = 0
@@ -66,19 +65,18 @@ def plan(config: Config, tflops: float) -> str:
         settings = probe_settings(config, cell.probe, cell.eval)
         if splits := _counts(config, cell.eval):
             images = probe.training_images(settings, splits["train"])
-            _, per_image = _work(config, cell.run.method, cell.run.variant, cell.run.train, 0)
-            hours[key] = hours.get(key, 0) + images * per_image / tflops / 3.6e15
+            hours[key] = hours.get(key, 0) + _work(config, cell.run, images) / tflops / 3.6e15
         elif probe.training_images(settings, 1):
             unknown.add(cell.eval)
 
     width = max(len(key) for key in counts)
     lines = [f"{'':{width}}  {'runs':>5} {'cells':>5} {'GPU hours':>10}"]
     for key, (n_runs, n_cells) in counts.items():
-        time = f"{hours[key]:10.2f}" if key in hours else f"{'unknown':>10}"
-        lines.append(f"{key:{width}}  {n_runs:5} {n_cells:5} {time}")
+        time = _hours(hours[key]) if key in hours else "unknown"
+        lines.append(f"{key:{width}}  {n_runs:5} {n_cells:5} {time:>10}")
     total_runs, total_cells = (sum(c[i] for c in counts.values()) for i in (0, 1))
-    total = f"{sum(hours.values()):10.2f}"
-    lines.append(f"{'total':{width}}  {total_runs:5} {total_cells:5} {total}")
+    total = _hours(sum(hours.values()))
+    lines.append(f"{'total':{width}}  {total_runs:5} {total_cells:5} {total:>10}")
     lines.append("")
     lines.append(
         f"GPU hours assume {tflops:g} TFLOP/s sustained (--tflops) and count arithmetic only: a "
@@ -96,6 +94,10 @@ def plan(config: Config, tflops: float) -> str:
         + ")."
     )
     return "\n".join(lines)
+
+
+def _hours(hours: float) -> str:
+    return f"{hours:.2f}" if hours >= 0.01 or hours == 0 else "< 0.01"
 
 
 def check(config: Config) -> str:
@@ -154,22 +156,29 @@ def _disk(config: Config, name: str) -> float | None:
 
 
 @cache
-def _flops(method: str, settings: Any, size: int) -> float:
-    """Return the operations of training on one image."""
+def _flops(method: str, settings: Any, size: int, trunk: bool) -> float:
+    """Return the operations of training on one image: the method, or its encoder alone."""
     with torch.device("meta"):
         net: Any = methods.load(method)(settings, DataInfo(size, 1000))
         batch = Batch(torch.zeros(8, 3, size, size), torch.zeros(8, dtype=torch.long))
         with FlopCounterMode(display=False) as counter:
-            for phase in net.phases if net.optimizers() else ():
-                net(batch, phase)
-            if not net.optimizers() and hasattr(net, "features"):
-                net.features(batch.images)
+            if trunk:
+                net.trunk()(batch.images)
+            else:
+                for phase in net.phases:
+                    net(batch, phase)
     return 3 * counter.get_total_flops() / 8
 
 
-def _work(config: Config, method: str, variant: str, data: str, n: int) -> tuple[int, float]:
-    """Return the images that a run is trained on, and the operations for each."""
-    settings = method_settings(config, method, variant)
-    per_image = _flops(method, settings, data_settings(config, data).size)
-    images = Schedule(n, settings, 0).steps * settings.batch_size if n else 0
-    return images, per_image
+def _work(config: Config, run: Run, images: int | None = None) -> float:
+    """Return the operations of a run's training, or of training its encoder on `images` more."""
+    settings = method_settings(config, run.method, run.variant)
+    size = data_settings(config, run.train).size
+    if images is not None:
+        return images * _flops(run.method, settings, size, trunk=True) if images else 0
+    splits = _counts(config, run.train)
+    labels = methods.load(run.method).labels
+    n = splits["train"] if labels else splits.get("unlabeled", splits["train"])
+    steps = Schedule(n, settings, run.seed).steps
+    per_image = _flops(run.method, settings, size, trunk=False) if steps else 0
+    return steps * settings.batch_size * per_image

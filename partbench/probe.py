@@ -3,6 +3,7 @@
 import math
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
@@ -55,6 +56,8 @@ class Probe(ABC):
     """
 
     Settings: ClassVar[type[Settings]]
+    PAPER: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    """Data set -> the settings its protocol has there, where they are not the defaults."""
     version: ClassVar[int]
     """Of the definition: raised whenever a change could change a number."""
     needs: ClassVar[tuple[str, ...]] = ()
@@ -114,7 +117,7 @@ def measure(
     if runtime.device == "cpu" or probe.reads == "outputs":
         device = "cpu"
     else:
-        from partbench.train import device_of
+        from partbench.model import device_of
 
         device = device_of(runtime)
     meta = Prepared(data).meta

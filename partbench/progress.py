@@ -11,16 +11,20 @@ class Progress:
     """Counts `total` units of work called `label`.
 
     In a terminal a tqdm bar is drawn on stderr; elsewhere one plain line is printed there at
-    most once a minute, and one at the end.
+    most once a minute, and one at the end. Not `shown`, it is silent: of several processes that
+    do one work, one speaks.
     """
 
-    def __init__(self, label: str, total: int, unit: str, initial: int = 0) -> None:
+    def __init__(
+        self, label: str, total: int, unit: str, initial: int = 0, shown: bool = True
+    ) -> None:
+        self.shown = shown
         self.label, self.total, self.unit, self.done = label, total, unit, initial
         self._start = self._last = time.monotonic()
         self._first = initial
         self._bar = (
             tqdm(total=total, initial=initial, desc=label, unit=f" {unit}", leave=False)
-            if sys.stderr.isatty()
+            if shown and sys.stderr.isatty()
             else None
         )
 
@@ -43,6 +47,8 @@ class Progress:
             self._line(note)
 
     def _line(self, note: str) -> None:
+        if not self.shown:
+            return
         seconds = time.monotonic() - self._start
         rate = (self.done - self._first) / max(seconds, 1e-9)
         text = f"{self.label}: {self.done} of {self.total} {self.unit}, {rate:.3g}/s"

@@ -9,6 +9,7 @@ ends in the same bytes on the CPU.
 
 import json
 import math
+import resource
 import signal
 import time
 from collections.abc import Iterator
@@ -17,41 +18,28 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.strategies.ddp import DDPStrategy
 from torch import Tensor
 from torch.optim import Optimizer
 
 from partbench import method as methods
 from partbench.data.loader import Loader, Schedule
 from partbench.data.prepared import Prepared
-from partbench.errors import BadInput
+from partbench.errors import BadInput, in_short
 from partbench.files import atomic, explained, locked, write_json
 from partbench.method import Batch, DataInfo, Method
+from partbench.model import FORMAT, device_of, save_model
 from partbench.progress import Progress
 from partbench.provenance import provenance
 from partbench.run import Run, Runtime
 
-FORMAT = 1
 LOG_POINTS = 200  # lines in log.jsonl over a whole run
 
 
 class Stopped(Exception):
     """A signal asked the run to stop; its state is in the checkpoint."""
-
-
-def device_of(runtime: Runtime) -> str:
-    """Return "cuda" or "cpu".
-
-    Raises:
-        BadInput: a GPU is asked for and there is none.
-    """
-    if runtime.device == "cuda" and not torch.cuda.is_available():
-        raise BadInput("runtime.device is 'cuda', but torch sees no GPU; set 'cpu' or 'auto'")
-    if runtime.device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    return runtime.device
 
 
 def train(run: Run, settings: Any, runtime: Runtime, data: Path, out: Path) -> None:
@@ -70,8 +58,14 @@ def train(run: Run, settings: Any, runtime: Runtime, data: Path, out: Path) -> N
         Stopped: SIGTERM or SIGUSR1 arrived; the state is saved.
     """
     torch.set_num_threads(runtime.threads)
+    cls = methods.load(run.method)
+    # Each phase of an adversarial method leaves the other player's parameters without gradients.
+    several = DDPStrategy(find_unused_parameters=len(cls.phases) > 1)
     fabric = Fabric(
-        accelerator=device_of(runtime), devices=runtime.devices, precision=runtime.precision
+        accelerator=device_of(runtime),
+        devices=runtime.devices,
+        precision=runtime.precision,
+        strategy=several if runtime.devices > 1 else "auto",
     )
     if runtime.devices > 1:
         fabric.launch()
@@ -133,7 +127,13 @@ class _Training:
         saved = time.monotonic()
         with (
             _signals() as stop,
-            Progress(str(self.run), self.schedule.steps, "steps", self.step) as progress,
+            Progress(
+                str(self.run),
+                self.schedule.steps,
+                "steps",
+                self.step,
+                self.fabric.is_global_zero,
+            ) as progress,
         ):
             for batch in self.loader.batches(self.step):
                 self._one_step(model, updates, batch)
@@ -245,7 +245,7 @@ class _Training:
                 state = torch.load(path, map_location=self.fabric.device, weights_only=True)
                 identity = json.loads(state["identity"])
             except Exception as error:  # torch raises anything on a damaged file
-                broken.append(f"{path} ({error})")
+                broken.append(f"{path} ({in_short(error)})")
                 print(f"{path} is damaged, trying the one before it", flush=True)
                 continue
             if identity != json.loads(json.dumps(self.identity)):
@@ -267,7 +267,7 @@ class _Training:
         peak = (
             torch.cuda.max_memory_allocated()
             if device == "cuda"
-            else psutil.Process().memory_info().rss
+            else 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         )
         images = self.step * self.settings.batch_size
         last = json.loads(self.lines[-1]) if self.lines else {}
@@ -293,49 +293,9 @@ class _Training:
                 "provenance": provenance(device),
             },
         )
-        with atomic(self.out / "model.pt") as aside:
-            torch.save(
-                {
-                    "identity": json.dumps(self.identity, sort_keys=True),
-                    "data": tuple(self.method.data),
-                    "state": self.method.state_dict(),
-                },
-                aside,
-            )
+        save_model(self.method, self.identity, self.out / "model.pt")
         for name in ("checkpoint.pt", "checkpoint.previous.pt"):
             (self.out / name).unlink(missing_ok=True)
-
-
-def load_model(path: Path, device: str) -> tuple[Run, Method]:
-    """Return the run and the trained method, in eval mode.
-
-    Raises:
-        BadInput: the file is no model of partbench, is damaged, or is of another version.
-    """
-    try:
-        state = torch.load(path, map_location=device, weights_only=True)
-        identity = json.loads(state["identity"])
-    except Exception as error:  # torch raises anything on a damaged file
-        raise BadInput(
-            f"{path} is no model of partbench or is damaged ({error}); delete it and train again"
-        ) from None
-    if identity["format"] != FORMAT:
-        raise BadInput(
-            f"{path} was written by another version (format {identity['format']}, this one "
-            f"reads {FORMAT}); delete it and train again"
-        )
-    run = Run(**identity["run"])
-    cls = methods.load(run.method, str(path))
-    settings = cls.Settings.parse(identity["settings"], str(path))
-    method = cls(settings, DataInfo(*state["data"]))
-    try:
-        method.load_state_dict(state["state"])
-    except RuntimeError as error:
-        raise BadInput(
-            f"{path} does not fit the present partbench/methods/{run.method}.py ({error}); "
-            "delete it and train again"
-        ) from None
-    return run, method.to(device).eval()
 
 
 class _StopFlag:

@@ -36,7 +36,7 @@ class Schedule:
     seed: int
 
     def __post_init__(self) -> None:
-        if self.n < self.settings.batch_size:
+        if self.settings.epochs and self.n < self.settings.batch_size:
             raise BadInput(
                 f"the training split has {self.n} images, fewer than one batch of "
                 f"{self.settings.batch_size}; lower `batch_size` or add images"
@@ -78,7 +78,7 @@ def _shuffle(n: int, seed: int, epoch: int, round_: int) -> NDArray[np.int64]:
 
 
 class Loader:
-    """Reads batches ahead in threads; augments on the device.
+    """Reads and mirrors batches ahead in threads, as uint8; they become float on the device.
 
     Args:
         split: the training split.
@@ -122,28 +122,24 @@ class Loader:
             finally:
                 pool.shutdown(cancel_futures=True)
 
-    def _read(self, step: int) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    def _read(self, step: int) -> tuple[Tensor, Tensor | None]:
         indices = self.schedule.indices(step)[self.rank :: self.world]
         if self.rows is not None:
             indices = self.rows[indices]
-        images = torch.from_numpy(self.split.images[indices])
-        labels = self.labels[indices] if self.labels is not None else None
-        mirrored = None
+        images = self.split.images[indices]
         if self.schedule.settings.flip:
             draw = np.random.default_rng([self.schedule.seed, step, self.rank])
-            mirrored = torch.from_numpy(draw.random(len(indices)) < 0.5)
-        if self.device.type == "cuda":
-            images = images.pin_memory()
-        return images, labels, mirrored
+            mirrored = draw.random(len(indices)) < 0.5
+            images[mirrored] = images[mirrored][:, :, ::-1]
+        labels = self.labels[indices] if self.labels is not None else None
+        batch = torch.from_numpy(images)
+        return batch.pin_memory() if self.device.type == "cuda" else batch, labels
 
-    def _to_device(self, images: Tensor, labels: Tensor | None, mirrored: Tensor | None) -> Batch:
+    def _to_device(self, images: Tensor, labels: Tensor | None) -> Batch:
         images = to_float(images.to(self.device, non_blocking=True))
-        if mirrored is not None:
-            flags = mirrored.to(self.device)[:, None, None, None]
-            images = torch.where(flags, images.flip(-1), images)
         return Batch(images, labels.to(self.device) if labels is not None else None)
 
 
 def to_float(images: Tensor) -> Tensor:
     """Return uint8 [B, S, S, 3] as float32 [B, 3, S, S] in [0, 1], channels last in memory."""
-    return images.permute(0, 3, 1, 2).float() / 255
+    return images.permute(0, 3, 1, 2) / 255

@@ -21,13 +21,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 
 from partbench.data.image import move_points, resize
 from partbench.data.reader import Reader, Sample
 from partbench.errors import BadInput
-from partbench.files import explained, locked, read_json, sha256, write_json
+from partbench.files import create_array, explained, locked, read_json, sha256, write_json
 from partbench.progress import Progress
 
 FORMAT = 1
@@ -222,11 +221,8 @@ def _create_arrays(
     else:
         raise BadInput(f"{reader.root}: no image of split '{split}' can be decoded")
     return {
-        kind: open_memmap(
-            folder / f"{split}.{kind}.npy",
-            mode="w+",
-            dtype=value.dtype,
-            shape=(len(present), *value.shape),
+        kind: create_array(
+            folder / f"{split}.{kind}.npy", value.dtype, (len(present), *value.shape)
         )
         for kind, value in first.items()
     }
@@ -310,10 +306,7 @@ def _compact(folder: Path, split: str, kept: NDArray[np.int64]) -> None:
     """Rewrite the arrays of a split with the kept rows only."""
     for path in folder.glob(f"{split}.*.npy"):
         old = np.load(path, mmap_mode="r")
-        new = open_memmap(
-            folder / "compact.npy", mode="w+", dtype=old.dtype, shape=(len(kept), *old.shape[1:])
-        )
+        new = create_array(folder / "compact.npy", old.dtype, (len(kept), *old.shape[1:]))
         for start in range(0, len(kept), CHUNK):
             new[start : start + CHUNK] = old[kept[start : start + CHUNK]]
-        new.flush()
         (folder / "compact.npy").replace(path)

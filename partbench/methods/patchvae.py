@@ -157,7 +157,7 @@ class PatchVAE(Method):
             "decoder_width": 16,
             "batch_size": 32,
             "images_per_epoch": None,
-            "epochs": 8,
+            "epochs": 5,
             "learning_rate": 1e-3,
         },
         "subset": {

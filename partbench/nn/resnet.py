@@ -1,7 +1,36 @@
-"""The front of a ResNet-18, cut where its stride is reached."""
+"""The front of a ResNet-18 (He et al., CVPR 2016), cut where its stride is reached.
 
-from torch import nn
-from torchvision.models.resnet import BasicBlock
+The block is written out here because importing torchvision costs every job seconds.
+"""
+
+from torch import Tensor, nn
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions with a shortcut around them, names as torchvision's.
+
+    [B, inputs, h, w] -> [B, outputs, h / stride, w / stride].
+    """
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(outputs)
+        self.relu = nn.ReLU(inplace=True)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(outputs)
+        self.downsample = (
+            nn.Sequential(
+                nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs)
+            )
+            if stride != 1 or inputs != outputs
+            else nn.Identity()
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the block's output."""
+        out = self.relu(self.bn1(self.conv1(x)))
+        return self.relu(self.bn2(self.conv2(out)) + self.downsample(x))
 
 
 def resnet18_trunk(stride: int, width: int = 64) -> nn.Sequential:
@@ -25,17 +54,8 @@ def resnet18_trunk(stride: int, width: int = 64) -> nn.Sequential:
     ]
     channels = width
     for stage in range(stages):
-        out = width * 2**stage
-        first_stride = 1 if stage == 0 else 2
-        shortcut = (
-            None
-            if stage == 0
-            else nn.Sequential(
-                nn.Conv2d(channels, out, 1, stride=first_stride, bias=False), nn.BatchNorm2d(out)
-            )
-        )
-        layers.append(
-            nn.Sequential(BasicBlock(channels, out, first_stride, shortcut), BasicBlock(out, out))
-        )
-        channels = out
+        outputs = width * 2**stage
+        first = BasicBlock(channels, outputs, 1 if stage == 0 else 2)
+        layers.append(nn.Sequential(first, BasicBlock(outputs, outputs, 1)))
+        channels = outputs
     return nn.Sequential(*layers)

@@ -30,7 +30,7 @@ def paper_views(results: Results, published: pd.DataFrame) -> list[View]:
                 known,
                 ours,
                 comparable=comparable,
-                overrides=_overrides(results.config, known["probe"], known["dataset"]),
+                overrides=results.config.get("probes", {}).get(known["probe"], {}),
                 changes=changes.get(key),
                 failure=failure,
             )
@@ -65,13 +65,6 @@ def source_view(source: str, rows: list[View]) -> View:
         "notes": len(notes) > 1,
         "rows": rows,
     }
-
-
-def _overrides(config: Mapping[str, Any], probe: str, data: str) -> dict[str, Any]:
-    """Return the settings of a probe on a data set that a configuration changes."""
-    values = dict(config.get("probes", {}).get(probe, {}))
-    by_data = values.pop("by_data", {})
-    return values | by_data.get(data, {})
 
 
 def _failure(row: Mapping[str, Any], failed: pd.DataFrame, variants: Iterable[str]) -> str:

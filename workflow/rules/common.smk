@@ -10,7 +10,7 @@ from snakemake.exceptions import WorkflowError
 
 sys.path.insert(0, workflow.basedir)
 # The jobs run the same Python as Snakemake does, with partbench from this checkout.
-os.environ["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+os.environ.update(PATH=f"{Path(sys.executable).parent}:{os.getenv('PATH', '')}")
 
 from partbench import config as grid
 from partbench import plugins
@@ -29,6 +29,7 @@ REPORT = "report/index.html" if CONFIG.name == "paper" else f"report/{CONFIG.nam
 RUNTIME = json.dumps(CONFIG.runtime.model_dump(), sort_keys=True)
 GPUS = 0 if CONFIG.runtime.device == "cpu" else CONFIG.runtime.devices
 CELLS = [cell for cell in grid.cells(CONFIG) if not cell.skip]
+RUNS = sorted({cell.run for cell in CELLS})
 METHODS = sorted({run.method for run in grid.runs(CONFIG)})
 PROBES = sorted({cell.probe for cell in CELLS})
 
@@ -43,7 +44,7 @@ def sources(package, name):
             if isinstance(node, ast.ImportFrom) and node.module:
                 parts = node.module.split(".")
                 if parts[:-1] in (["partbench", package], ["partbench", "nn"]):
-                    waiting.append("/".join(parts) + ".py")
+                    waiting.append(str(Path(*parts).with_suffix(".py")))
         waiting = [p for p in waiting if p not in found]
     return sorted(found)
 
@@ -71,6 +72,10 @@ def folder_of_model(wildcards, output):
 
 def folder_of_meta(wildcards, input):
     return str(Path(input.data).parent)
+
+
+def folder_of_config(wildcards, input):
+    return str(Path(input.config).parent)
 
 
 def probe_settings(wildcards, output):

@@ -3,6 +3,7 @@ rule configuration:
         f"{RESULTS}/config.json",
     log:
         f"{RESULTS}/logs/configuration.log",
+    priority: 1  # first, since the report of a failed run reads it
     conda:
         ENVIRONMENT
     params:
@@ -28,6 +29,6 @@ rule report:
     conda:
         ENVIRONMENT
     params:
-        results=RESULTS,
+        results=folder_of_config,
     shell:
         "python -m partbench report --results {params.results} --out {output.page} 2> {log}"

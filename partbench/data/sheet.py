@@ -1,0 +1,70 @@
+"""A contact sheet: what a person looks at to see that a reader is right."""
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+
+from partbench.data.prepared import Prepared, Split
+from partbench.files import atomic
+
+COLUMNS, ROWS = 12, 4
+TILE = 112
+# Okabe and Ito's colours, which colour-blind readers can tell apart.
+COLOURS = ("#e69f00", "#56b4e9", "#009e73", "#f0e442", "#0072b2", "#d55e00", "#cc79a7")
+
+
+def write_sheet(prepared: Prepared, path: Path) -> None:
+    """Write a png of samples spread evenly over the test split, or the only split there is.
+
+    Part masks are tinted, visible landmarks are dots in a colour for each, boxes are drawn, the
+    class stands below. Of a clip, the middle frame is shown.
+    """
+    name = "test" if "test" in prepared.meta["splits"] else next(iter(prepared.meta["splits"]))
+    split = prepared.split(name)
+    count = min(COLUMNS * ROWS, len(split))
+    labels = prepared.meta["class_names"] if split.has("labels") else []
+    height = TILE + (14 if labels else 0)
+    rows = -(-count // COLUMNS)
+    sheet = Image.new("RGB", (COLUMNS * (TILE + 4) - 4, rows * (height + 4) - 4), "white")
+    for place, index in enumerate(np.linspace(0, len(split) - 1, count).astype(int).tolist()):
+        x, y = place % COLUMNS * (TILE + 4), place // COLUMNS * (height + 4)
+        sheet.paste(_tile(split, index), (x, y))
+        if labels:
+            text = labels[split.annotation("labels")[index]].rpartition("/")[2]
+            ImageDraw.Draw(sheet).text((x, y + TILE), text[:18], fill="black")
+    with atomic(path) as aside:
+        sheet.save(aside, format="png", optimize=True)
+
+
+def _tile(split: Split, index: int) -> Image.Image:
+    frame = split.images[index].ndim == 4 and split.images.shape[1] // 2
+    image = _at(split.images, index, frame)
+    if split.has("parts"):
+        image = _tint(image, _at(split.annotation("parts"), index, frame))
+    tile = Image.fromarray(image).resize((TILE, TILE), Image.Resampling.NEAREST)
+    draw, scale = ImageDraw.Draw(tile), TILE / image.shape[0]
+    if split.has("box"):
+        left, top, width, height = _at(split.annotation("box"), index, frame).tolist()
+        corners = (left + 0.5, top + 0.5, left + width + 0.5, top + height + 0.5)
+        draw.rectangle(tuple(scale * c for c in corners), outline="white")
+    if split.has("landmarks"):
+        points = (_at(split.annotation("landmarks"), index, frame) + 0.5) * scale
+        visible = _at(split.annotation("visible"), index, frame)
+        for number, (x, y) in enumerate(points):
+            if visible[number]:
+                colour = COLOURS[number % len(COLOURS)]
+                draw.ellipse((x - 3, y - 3, x + 3, y + 3), fill=colour, outline="black")
+    return tile
+
+
+def _at(array: NDArray, index: int, frame: int | bool) -> NDArray:
+    return array[index] if frame is False else array[index, frame]
+
+
+def _tint(image: NDArray[np.uint8], parts: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    palette = np.array([[0, 0, 0], *(list(bytes.fromhex(c[1:])) for c in COLOURS)], np.uint8)
+    numbers = np.where(parts == 0, 0, (parts - 1) % len(COLOURS) + 1)
+    mixed = (0.55 * image + 0.45 * palette[numbers]).astype(np.uint8)
+    return np.where(parts[..., None] > 0, mixed, image)

@@ -1,0 +1,80 @@
+"""A trained model as a file: `model.pt`, opened without running anything that stands in it."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from partbench import method as methods
+from partbench.errors import BadInput, in_short
+from partbench.files import atomic
+from partbench.method import DataInfo, Method
+from partbench.run import Run, Runtime
+
+FORMAT = 1
+
+
+def device_of(runtime: Runtime) -> str:
+    """Return "cuda" or "cpu".
+
+    Raises:
+        BadInput: a GPU is asked for and there is none.
+    """
+    if runtime.device == "cuda" and not torch.cuda.is_available():
+        raise BadInput("runtime.device is 'cuda', but torch sees no GPU; set 'cpu' or 'auto'")
+    if runtime.device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return runtime.device
+
+
+def save_model(method: Method, identity: dict[str, Any], path: Path) -> None:
+    """Write a trained method.
+
+    Args:
+        method: the method.
+        identity: `format`, `run`, `settings` and the `data` checksum, plain json.
+        path: the file to write, atomically.
+    """
+    with atomic(path) as aside:
+        torch.save(
+            {
+                "identity": json.dumps(identity, sort_keys=True),
+                "data": tuple(method.data),
+                "state": method.state_dict(),
+            },
+            aside,
+        )
+
+
+def load_model(path: Path, device: str) -> tuple[Run, Method]:
+    """Return the run and the trained method, in eval mode.
+
+    Raises:
+        BadInput: the file is no model of partbench, is damaged, or is of another version.
+    """
+    try:
+        state = torch.load(path, map_location=device, weights_only=True)
+        identity = json.loads(state["identity"])
+    except Exception as error:  # torch raises anything on a damaged file
+        raise BadInput(
+            f"{path} is no model of partbench or is damaged ({in_short(error)}); delete it and "
+            "train again"
+        ) from None
+    if identity["format"] != FORMAT:
+        raise BadInput(
+            f"{path} was written by another version (format {identity['format']}, this one "
+            f"reads {FORMAT}); delete it and train again"
+        )
+    run = Run(**identity["run"])
+    cls = methods.load(run.method, str(path))
+    settings = cls.Settings.parse(identity["settings"], str(path))
+    method = cls(settings, DataInfo(*state["data"]))
+    try:
+        method.load_state_dict(state["state"])
+    except RuntimeError as error:
+        raise BadInput(
+            f"{path} does not fit the present partbench/methods/{run.method}.py ({error}); "
+            "delete it and train again"
+        ) from None
+    return run, method.to(device).eval()
