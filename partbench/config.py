@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
-from pydantic import Field
+from pydantic import Field, NonNegativeInt
 
 from partbench import method as methods
 from partbench import plugins
@@ -24,14 +24,14 @@ class Block(Settings):
     train: str = Field(description="the data set to train on, a key of `data`")
     methods: dict[str, list[str]] = Field(description="method -> variants (`a+b` combines)")
     probes: dict[str, list[str]] = Field(description="probe -> data sets to measure on")
-    seeds: list[int] | None = Field(None, description="instead of the configuration's")
+    seeds: list[NonNegativeInt] | None = Field(None, description="instead of the configuration's")
 
 
 class Config(Settings):
     """A whole configuration; each key is explained in config/README.md."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9_-]+$", description="keeps results apart")
-    seeds: list[int] = Field(min_length=1)
+    seeds: list[NonNegativeInt] = Field(min_length=1)
     comparable: bool = Field(
         True, description="false: a reduced configuration, never held against published numbers"
     )
@@ -69,7 +69,7 @@ def read(path: Path) -> Config:
         values = yaml.safe_load(path.read_text())
     except OSError as error:
         raise BadInput(f"{path}: cannot be read ({error.strerror})") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise BadInput(f"{path}: not valid YAML: {error}") from None
     if not isinstance(values, dict):
         raise BadInput(f"{path}: must hold keys and values, such as those of config/demo.yaml")
@@ -94,7 +94,7 @@ def check(values: Mapping[str, Any], where: str) -> Config:
         for data in config.data:
             probe_settings(config, name, data, where)
     for name in config.settings:
-        methods.load(name, f"{where}: settings")
+        method_settings(config, name, "paper", f"{where}: settings.{name}")
     for i, block in enumerate(config.runs):
         place = f"{where}: runs[{i}]"
         _known(block.train, config.data, f"{place}.train")

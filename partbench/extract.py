@@ -70,7 +70,7 @@ def _features(method: Any, split: Split, path: Path, label: str) -> None:
     array: NDArray[np.float32] | None = None
     with Progress(f"{label} {split.name}", len(split), "images") as progress:
         for start in range(0, len(split), BATCH):
-            images = torch.from_numpy(split.images[start : start + BATCH]).to(device)
+            images = torch.from_numpy(np.array(split.images[start : start + BATCH])).to(device)
             features = method.features(to_float(images)).float().cpu().numpy()
             if not np.isfinite(features).all():
                 raise BadInput(f"{label}: features of split '{split.name}' are not finite")

@@ -26,7 +26,8 @@ class Indoor67(Reader):
         for split, file in (("train", "TrainImages.txt"), ("test", "TestImages.txt")):
             if not (folder / file).exists():
                 raise BadInput(f"{folder / file} is missing; {SOURCE}: place the list there")
-            lists[split] = (folder / file).read_text().split()
+            lines = (folder / file).read_text().splitlines()  # some names hold spaces
+            lists[split] = [line.strip() for line in lines if line.strip()]
         images = folder / "Images"
         if not images.is_dir():
             raise BadInput(f"{images} is missing; {SOURCE}: unpack indoorCVPR_09.tar there")

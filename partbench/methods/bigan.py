@@ -95,7 +95,7 @@ class BiGAN(Method):
             "discriminator_width": 32,
             "batch_size": 64,
             "images_per_epoch": None,
-            "epochs": 10,
+            "epochs": 6,
             "flip": True,
         },
     }

@@ -80,7 +80,7 @@ class VAE(Method):
             "decoder_width": 32,
             "batch_size": 64,
             "images_per_epoch": None,
-            "epochs": 10,
+            "epochs": 6,
             "learning_rate": 1e-3,
             "flip": True,
         },
