@@ -41,6 +41,12 @@ def atomic(path: Path) -> Iterator[Path]:
             aside.unlink(missing_ok=True)
 
 
+def sweep(folder: Path) -> None:
+    """Remove what a killed process left half-written by `atomic`; hold the folder first."""
+    for aside in folder.glob(".*.????????"):
+        aside.unlink()
+
+
 @contextmanager
 def explained(path: Path) -> Iterator[None]:
     """Turn the operating system's errors about a full or read-only disk into BadInput."""

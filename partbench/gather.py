@@ -39,6 +39,7 @@ COLUMNS: dict[str, Any] = {
     "subset": bool,
     "version": int,
     "data_checksum": str,
+    "train_checksum": str,
     "commit": str,
     "dirty": bool,
     "device": str,
@@ -61,8 +62,8 @@ def gather(config: Config, results: Path, logs: Path) -> tuple[pd.DataFrame, pd.
         logs: folder of the jobs' logs, whose last lines say why a cell failed.
 
     Raises:
-        BadInput: cells of one metric were made by different definition versions, or measured on
-            data with different checksums.
+        BadInput: cells of one metric were made by different definition versions, or measured or
+            trained on data with different checksums.
     """
     rows = [row for cell in cells(config) for row in _rows(config, results, logs, cell)]
     table = pd.DataFrame(
@@ -85,7 +86,9 @@ def _rows(config: Config, results: Path, logs: Path, cell: Cell) -> list[dict[st
     if cell.skip:
         return [base | {"status": "not applicable", "reason": cell.skip}]
     path = results / "cells" / f"{cell}.json"
-    if not path.exists():
+    model = results / "runs" / str(cell.run) / "model.pt"
+    # Where a new training failed, the cells of the old one still stand.
+    if not (path.exists() and model.exists()):
         reason = _why(cell, results, logs)
         return [base | {"status": "failed" if reason else "missing", "reason": reason}]
     found = read_json(path)
@@ -95,6 +98,7 @@ def _rows(config: Config, results: Path, logs: Path, cell: Cell) -> list[dict[st
         "subset": found["subset"] or train["subset"],
         "version": found["version"],
         "data_checksum": found["data_checksum"],
+        "train_checksum": train["data_checksum"],
         "commit": found["provenance"]["commit"],
         "dirty": found["provenance"]["dirty"],
         "device": train["provenance"]["device"],
@@ -124,18 +128,18 @@ def _why(cell: Cell, results: Path, logs: Path) -> str:
 
 def _refuse_mixtures(table: pd.DataFrame) -> None:
     done = table[table["status"] == "done"]
-    for key, column, what in (
-        (["probe"], "version", "versions of the definition"),
-        (["eval"], "data_checksum", "data checksums"),
+    for key, column, what, again in (
+        ("probe", "version", "versions of the definition", "cells (snakemake -R probe_{})"),
+        ("eval", "data_checksum", "data checksums", "cells (delete their files)"),
+        ("train", "train_checksum", "checksums of the training data", "runs (delete them)"),
     ):
         for name, group in done.groupby(key):
             if group[column].nunique() > 1:
                 first = group.drop_duplicates(column)
                 listed = "; ".join(f"{r[column]} in {r['path']}" for _, r in first.iterrows())
                 raise BadInput(
-                    f"{key[0]} {name[0]}: cells with different {what} cannot stand in one table: "
-                    f"{listed}. Rerun the older ones (snakemake -R probe_{name[0]}, or delete "
-                    "their files)"
+                    f"{key} {name}: cells with different {what} cannot stand in one table: "
+                    f"{listed}. Repeat the older {again.format(name)}"
                 )
 
 

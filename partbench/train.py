@@ -28,7 +28,7 @@ from partbench import method as methods
 from partbench.data.loader import Loader, Schedule
 from partbench.data.prepared import Prepared
 from partbench.errors import BadInput, in_short
-from partbench.files import atomic, explained, locked, write_json
+from partbench.files import atomic, explained, locked, sweep, write_json
 from partbench.method import Batch, DataInfo, Method
 from partbench.model import FORMAT, device_of, save_model
 from partbench.progress import Progress
@@ -73,6 +73,7 @@ def train(run: Run, settings: Any, runtime: Runtime, data: Path, out: Path) -> N
         _Training(fabric, run, settings, runtime, Prepared(data), out).go()
         return
     with locked(out):
+        sweep(out)
         _Training(fabric, run, settings, runtime, Prepared(data), out).go()
 
 

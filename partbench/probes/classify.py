@@ -18,13 +18,14 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from pydantic import Field
-from torch import Tensor, nn
+from torch import nn
 
 from partbench.data.loader import Loader, Schedule, to_float
 from partbench.data.prepared import Prepared, Split
 from partbench.errors import BadInput, in_short
-from partbench.files import atomic
+from partbench.files import atomic, sha256
 from partbench.method import Method, MethodSettings
+from partbench.metrics.accuracy import label_ranks
 from partbench.model import load_model
 from partbench.nn.init import init_patchvae_
 from partbench.probe import Metric, Probe, Result
@@ -100,7 +101,8 @@ class Classify(Probe):
             )
         kept, held_out = _hold_out(labels, settings.held_out, seed)
         everything = np.arange(len(labels))
-        fit = _Fit(settings, method, prepared.classes, seed, device)
+        origin = [sha256(source), prepared.meta["checksum"]]
+        fit = _Fit(settings, method, prepared.classes, seed, device, origin)
         checkpoint = source.with_name(f"classify-{prepared.meta['data_set']}")
         metrics, samples, details = [], {}, {}
         for freeze in settings.freeze:
@@ -159,9 +161,15 @@ class _Fit:
     """Trains a classifier from a method's encoder."""
 
     def __init__(
-        self, settings: ClassifySettings, method: Method, classes: int, seed: int, device: str
+        self,
+        settings: ClassifySettings,
+        method: Method,
+        classes: int,
+        seed: int,
+        device: str,
+        origin: list[str],
     ) -> None:
-        self.settings, self.method = settings, method
+        self.settings, self.method, self.origin = settings, method, origin
         self.classes, self.seed, self.device = classes, seed, torch.device(device)
 
     def _network(self, freeze: Freeze) -> nn.Sequential:
@@ -222,9 +230,9 @@ class _Fit:
         schedule = Schedule(len(train[1]), settings, self.seed)
         loader = Loader(train[0], schedule, self.device, labels=True, rows=train[1])
         identity = json.dumps(
-            [freeze, s.model_dump(), self.seed, len(train[1]), str(self.method.settings)]
+            [freeze, s.model_dump(mode="json"), self.seed, len(train[1]), *self.origin]
         )
-        path = checkpoint.with_suffix(f".{freeze}.{len(train[1])}.pt")
+        path = checkpoint.with_name(f"{checkpoint.name}.{freeze}.{len(train[1])}.pt")
         state = _load(path, identity)
         ranks: list[NDArray[np.uint8]] = []
         if state:
@@ -267,15 +275,19 @@ class _Fit:
         self, network: nn.Sequential, split: Split, rows: NDArray[np.int64]
     ) -> NDArray[np.uint8]:
         network.eval()
-        labels = torch.from_numpy(np.array(split.annotation("labels"))[rows])
-        ranks: list[Tensor] = []
+        labels = np.array(split.annotation("labels"))[rows]
+        ranks = []
         for start in range(0, len(rows), 256):
             some = slice(start, start + 256)
             images = torch.from_numpy(split.images[rows[some]]).to(self.device)
-            scores = network(self.method.normalize(to_float(images))).cpu()
-            true = scores.gather(1, labels[some, None])
-            ranks.append((scores > true).sum(1).clamp(max=5))
-        return torch.cat(ranks).numpy().astype(np.uint8)
+            scores = network(self.method.normalize(to_float(images))).cpu().numpy()
+            if not np.isfinite(scores).all():
+                raise BadInput(
+                    f"classify: scores on split '{split.name}' are not finite; lower "
+                    "probes.classify.learning_rate"
+                )
+            ranks.append(label_ranks(scores, labels[some], np.arange(self.classes)))
+        return np.concatenate(ranks).clip(max=5).astype(np.uint8)
 
 
 def _save(

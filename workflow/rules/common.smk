@@ -61,9 +61,24 @@ def data_set_settings(wildcards):
     return grid.dump(grid.data_settings(CONFIG, wildcards.data_set))
 
 
-def train_settings(wildcards, output):
-    method = Path(output.model).parts[3]
-    return grid.dump(grid.method_settings(CONFIG, method, wildcards.variant))
+# A change of a parameter that is made from input or output makes no job run again, so settings
+# must be functions of the wildcards alone.
+def train_settings(method):
+    """Return the function of the wildcards that gives a run's settings."""
+
+    def settings(wildcards):
+        return grid.dump(grid.method_settings(CONFIG, method, wildcards.variant))
+
+    return settings
+
+
+def probe_settings(probe):
+    """Return the function of the wildcards that gives a cell's settings."""
+
+    def settings(wildcards):
+        return grid.dump(grid.probe_settings(CONFIG, probe, wildcards.eval))
+
+    return settings
 
 
 def folder_of_model(wildcards, output):
@@ -76,8 +91,3 @@ def folder_of_meta(wildcards, input):
 
 def folder_of_config(wildcards, input):
     return str(Path(input.config).parent)
-
-
-def probe_settings(wildcards, output):
-    probe = Path(output.cell).stem
-    return grid.dump(grid.probe_settings(CONFIG, probe, wildcards.eval))

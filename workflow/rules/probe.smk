@@ -27,7 +27,7 @@ for probe in PROBES:
             runtime=1440 if on_model else 120,
         params:
             probe=probe,
-            settings=probe_settings,
+            settings=probe_settings(probe),
             runtime=RUNTIME,
             data=folder_of_meta,
         shell:

@@ -20,7 +20,7 @@ for method in METHODS:
             runtime=1440,
         params:
             run=f"{method}/{{variant}}/{{train}}/{{seed}}",
-            settings=train_settings,
+            settings=train_settings(method),
             runtime=RUNTIME,
             data=folder_of_meta,
             out=folder_of_model,

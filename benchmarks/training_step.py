@@ -1,0 +1,189 @@
+"""PatchVAE's training step at the CIFAR-100 settings (32 px, batch 128), made faster in all ways.
+
+The reference is what a user would write first: float32, eager, images and weights NCHW. Against it
+channels-last memory and bf16 autocast (float32 weights), alone and together, and torch.compile on
+top of channels-last (it lays out memory as it likes, NCHW gains nothing from that). A step is forward, backward and Adam, on the same images and with the same seed, as the training
+loop does it; reading data is not part of it.
+
+All of them take their steps in turn, a few at a time, so that other load on the machine hits all
+alike, and the median step is compared. Their 100 steps are one training: the loss over its last 20
+steps is compared with the reference's, and with how much that moves when only the seed changes
+(three seeds of the reference: initial weights and draws; the images and their order stay). What
+differs by no more than the largest difference between seeds counts as the same. A GPU's kernels
+make no promise to sum in one order, so there the same seed differs by a little, too.
+
+The first step of a compiled model, compilation without any cache, is timed apart.
+"""
+
+import shutil
+import statistics
+import warnings
+from collections.abc import Callable, Sequence
+from itertools import product
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch._inductor import config as inductor
+
+from benchmarks import common
+from partbench.data.toy import Toy
+from partbench.method import Batch, DataInfo, resolve
+from partbench.methods.patchvae import PatchVAE
+
+SIZE, BATCH, STEPS, TURN, WARM, LAST = 32, 128, 100, 5, 10, 20
+SEEDS = (0, 1, 2)
+
+
+class Way(NamedTuple):
+    """One way to compute the step."""
+
+    channels_last: bool
+    bf16: bool
+    compile: bool
+
+    def __str__(self) -> str:
+        memory = "channels-last" if self.channels_last else "contiguous"
+        return f"{memory} {'bf16' if self.bf16 else 'fp32'} {'compiled' if self.compile else 'eager'}"
+
+
+REFERENCE = Way(False, False, False)
+
+
+class Training:
+    """A model that takes its steps `way`."""
+
+    def __init__(self, way: Way, seed: int, batches: Sequence[Tensor], device: str) -> None:
+        self.way, self.seed, self.device = way, seed, device
+        memory = torch.channels_last if way.channels_last else torch.contiguous_format
+        self.batches = [b.to(device).contiguous(memory_format=memory) for b in batches]
+        torch.manual_seed(seed)
+        self.method = PatchVAE(resolve(PatchVAE, "cifar100", {}, ""), DataInfo(SIZE, 100))
+        self.method.to(device, memory_format=memory)
+        self.optimizer = self.method.optimizers()["all"]
+        self.model: Callable[..., dict[str, Tensor]] = (
+            torch.compile(self.method) if way.compile else self.method
+        )
+        self.losses: list[Tensor] = []
+        self.seconds: list[common.Seconds] = []
+
+    def step(self) -> None:
+        i = len(self.losses)
+        torch.manual_seed(1000 * self.seed + i)
+        self.optimizer.zero_grad()
+        with torch.autocast(self.device, torch.bfloat16, enabled=self.way.bf16):
+            loss = self.model(Batch(self.batches[i % len(self.batches)], None), "all")["loss"]
+        loss.backward()
+        self.optimizer.step()
+        self.method.after_step(i + 1)
+        self.losses.append(loss.detach())
+
+    def turn(self) -> None:
+        """Take some steps, each timed."""
+        synchronize = torch.cuda.synchronize if self.device == "cuda" else None
+        for _ in range(min(TURN, STEPS - len(self.losses))):
+            self.seconds.append(common.timed(self.step, synchronize))
+
+    @property
+    def took(self) -> common.Seconds:
+        """Return the median step, without the first ones."""
+        return common.median(self.seconds[WARM:])
+
+    @property
+    def loss(self) -> float:
+        """Return the mean loss of the last steps."""
+        return statistics.fmean(loss.item() for loss in self.losses[-LAST:])
+
+
+def toy_batches() -> list[Tensor]:
+    """Return batches of the embedded data set, float32 [128, 3, 32, 32] in [0, 1]."""
+    reader = Toy(Path(), Toy.Settings(size=SIZE, train=8 * BATCH))
+    images = np.stack([reader.sample("train", i).image for i in range(8 * BATCH)])
+    return list((torch.from_numpy(images).permute(0, 3, 1, 2) / 255).split(BATCH))
+
+
+def why_no_compile(device: str) -> str:
+    """Return why torch.compile cannot be measured here, or nothing."""
+    if device == "cpu" and not any(map(shutil.which, ("c++", "g++", "clang++"))):
+        return "no C++ compiler on the PATH"
+    try:
+        torch.compile(lambda x: x + 1)(torch.ones(2, device=device))
+    except Exception as error:  # whatever the backend lacks
+        return f"{type(error).__name__}: {str(error).splitlines()[0]}"
+    return ""
+
+
+def record(training: Training, reference: Training, noise: float) -> dict[str, Any]:
+    seconds, difference = training.took, training.loss - reference.loss
+    return {
+        "step": seconds.json(),
+        "images_per_second": round(BATCH / seconds.wall, 1),
+        "ratio": reference.took.wall / seconds.wall,
+        "cpu_ratio": reference.took.cpu / seconds.cpu,
+        "first_step_s": training.seconds[0].wall,
+        "loss": training.loss,
+        "loss_difference": difference,
+        "within_noise": abs(difference) <= noise,
+    }
+
+
+def compare(device: str) -> dict[str, Any]:
+    batches = toy_batches()
+    reason = why_no_compile(device)
+    if reason:
+        print(f"training_step: torch.compile is left out: {reason}", flush=True)
+    inductor.force_disable_caches = True
+    warnings.filterwarnings("ignore", message="dynamo_pgo force disabled")
+    ways = [Way(*flags) for flags in product((False, True), repeat=3)]
+    ways = [way for way in ways if not way.compile or (way.channels_last and not reason)]
+    trainings = [Training(way, SEEDS[0], batches, device) for way in ways]
+    seeds = [trainings[0], *(Training(REFERENCE, seed, batches, device) for seed in SEEDS[1:])]
+    while len(trainings[0].losses) < STEPS:
+        for training in trainings:
+            training.turn()
+    for training in seeds[1:]:
+        while len(training.losses) < STEPS:
+            training.turn()
+    losses = [training.loss for training in seeds]
+    noise = max(losses) - min(losses)
+    reference = trainings[0]
+    results = {str(t.way): record(t, reference, noise) for t in trainings}
+    for name, result in results.items():
+        if name == str(REFERENCE):
+            continue
+        common.report_ratio(f"training_step, {name}", result["step"]["wall"], reference.took.wall)
+        print(
+            f"  {result['images_per_second']:.0f} images/s (reference "
+            f"{results[str(REFERENCE)]['images_per_second']:.0f}), CPU ratio "
+            f"{result['cpu_ratio']:.3g}, first step {result['first_step_s']:.3g} s, loss "
+            f"{result['loss_difference']:+.3g} of {reference.loss:.4g} "
+            f"({'within' if result['within_noise'] else 'OUTSIDE'} the seeds' {noise:.3g})",
+            flush=True,
+        )
+    fit = [name for name, result in results.items() if result["within_noise"]]
+    winner = max(fit, key=lambda name: results[name]["ratio"])
+    print(f"training_step: {winner} wins on this device", flush=True)
+    return {
+        "winner": winner,
+        "seed_losses": losses,
+        "noise": noise,
+        "not_compiled": reason,
+        "reference": str(REFERENCE),
+        "ways": results,
+    }
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    args = common.arguments(__doc__, "training_step").parse_args(argv)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    machine = common.machine(
+        device, ("torch", "torchvision"), torch_threads=torch.get_num_threads()
+    )
+    task = {"size": SIZE, "batch": BATCH, "steps": STEPS, "variant": "cifar100"}
+    common.write(args.out, "training_step", {"machine": machine, "task": task, **compare(device)})
+
+
+if __name__ == "__main__":
+    main()

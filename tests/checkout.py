@@ -1,0 +1,83 @@
+"""A copy of the repository, in which tests edit files and run the workflow."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pandas as pd
+import yaml
+
+REPOSITORY = Path(__file__).parents[1]
+PARTS = (
+    "Snakefile",
+    "config",
+    "environment.yml",
+    "partbench",
+    "pyproject.toml",
+    "slurm",
+    "workflow",
+)
+
+
+class Job(NamedTuple):
+    """A job that a dry run lists."""
+
+    rule: str
+    output: str
+
+
+class Checkout:
+    """What a user has after a clone, without git.
+
+    Args:
+        folder: where to put it; made here.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        ignored = shutil.ignore_patterns("__pycache__", "*.egg-info")
+        folder.mkdir(parents=True)
+        for part in PARTS:
+            source = REPOSITORY / part
+            if source.is_dir():
+                shutil.copytree(source, folder / part, ignore=ignored)
+            else:
+                shutil.copy(source, folder / part)
+
+    def configure(self, config: dict[str, Any], name: str = "tiny.yaml") -> str:
+        """Write a configuration file and return its name."""
+        (self.folder / name).write_text(yaml.safe_dump(config, sort_keys=False))
+        return name
+
+    def run(self, *command: str) -> subprocess.CompletedProcess[str]:
+        """Run `python -m` something here; stderr goes into stdout."""
+        hidden = {"PARTBENCH_DATA", "PYTHONPATH", "SNAKEMAKE_PROFILE"}
+        return subprocess.run(
+            [sys.executable, "-m", *command],
+            cwd=self.folder,
+            env={key: value for key, value in os.environ.items() if key not in hidden},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+        )
+
+    def make(self, config: str, *arguments: str) -> str:
+        """Run the workflow on one core, to its end; return what it printed."""
+        done = self.run("snakemake", "--cores", "1", "--configfile", config, *arguments)
+        assert done.returncode == 0, done.stdout
+        return done.stdout
+
+    def planned(self, config: str, *arguments: str) -> list[Job]:
+        """Return the jobs that would run."""
+        text = self.make(config, "--dry-run", *arguments)
+        block = r"^(?:local)?rule (\w+):\n(?:    input: .*\n)?(?:    output: (.*)\n)?"
+        return [Job(rule, output) for rule, output in re.findall(block, text, re.MULTILINE)]
+
+    def metrics(self, name: str) -> pd.DataFrame:
+        """Return `results/<name>/metrics.csv`."""
+        return pd.read_csv(self.folder / "results" / name / "metrics.csv", keep_default_na=False)

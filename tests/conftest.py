@@ -1,0 +1,65 @@
+"""Fixtures: the real data and the reference numbers beside the repository, a tiny data set."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from partbench.data.prepared import prepare
+from partbench.data.toy import Toy
+
+REPOSITORY = Path(__file__).parents[1]
+SHARED = REPOSITORY.parent / "shared"
+TINY = {"train": 64, "val": 16, "test": 32}
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    """Tests run side by side, and sums in one thread have one order."""
+    torch.set_num_threads(1)
+
+
+def _folder(name: str, what: str) -> Path:
+    path = SHARED / name
+    if not path.is_dir():
+        pytest.skip(f"{what} not found: {path} is absent")
+    return path
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Real samples in the official layouts."""
+    return _folder("data", "real sample data")
+
+
+@pytest.fixture(scope="session")
+def oracles() -> Path:
+    """Numbers computed by the authors' code."""
+    return _folder("oracles", "test vectors of the reference implementations")
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a prepared data set: toy at 32 px, 64 training and 32 test images."""
+    return prepare_toy(tmp_path_factory.mktemp("tiny"))
+
+
+def prepare_toy(folder: Path, **changes: Any) -> Path:
+    """Prepare a small toy data set below `folder`; return where it lies."""
+    settings = Toy.Settings.parse({"size": 32} | TINY | changes, "test")
+    prepare(Toy(folder, settings), "toy", folder / "toy", workers=1)
+    return folder / "toy"
+
+
+@pytest.fixture(scope="session")
+def python() -> list[str]:
+    """The start of a command line that runs partbench."""
+    return [sys.executable, "-m", "partbench"]
+
+
+def tensor(array: Any) -> torch.Tensor:
+    """Return a numpy array as a float64 tensor."""
+    return torch.from_numpy(np.asarray(array, np.float64))

@@ -1,0 +1,634 @@
+"""Readers of official layouts, and their preparation into arrays."""
+
+import hashlib
+import pickle
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import TINY, prepare_toy
+from numpy.typing import NDArray
+from PIL import Image
+
+from partbench.data import prepared as preparing
+from partbench.data.celeba import CelebA, partition, read_landmarks, read_mafl_list
+from partbench.data.cifar100 import CIFAR100, TorchvisionCIFAR100
+from partbench.data.folder import Folder
+from partbench.data.image import move_points, read_image, resize
+from partbench.data.imagenet import ImageNet
+from partbench.data.indoor67 import Indoor67
+from partbench.data.mafl import MAFL
+from partbench.data.places205 import Places205
+from partbench.data.prepared import Prepared, prepare
+from partbench.data.reader import DataSettings, Reader, Sample
+from partbench.data.toy import Toy
+from partbench.errors import BadInput
+
+RED, BLUE = (200, 30, 30), (30, 30, 200)
+
+
+def reader(cls: type[Reader], root: Path, **settings: Any) -> Any:
+    return cls(root, cls.Settings.parse(settings, "test"))
+
+
+def prepare_one(made: Reader, out: Path, workers: int = 1) -> Prepared:
+    prepare(made, "mine", out, workers)
+    return Prepared(out)
+
+
+def save(path: Path, colour: Any = RED, size: tuple[int, int] = (12, 10), **options: Any) -> Path:
+    """Write an image of one colour."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    mode = "RGB" if isinstance(colour, tuple) else "L"
+    Image.new(mode, size, colour).save(path, **options)
+    return path
+
+
+# Image files.
+
+
+@pytest.mark.parametrize(
+    ("mode", "name"),
+    [
+        ("L", "grey.png"),
+        ("1", "bits.png"),
+        ("P", "palette.png"),
+        ("RGBA", "alpha.png"),
+        ("LA", "grey_alpha.png"),
+        ("CMYK", "print.jpg"),
+        ("RGB", "upper.JPG"),
+        ("RGB", "plain.webp"),
+        ("RGB", "plain.bmp"),
+        ("RGB", "plain.tiff"),
+    ],
+)
+def test_images_of_any_mode_become_rgb(mode: str, name: str, tmp_path: Path) -> None:
+    source = Image.new("RGB", (12, 10), RED).convert(mode)
+    source.save(tmp_path / name)
+    image = read_image(tmp_path / name)
+    assert image.shape == (10, 12, 3)
+    assert image.dtype == np.uint8
+    expected = np.asarray(source.convert("RGB"), int)
+    assert abs(image.astype(int) - expected).max() <= 6  # lossy formats
+
+
+def test_a_photo_taken_sideways_is_turned(tmp_path: Path) -> None:
+    image = Image.new("RGB", (12, 10), RED)
+    image.paste(BLUE, (0, 0, 12, 5))  # blue above
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned a quarter clockwise
+    image.save(tmp_path / "photo.png", exif=exif)
+    turned = read_image(tmp_path / "photo.png")
+    assert turned.shape == (12, 10, 3)
+    assert (turned[:, 5:] == BLUE).all()  # blue on the right
+    assert (turned[:, :5] == RED).all()
+
+
+def test_images_that_cannot_be_read(tmp_path: Path) -> None:
+    good = save(tmp_path / "good.jpg", size=(64, 64)).read_bytes()
+    broken = {
+        "cut.jpg": good[: len(good) // 2],
+        "empty.png": b"",
+        "page.jpg": b"<html>quota exceeded</html>",
+        "header.png": b"\x89PNG\r\n\x1a\n" + bytes(20),
+    }
+    for name, content in broken.items():
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(BadInput, match=rf"{name}: cannot be decoded .*`broken: skip`"):
+            read_image(tmp_path / name)
+    with pytest.raises(BadInput, match=r"absent.png: no such image"):
+        read_image(tmp_path / "absent.png")
+
+
+@pytest.mark.parametrize(("dtype", "name"), [(np.uint16, "deep.png"), (np.float32, "deep.tiff")])
+def test_images_of_more_than_8_bits_are_refused(dtype: type, name: str, tmp_path: Path) -> None:
+    Image.fromarray(np.full((4, 4), 999, dtype)).save(tmp_path / name)
+    with pytest.raises(BadInput, match=r"more than 8 bits a channel; convert it"):
+        read_image(tmp_path / name)
+
+
+# The folder reader.
+
+
+def make_folder(root: Path) -> Path:
+    """Two classes, three training images and one test image each, all of different greys."""
+    for split, count in (("train", 3), ("test", 1)):
+        for c, name in enumerate(("bird", "cat")):
+            for i in range(count):
+                save(root / split / name / f"{i}.png", 10 + 100 * c + 20 * i)
+    return root
+
+
+def greys(data: Prepared, split: str) -> list[int]:
+    return [int(image[0, 0, 0]) for image in data.split(split).images]
+
+
+def test_folder_of_classes(tmp_path: Path) -> None:
+    made = reader(Folder, make_folder(tmp_path / "in"), size=8)
+    data = prepare_one(made, tmp_path / "out")
+    assert data.meta["class_names"] == ["bird", "cat"]
+    assert data.classes == 2
+    assert data.size == 8
+    assert greys(data, "train") == [10, 30, 50, 110, 130, 150]
+    assert data.split("train").annotation("labels").tolist() == [0, 0, 0, 1, 1, 1]
+    assert greys(data, "test") == [10, 110]
+    names = (tmp_path / "out" / "train.names.txt").read_text().splitlines()
+    assert names == [f"{c}/{i}.png" for c in ("bird", "cat") for i in range(3)]
+    assert data.meta["subset"] is False
+    assert data.training_split(labels=True).name == "train"
+    assert data.training_split(labels=False).name == "train"
+
+
+def test_folder_without_classes_beside_one_with(tmp_path: Path) -> None:
+    root = make_folder(tmp_path / "in")
+    for i in range(2):
+        save(root / "more" / f"{i}.jpg", 77)
+    splits = {"train": "train", "test": "test", "unlabeled": "more"}
+    data = prepare_one(reader(Folder, root, size=8, splits=splits), tmp_path / "out")
+    assert not data.split("unlabeled").has("labels")
+    assert data.training_split(labels=False).name == "unlabeled"
+    assert data.training_split(labels=True).name == "train"
+    with pytest.raises(BadInput, match=r"split 'unlabeled' has no labels"):
+        data.split("unlabeled").annotation("labels")
+    with pytest.raises(BadInput, match=r"no split 'val', only \['test', 'train', 'unlabeled'\]"):
+        data.split("val")
+
+
+def test_a_class_of_one_split_only_counts_in_both(tmp_path: Path) -> None:
+    root = make_folder(tmp_path / "in")
+    save(root / "test" / "ant" / "0.png", 200)
+    data = prepare_one(reader(Folder, root, size=8), tmp_path / "out")
+    assert data.meta["class_names"] == ["ant", "bird", "cat"]
+    assert data.split("train").annotation("labels").tolist() == [1, 1, 1, 2, 2, 2]
+    assert data.split("test").annotation("labels").tolist() == [0, 1, 2]
+
+
+def test_folders_that_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match=r"in/train: no such folder; split 'train' .*PARTBENCH_DATA"):
+        reader(Folder, tmp_path / "in").splits()
+    root = make_folder(tmp_path / "in")
+    (root / "train" / "dog").mkdir()
+    (root / "train" / "dog" / "notes.txt").touch()
+    with pytest.raises(BadInput, match=r"train/dog: class folder without images; fill it or take"):
+        reader(Folder, root).splits()
+    shutil.rmtree(root / "train" / "dog")
+    save(root / "train" / "stray.png")
+    with pytest.raises(BadInput, match=r"train: some images lie in class folders and some beside"):
+        reader(Folder, root).splits()
+    (root / "none").mkdir()
+    with pytest.raises(BadInput, match=r"split 'train' has no images"):
+        prepare_one(reader(Folder, root, splits={"train": "none"}), tmp_path / "out")
+
+
+def test_a_broken_image_stops_or_is_left_out_and_listed(tmp_path: Path) -> None:
+    root = make_folder(tmp_path / "in")
+    (root / "train" / "bird" / "0.png").write_bytes(b"broken")  # also the first one
+    (root / "train" / "cat" / "1.png").write_bytes(b"")
+    with pytest.raises(BadInput, match=r"bird/0.png: cannot be decoded"):
+        prepare_one(reader(Folder, root, size=8), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+    data = prepare_one(reader(Folder, root, size=8, broken="skip"), tmp_path / "out")
+    train = data.meta["splits"]["train"]
+    assert train == {"n": 4, "missing": 0, "skipped": ["bird/0.png", "cat/1.png"]}
+    assert greys(data, "train") == [30, 50, 110, 150]
+    assert data.split("train").annotation("labels").tolist() == [0, 0, 1, 1]
+    names = (tmp_path / "out" / "train.names.txt").read_text().splitlines()
+    assert names == ["bird/1.png", "bird/2.png", "cat/0.png", "cat/2.png"]
+    assert not (tmp_path / "out" / "compact.npy").exists()
+
+    for path in (root / "test").glob("*/*"):
+        path.write_bytes(b"broken")
+    with pytest.raises(BadInput, match=r"no image of split 'test' can be decoded"):
+        prepare_one(reader(Folder, root, size=8, broken="skip"), tmp_path / "out")
+    assert greys(Prepared(tmp_path / "out"), "train") == [30, 50, 110, 150]  # the old one stands
+
+
+# Preparation.
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_the_prepared_bytes_do_not_depend_on_the_number_of_processes(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(preparing, "CHUNK", 5)
+    settings = {"size": 32, **TINY}
+    for workers in (1, 3):
+        prepare(reader(Toy, tmp_path, **settings), "toy", tmp_path / str(workers), workers)
+    one, three = content(tmp_path / "1"), content(tmp_path / "3")
+    assert one == three
+    assert one == content(tiny)  # nor on where the chunks end
+    digest = hashlib.sha256()
+    for name in sorted(one):
+        if name.endswith(".npy"):
+            digest.update(one[name])
+    assert Prepared(tiny).meta["checksum"] == digest.hexdigest()
+
+
+def test_the_checksum_follows_the_data(tiny: Path, tmp_path: Path) -> None:
+    other = prepare_toy(tmp_path, seed=1)
+    assert Prepared(other).meta["checksum"] != Prepared(tiny).meta["checksum"]
+
+
+def test_a_killed_preparation_leaves_nothing_that_looks_whole(
+    tmp_path: Path, python: list[str]
+) -> None:
+    out = tmp_path / "toy"
+    settings = '{"size": 64, "train": 20000, "val": 4, "test": 4}'
+    arguments = ["prepare", "--data-set", "toy", "--reader", "toy", "--settings", settings]
+    process = subprocess.Popen(
+        [*python, *arguments, "--out", str(out)], stderr=subprocess.DEVNULL, cwd=tmp_path
+    )
+    for _ in range(3000):
+        if (tmp_path / "toy.part" / "train.images.npy").exists():
+            break
+        assert process.poll() is None
+        time.sleep(0.01)
+    time.sleep(0.2)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert not out.exists()
+    assert not list(tmp_path.rglob("meta.json"))
+    prepare_toy(tmp_path, size=8, train=4, val=4, test=4)
+    assert len(Prepared(out).split("train")) == 4
+    assert not (tmp_path / "toy.part").exists()
+
+
+def test_a_failed_preparation_leaves_the_old_one(tmp_path: Path) -> None:
+    root = make_folder(tmp_path / "in")
+    prepare_one(reader(Folder, root, size=8), tmp_path / "out")
+    before = content(tmp_path / "out")
+    (root / "test" / "cat" / "0.png").write_bytes(b"broken")
+    with pytest.raises(BadInput):
+        prepare_one(reader(Folder, root, size=8), tmp_path / "out")
+    assert content(tmp_path / "out") == before
+
+
+def test_limit_is_a_seeded_draw_in_the_official_order(tmp_path: Path) -> None:
+    root = tmp_path / "in"
+    for i in range(40):
+        save(root / "train" / f"{i:02d}.png", i)
+    splits = {"train": "train"}
+    whole = prepare_one(reader(Folder, root, size=8, splits=splits), tmp_path / "whole")
+    assert greys(whole, "train") == list(range(40))
+    kept = [
+        greys(
+            prepare_one(
+                reader(Folder, root, size=8, splits=splits, limit={"train": n}),
+                tmp_path / f"{n}-{again}",
+            ),
+            "train",
+        )
+        for n in (10, 20)
+        for again in (0, 1)
+    ]
+    assert kept[0] == kept[1] == sorted(set(kept[0]))
+    assert len(kept[0]) == 10
+    assert kept[0] != list(range(10))
+    assert set(kept[0]) < set(kept[2])  # a larger limit adds images
+
+
+class Marked(Reader):
+    """Images with one bright square disc of side 9 around a landmark, its box and its part."""
+
+    Settings = DataSettings
+    landmark_names = ("centre", "hidden")
+    part_names = ("disc",)
+    shape = (60, 90)
+    centre = (37.0, 24.0)
+    visible: Sequence[bool] | None = None
+    hidden = (1.0, 1.0)
+
+    def splits(self) -> dict[str, Sequence[str]]:
+        return {"train": ["one"]}
+
+    def sample(self, split: str, index: int) -> Sample:
+        image = np.zeros((*self.shape, 3), np.uint8)
+        x, y = (round(c) for c in self.centre)
+        image[y - 4 : y + 5, x - 4 : x + 5] = 255
+        return Sample(
+            "one",
+            image,
+            landmarks=np.array([self.centre, self.hidden], np.float32),
+            visible=None if self.visible is None else np.array(self.visible),
+            box=np.array([x - 4.5, y - 4.5, 9, 9], np.float32),
+            parts=(image[..., 0] > 0).astype(np.uint8),
+        )
+
+
+def centre_of_mass(weights: NDArray[Any]) -> NDArray[np.float64]:
+    rows, columns = np.indices(weights.shape)
+    return np.array([(columns * weights).sum(), (rows * weights).sum()]) / weights.sum()
+
+
+@pytest.mark.parametrize("crop", ["center", "stretch"])
+@pytest.mark.parametrize("size", [30, 47, 60, 128])
+@pytest.mark.parametrize("shape", [(60, 90), (91, 60), (60, 60)])
+def test_annotations_stay_on_what_they_mark(
+    crop: str, size: int, shape: tuple[int, int], tmp_path: Path
+) -> None:
+    made = reader(Marked, tmp_path, crop=crop, size=size)
+    made.shape = shape
+    split = prepare_one(made, tmp_path / "out").split("train")
+    image = split.images[0, :, :, 0].astype(float)
+    assert image.shape == (size, size)
+    found = centre_of_mass(image)
+    np.testing.assert_allclose(split.annotation("landmarks")[0, 0], found, atol=0.1)
+    x, y, width, height = split.annotation("box")[0]
+    np.testing.assert_allclose([x + width / 2, y + height / 2], found, atol=0.1)
+    np.testing.assert_allclose(width * height, image.sum() / 255, rtol=0.02)
+    parts = split.annotation("parts")[0]
+    assert set(np.unique(parts)) == {0, 1}
+    np.testing.assert_allclose(centre_of_mass(parts), found, atol=0.6)
+
+
+def test_crop_box_is_the_largest_centred_square(tmp_path: Path) -> None:
+    assert reader(Marked, tmp_path).crop_box(178, 218) == (0, 20, 178, 198)
+    assert reader(Marked, tmp_path).crop_box(9, 4) == (2.5, 0, 6.5, 4)
+    assert reader(Marked, tmp_path, crop="stretch").crop_box(9, 4) == (0, 0, 9, 4)
+
+
+def test_points_keep_to_pixel_centres() -> None:
+    corners = np.array([[-0.5, -0.5], [9.5, 9.5], [4.5, 4.5]], np.float32)
+    halved = move_points(corners, 5, (0, 0, 10, 10))
+    np.testing.assert_allclose(halved, [[-0.5, -0.5], [4.5, 4.5], [2, 2]])
+    np.testing.assert_allclose(move_points(corners, 10, (0, 0, 10, 10)), corners)
+
+
+def test_an_image_of_the_right_size_is_not_touched() -> None:
+    image = np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8)
+    assert resize(image, 16, (0, 0, 16, 16), nearest=False) is image
+
+
+def test_a_landmark_outside_its_image(tmp_path: Path) -> None:
+    made = reader(Marked, tmp_path, size=16)
+    made.hidden = (91.0, 5.0)
+    with pytest.raises(BadInput, match=r"one: landmark hidden at \[91.0, 5.0\] lies outside"):
+        prepare_one(made, tmp_path / "out")
+    made.visible = (True, False)
+    split = prepare_one(made, tmp_path / "out").split("train")
+    assert split.annotation("visible").tolist() == [[True, False]]
+
+
+# CelebA and MAFL.
+
+
+def face(root: Path, number: int, size: tuple[int, int] = (178, 218)) -> Path:
+    return save(root / "celeba" / "img_align_celeba" / f"{number:06d}.jpg", size=size)
+
+
+def write_lists(root: Path, training: Sequence[int], testing: Sequence[int]) -> None:
+    """Write MAFL's lists and the landmarks of their faces."""
+    folder = root / "celeba" / "MAFL"
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, numbers in (("training", training), ("testing", testing)):
+        text = "\n".join(f"{n:06d}.jpg" for n in numbers)  # no end of line at the end, as there
+        (folder / f"{name}.txt").write_text(text)
+    rows = [f"{n:06d}.jpg  69 109 106 113 77 142 73 152 108 154" for n in (*training, *testing)]
+    header = f"{len(rows)}\nlefteye_x lefteye_y righteye_x righteye_y nose_x nose_y\n"
+    path = root / "celeba" / "list_landmarks_align_celeba.txt"
+    path.write_text(header + "\n".join(rows) + "\n")
+
+
+def test_the_partition_follows_from_the_number() -> None:
+    lines = [
+        f"{number:06d}.jpg {['train', 'val', 'test'].index(partition(number))}"
+        for number in range(1, 202_600)
+    ]
+    counts = [sum(line.endswith(f" {part}") for line in lines) for part in range(3)]
+    assert counts == [162_770, 19_867, 19_962]
+    # The checksum that torchvision and tensorflow_datasets publish for list_eval_partition.txt.
+    digest = hashlib.md5("".join(f"{line}\r\n" for line in lines).encode()).hexdigest()
+    assert digest == "d32c9cbf5e040fd4025c592c306e6668"
+
+
+def test_celeba_in_miniature(tmp_path: Path) -> None:
+    write_lists(tmp_path, training=[3], testing=[2])
+    for number in (1, 2, 3, 162_770, 162_771, 202_599):
+        face(tmp_path, number)
+    train = {
+        exclude: prepare_names(tmp_path, CelebA, "train", exclude=exclude)
+        for exclude in ("none", "mafl_test", "mafl")
+    }
+    assert train["none"] == ["000001.jpg", "000002.jpg", "000003.jpg", "162770.jpg"]
+    assert train["mafl_test"] == ["000001.jpg", "000003.jpg", "162770.jpg"]
+    assert train["mafl"] == ["000001.jpg", "162770.jpg"]
+    data = Prepared(tmp_path / "out")
+    assert data.meta["subset"] is True
+    assert data.meta["splits"]["val"] == {"n": 1, "missing": 19_866, "skipped": []}
+    assert data.split("test").images.shape == (1, 16, 16, 3)
+    with pytest.raises(BadInput, match=r"162766 of 162770 .* missing, the first is 000004.jpg"):
+        prepare_one(reader(CelebA, tmp_path, exclude="none"), tmp_path / "out")
+
+
+def prepare_names(root: Path, cls: type[Reader], split: str, **settings: Any) -> list[str]:
+    made = reader(cls, root, size=16, subset=True, **settings)
+    prepare_one(made, root / "out")
+    return (root / "out" / f"{split}.names.txt").read_text().splitlines()
+
+
+def test_mafl_in_miniature(tmp_path: Path) -> None:
+    write_lists(tmp_path, training=[3, 2], testing=[9])
+    for number in (2, 3, 9):
+        face(tmp_path, number)
+    data = prepare_one(reader(MAFL, tmp_path, size=16, crop="stretch"), tmp_path / "out")
+    names = (tmp_path / "out" / "train.names.txt").read_text().split()
+    assert names == ["000003.jpg", "000002.jpg"]  # in the order of the list
+    landmarks = data.split("test").annotation("landmarks")[0]
+    expected = [((69 + 0.5) * 16 / 178 - 0.5), ((109 + 0.5) * 16 / 218 - 0.5)]
+    np.testing.assert_allclose(landmarks[0], expected, rtol=1e-6)
+    assert data.meta["landmark_swap"] == [1, 0, 2, 4, 3]
+
+
+def test_celeba_and_mafl_with_something_wrong(tmp_path: Path) -> None:
+    celeba, mafl = reader(CelebA, tmp_path, subset=True), reader(MAFL, tmp_path, size=16)
+    for made in (celeba, mafl):
+        with pytest.raises(BadInput, match=r"MAFL/\w+.txt is missing; .*github.com.*place the lis"):
+            made.splits()
+    write_lists(tmp_path, training=[3], testing=[9])
+    with pytest.raises(BadInput, match=r"img_align_celeba is missing; .*unpack img_align_celeba.z"):
+        reader(CelebA, tmp_path, subset=True).splits()
+    with pytest.raises(BadInput, match=r"1 of 1 images of split 'train' are missing"):
+        prepare_one(reader(MAFL, tmp_path), tmp_path / "out")
+    face(tmp_path, 3)
+    face(tmp_path, 9, size=(50, 60))
+    with pytest.raises(BadInput, match=r"000009.jpg is 50 x 60, aligned CelebA faces are 178 x 21"):
+        prepare_one(reader(MAFL, tmp_path), tmp_path / "out")
+    face(tmp_path, 9)
+
+    path = tmp_path / "celeba" / "list_landmarks_align_celeba.txt"
+    rows = path.read_text().splitlines()
+    for row, message in (
+        ("", r"has no row for 000009.jpg, which MAFL lists"),
+        ("000009.jpg 1 2 3", r"line 4: not a file name and ten whole numbers: '000009.jpg 1 2 3'"),
+        ("000009.jpg 1 2 3 4 5 6 7 8 9 ten", r"line 4: not a file name and ten whole numbers"),
+        (
+            "000009.jpg 69 109 106 113 77 142 73 152 200 154",
+            r"000009.jpg: landmark right mouth corner at \[200.0, 154.0\] lies outside the 178 x",
+        ),
+    ):
+        path.write_text("\n".join([*rows[:3], *([row] if row else [])]) + "\n")
+        with pytest.raises(BadInput, match=message):
+            prepare_one(reader(MAFL, tmp_path), tmp_path / "out")
+    path.unlink()
+    with pytest.raises(BadInput, match=r"list_landmarks_align_celeba.txt is missing; .*place"):
+        prepare_one(reader(MAFL, tmp_path), tmp_path / "out")
+
+
+def test_the_real_lists_of_celeba_and_mafl(shared_data: Path) -> None:
+    lines = (shared_data / "celeba" / "list_eval_partition.txt").read_text().splitlines()
+    parts = ["train", "val", "test"]
+    assert len(lines) == 202_599
+    assert all(
+        line == f"{number:06d}.jpg {parts.index(partition(number))}"
+        for number, line in enumerate(lines, start=1)
+    )
+    training = read_mafl_list(shared_data / "celeba", "training")
+    testing = read_mafl_list(shared_data / "celeba", "testing")
+    assert (len(set(training)), len(set(testing))) == (19_000, 1_000)
+    assert set(training).isdisjoint(testing)
+    where = [partition(int(name[:6])) for name in testing]
+    assert [where.count(part) for part in parts] == [808, 96, 96]
+
+
+def test_real_faces(shared_data: Path, tmp_path: Path) -> None:
+    limit = {"train": 40, "val": 2, "test": 2}
+    made = reader(CelebA, shared_data, size=64, subset=True, limit=limit)
+    names = made.splits()
+    assert len(names["train"]) == CelebA.counts["train"] == 162_770 - 808
+    testing = set(read_mafl_list(shared_data / "celeba", "testing"))
+    assert testing.isdisjoint(names["train"])
+    present = {split: len(made.present(split)) for split in names}
+    assert present["train"] > 9000
+    data = prepare_one(made, tmp_path / "faces")
+    assert data.split("train").images.shape == (40, 64, 64, 3)
+    assert data.split("train").images.std() > 40  # pictures, not blanks
+
+    limit = {"train": 30, "test": 20}
+    made = reader(MAFL, shared_data, size=64, subset=True, limit=limit)
+    assert len(made.present("train")) == 4331
+    assert len(made.present("test")) == 237
+    data = prepare_one(made, tmp_path / "mafl")
+    rows = read_landmarks(shared_data / "celeba" / "list_landmarks_align_celeba.txt")
+    for split in ("train", "test"):
+        landmarks = data.split(split).annotation("landmarks")
+        assert landmarks.shape == (limit[split], 5, 2)
+        assert (landmarks > -0.5).all()
+        assert (landmarks < 63.5).all()
+        left_eye, right_eye, nose, left_mouth, right_mouth = landmarks.transpose(1, 0, 2)
+        assert (left_eye[:, 0] < right_eye[:, 0]).all()
+        assert (left_mouth[:, 0] < right_mouth[:, 0]).all()
+        assert (left_eye[:, 1] < nose[:, 1]).all()
+        assert (nose[:, 1] < left_mouth[:, 1]).all()
+        name = (tmp_path / "mafl" / f"{split}.names.txt").read_text().split()[0]
+        expected = (rows[name] + 0.5 - (0, 20)) * 64 / 178 - 0.5
+        np.testing.assert_allclose(landmarks[0], expected, rtol=1e-5)
+
+
+# The other data sets.
+
+
+def test_indoor67_in_miniature(tmp_path: Path) -> None:
+    root = tmp_path / "indoor67"
+    with pytest.raises(BadInput, match=r"TrainImages.txt is missing; web.mit.edu.*place the list"):
+        reader(Indoor67, tmp_path).splits()
+    root.mkdir()
+    train = ["bar/a.jpg", "bar/some bar.jpg", "attic/c.jpg"]
+    test = ["attic/d.jpg", "bar/e.jpg"]
+    (root / "TrainImages.txt").write_text("\r\n".join(train))
+    (root / "TestImages.txt").write_text("\n".join(test) + "\n\n")
+    with pytest.raises(BadInput, match=r"Images is missing; .*unpack indoorCVPR_09.tar"):
+        reader(Indoor67, tmp_path).splits()
+    for name in (*train, *test, "bar/more.jpg"):
+        save(root / "Images" / name)
+    data = prepare_one(reader(Indoor67, tmp_path, size=8), tmp_path / "out")
+    counts = {split: entry["n"] for split, entry in data.meta["splits"].items()}
+    assert counts == {"unlabeled": 4, "train": 3, "test": 2}
+    names = (tmp_path / "out" / "unlabeled.names.txt").read_text().splitlines()
+    assert names == ["attic/c.jpg", "bar/a.jpg", "bar/more.jpg", "bar/some bar.jpg"]
+    assert data.split("train").annotation("labels").tolist() == [1, 1, 0]
+    assert data.split("test").annotation("labels").tolist() == [0, 1]
+    assert data.training_split(labels=False).name == "unlabeled"
+    (root / "Images" / train[1]).unlink()
+    with pytest.raises(BadInput, match=r"1 of 3 images .*'train'.*first is bar/some bar.jpg"):
+        prepare_one(reader(Indoor67, tmp_path, size=8), tmp_path / "out")
+
+
+def test_the_real_lists_of_indoor67(shared_data: Path, tmp_path: Path) -> None:
+    root = tmp_path / "indoor67"
+    (root / "Images").mkdir(parents=True)
+    for name in ("TrainImages.txt", "TestImages.txt"):
+        shutil.copy(shared_data / "indoor67" / name, root / name)
+    made = reader(Indoor67, tmp_path)
+    splits = made.splits()
+    assert len(set(splits["train"])) == Indoor67.counts["train"] == 5_360
+    assert len(set(splits["test"])) == Indoor67.counts["test"] == 1_340
+    assert set(splits["train"]).isdisjoint(splits["test"])
+    assert len(made.class_names) == 67
+    assert all(name.endswith(".jpg") for split in ("train", "test") for name in splits[split])
+
+
+def test_places205_in_miniature(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match=r"train_places205.csv is missing; places.csail.mit.edu"):
+        reader(Places205, tmp_path).splits()
+    lists = tmp_path / "places205" / "trainvalsplit_places205"
+    lists.mkdir(parents=True)
+    rows = [("b/bar/1.jpg", 1), ("a/abbey/2.jpg", 0), ("b/bar/3.jpg", 1)]
+    (lists / "train_places205.csv").write_text("".join(f"{n},{c}\n" for n, c in rows))
+    (lists / "val_places205.csv").write_text("a/abbey/4.jpg,0\n")
+    for name in (*(name for name, _ in rows), "a/abbey/4.jpg"):
+        save(tmp_path / "places205" / "images256" / name, size=(32, 32))
+    data = prepare_one(reader(Places205, tmp_path, size=8), tmp_path / "out")
+    assert data.meta["class_names"] == ["a/abbey", "b/bar"]
+    assert data.split("train").annotation("labels").tolist() == [1, 0, 1]
+    assert len(data.split("test")) == 1
+    (tmp_path / "places205" / "images256" / "a/abbey/2.jpg").unlink()
+    with pytest.raises(BadInput, match=r"1 of 3 images of split 'train'.*first is a/abbey/2.jpg"):
+        prepare_one(reader(Places205, tmp_path, size=8), tmp_path / "out")
+
+
+def test_imagenet_in_miniature(tmp_path: Path) -> None:
+    for name in ("train/n02/a.JPEG", "train/n01/b.JPEG", "val/n01/c.JPEG", "val/n02/d.JPEG"):
+        save(tmp_path / "imagenet" / name)
+    data = prepare_one(reader(ImageNet, tmp_path, size=16), tmp_path / "out")
+    assert data.meta["class_names"] == ["n01", "n02"]
+    assert (tmp_path / "out" / "test.names.txt").read_text() == "n01/c.JPEG\nn02/d.JPEG\n"
+    assert reader(ImageNet, tmp_path).settings.size == 224
+
+
+def test_cifar100_that_is_not_there(tmp_path: Path) -> None:
+    made = reader(CIFAR100, tmp_path, download=False)
+    message = r"cifar100: CIFAR-100 is missing or damaged .*eb9058c3a382ffc7106e4002c42a8d85"
+    with pytest.raises(BadInput, match=message):
+        made.splits()
+    folder = tmp_path / "cifar100" / "cifar-100-python"
+    folder.mkdir(parents=True)
+    for name in ("train", "test", "meta"):
+        (folder / name).write_bytes(b"damaged")
+    with pytest.raises(BadInput, match=message):
+        made.splits()
+
+
+def test_cifar100_in_miniature(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "cifar100" / "cifar-100-python"
+    folder.mkdir(parents=True)
+    images = np.random.default_rng(0).integers(0, 256, (3, 3, 32, 32), np.uint8)
+    batch = {"data": images.reshape(3, -1), "fine_labels": [1, 0, 1]}
+    for name in ("train", "test"):
+        (folder / name).write_bytes(pickle.dumps(batch))
+    (folder / "meta").write_bytes(pickle.dumps({"fine_label_names": ["apple", "bear"]}))
+    monkeypatch.setattr(TorchvisionCIFAR100, "_check_integrity", lambda self: True)
+    monkeypatch.setattr("torchvision.datasets.cifar.check_integrity", lambda *a: True)
+    data = prepare_one(reader(CIFAR100, tmp_path, download=False), tmp_path / "out")
+    assert data.meta["class_names"] == ["apple", "bear"]
+    assert data.split("train").annotation("labels").tolist() == [1, 0, 1]
+    np.testing.assert_array_equal(data.split("train").images, images.transpose(0, 2, 3, 1))

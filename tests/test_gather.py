@@ -1,0 +1,328 @@
+"""From the cells' files to the tables: each cell is a row; what may not be mixed is refused."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from partbench.config import Config, check
+from partbench.errors import BadInput
+from partbench.files import read_json, write_json
+from partbench.gather import gather, summarize, write
+from partbench.metrics.intervals import over_seeds_and_samples
+
+CONFIG = check(
+    {
+        "name": "test",
+        "seeds": [0, 1, 2],
+        "data": {"toy": {"reader": "toy"}, "more": {"reader": "toy", "seed": 1}},
+        "runs": [
+            {
+                "train": "toy",
+                "methods": {"patchvae": ["demo"], "raw_pixels": ["paper"]},
+                "probes": {"linear": ["toy"], "classify": ["more"]},
+            },
+            # The same cells again: they count once.
+            {"train": "toy", "methods": {"patchvae": ["demo"]}, "probes": {"linear": ["toy"]}},
+        ],
+    },
+    "test",
+)
+
+
+def run_key(seed: int, method: str = "patchvae", variant: str = "demo") -> str:
+    return f"{method}/{variant}/toy/{seed}"
+
+
+def write_run(results: Path, key: str, **changes: Any) -> None:
+    record = {
+        "subset": False,
+        "provenance": {"device": "a card"},
+        "seconds": 12.5,
+        "peak_memory_mb": 300.0,
+        "data_checksum": "toy's",
+    }
+    write_json(results / "runs" / key / "train.json", record | changes)
+    (results / "runs" / key / "model.pt").touch()
+
+
+def write_cell(
+    results: Path,
+    key: str,
+    outcomes: list[float],
+    probe: str = "linear",
+    data: str = "toy",
+    samples: bool = True,
+    **changes: Any,
+) -> Path:
+    """Write a cell with one number: the mean of the outcomes, in percent."""
+    path = results / "cells" / key / data / f"{probe}.json"
+    metric = {
+        "metric": "top1",
+        "setting": "",
+        "value": 100 * float(np.mean(outcomes)),
+        "unit": "%",
+        "better": "higher",
+        "n": len(outcomes),
+        "samples": "top1" if samples else "",
+        "scale": 100.0,
+        "note": "a note",
+    }
+    cell = {
+        "subset": False,
+        "version": 1,
+        "data_checksum": f"{data}'s",
+        "provenance": {"commit": "abc", "dirty": True},
+        "metrics": [metric],
+    }
+    write_json(path, cell | changes)
+    pd.DataFrame({"top1": outcomes, "other": 0.0}).to_parquet(path.with_suffix(".parquet"))
+    return path
+
+
+OUTCOMES = {0: [1.0, 0, 1, 1], 1: [1.0, 0, 0, 1], 2: [1.0, 1, 0, 1]}
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> Path:
+    """A folder in which PatchVAE's three runs are measured by the linear probe."""
+    for seed, outcomes in OUTCOMES.items():
+        write_run(tmp_path, run_key(seed))
+        write_cell(tmp_path, run_key(seed), outcomes)
+    return tmp_path
+
+
+def tables(results: Path, config: Config = CONFIG) -> tuple[pd.DataFrame, pd.DataFrame]:
+    return gather(config, results, results / "logs")
+
+
+def rows(table: pd.DataFrame, **values: Any) -> pd.DataFrame:
+    for column, value in values.items():
+        table = table[table[column] == value]
+    return table
+
+
+def test_a_number_carries_where_it_comes_from(results: Path) -> None:
+    table, _ = tables(results)
+    (row,) = rows(table, method="patchvae", probe="linear", seed=1).to_dict("records")
+    expected = {
+        "variant": "demo",
+        "train": "toy",
+        "eval": "toy",
+        "metric": "top1",
+        "value": 50.0,
+        "unit": "%",
+        "better": "higher",
+        "n": 4,
+        "note": "a note",
+        "status": "done",
+        "reason": "",
+        "role": "method",
+        "reduced": True,  # the variant `demo` is
+        "subset": False,
+        "version": 1,
+        "data_checksum": "toy's",
+        "train_checksum": "toy's",
+        "commit": "abc",
+        "dirty": True,
+        "device": "a card",
+        "seconds": 12.5,
+        "peak_memory_mb": 300.0,
+        "path": "cells/patchvae/demo/toy/1/toy/linear.json",
+    }
+    assert {key: row[key] for key in expected} == expected
+
+
+def test_every_cell_is_a_row(results: Path) -> None:
+    table, _ = tables(results)
+    counts = table.groupby(["method", "probe", "status"]).size().to_dict()
+    assert counts == {
+        ("patchvae", "linear", "done"): 3,
+        ("patchvae", "classify", "missing"): 3,
+        ("raw_pixels", "linear", "missing"): 3,
+        ("raw_pixels", "classify", "not applicable"): 3,
+    }
+    skipped = rows(table, status="not applicable").iloc[0]
+    assert skipped["reason"] == "the method offers no trunk"
+    assert np.isnan(skipped["value"])
+    assert rows(table, method="raw_pixels")["role"].tolist() == ["floor"] * 6
+    assert not rows(table, method="raw_pixels")["reduced"].any()
+    assert set(rows(table, status="missing")["reason"]) == {""}
+
+
+def write_log(results: Path, stage: str, lines: int = 30) -> None:
+    path = results / "logs" / f"{stage}.log"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(f"{stage} line {i}\n" for i in range(lines)))
+
+
+def test_a_failed_cell_says_how_its_log_ended(results: Path) -> None:
+    write_log(results, f"train/{run_key(0, 'raw_pixels', 'paper')}")
+    table, _ = tables(results)
+    failed = rows(table, method="raw_pixels", probe="linear", seed=0).iloc[0]
+    assert failed["status"] == "failed"
+    lines = failed["reason"].splitlines()
+    assert lines[-1] == "train/raw_pixels/paper/toy/0 line 29"
+    assert lines[0].endswith("line 18")
+    assert len(lines) == 12
+    assert rows(table, method="raw_pixels", probe="linear", seed=1).iloc[0]["status"] == "missing"
+
+
+def test_the_first_stage_without_its_product_is_the_one_that_failed(results: Path) -> None:
+    key = run_key(0, "raw_pixels", "paper")
+    stages = [
+        ("prepare/toy", results / "data" / "toy" / "meta.json"),
+        (f"train/{key}", results / "runs" / key / "model.pt"),
+        (f"extract/{key}/toy", results / "outputs" / key / "toy" / "test.features.npy"),
+        (f"probe/{key}/toy/linear", None),
+    ]
+    for stage, _ in stages:
+        write_log(results, stage)
+    for stage, product in stages:
+        table, _ = tables(results)
+        failed = rows(table, method="raw_pixels", probe="linear", seed=0).iloc[0]
+        assert failed["status"] == "failed"
+        assert failed["reason"].splitlines()[-1] == f"{stage} line 29"
+        if product:
+            product.parent.mkdir(parents=True, exist_ok=True)
+            product.touch()
+
+
+def test_a_log_that_is_no_text_is_shown_all_the_same(results: Path) -> None:
+    path = results / "logs" / f"train/{run_key(0, 'raw_pixels', 'paper')}.log"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"killed \xff\n")
+    table, _ = tables(results)
+    reason = rows(table, method="raw_pixels", probe="linear", seed=0).iloc[0]["reason"]
+    assert reason.startswith("killed ")
+
+
+def test_an_empty_folder_is_a_table_of_missing_cells(tmp_path: Path) -> None:
+    table, summary = tables(tmp_path)
+    assert set(table["status"]) == {"missing", "not applicable"}
+    assert len(summary) == 0
+    write(table, summary, tmp_path)
+    assert len(pd.read_parquet(tmp_path / "metrics.parquet")) == len(table)
+    assert len(pd.read_parquet(tmp_path / "summary.parquet")) == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"version": 2},
+            r"probe linear: cells with different versions of the definition .*1 in cells/.*0/toy/"
+            r"linear.json; 2 in cells/.*2/toy/linear.json.*snakemake -R probe_linear",
+        ),
+        (
+            {"data_checksum": "x"},
+            r"eval toy: cells with different data checksums .*toy's in .*; x in .*2/toy/linear",
+        ),
+    ],
+)
+def test_cells_of_different_making_are_refused(
+    change: dict[str, Any], message: str, results: Path
+) -> None:
+    write_cell(results, run_key(2), OUTCOMES[2], **change)
+    with pytest.raises(BadInput, match=message):
+        tables(results)
+
+
+def test_runs_trained_on_different_data_are_refused(results: Path) -> None:
+    write_run(results, run_key(2), data_checksum="x")
+    with pytest.raises(BadInput, match=r"train toy: .* checksums of the training data .*; x in"):
+        tables(results)
+
+
+def test_different_probes_and_data_may_differ(results: Path) -> None:
+    write_cell(results, run_key(2), OUTCOMES[2], "classify", "more", version=5)
+    table, _ = tables(results)
+    done = rows(table, status="done")
+    assert set(done["version"]) == {1, 5}
+    assert set(done["data_checksum"]) == {"toy's", "more's"}
+
+
+def test_a_damaged_cell_is_an_error_that_names_it(results: Path) -> None:
+    path = write_cell(results, run_key(2), OUTCOMES[2])
+    path.write_text("{")
+    with pytest.raises(BadInput, match=r"2/toy/linear.json is not json .*delete it"):
+        tables(results)
+
+
+def test_subset_is_said_of_evaluation_and_of_training_data(results: Path) -> None:
+    assert not tables(results)[1]["subset"].any()
+    write_run(results, run_key(1), subset=True)
+    table, summary = tables(results)
+    assert rows(table, status="done")["subset"].tolist() == [False, True, False]
+    assert summary["subset"].tolist() == [True]
+    write_run(results, run_key(1))
+    write_cell(results, run_key(0), OUTCOMES[0], subset=True)
+    assert tables(results)[1]["subset"].tolist() == [True]
+
+
+def test_summary_over_seeds_and_samples(results: Path) -> None:
+    _, summary = tables(results)
+    (row,) = summary.to_dict("records")
+    assert (row["method"], row["probe"], row["metric"]) == ("patchvae", "linear", "top1")
+    assert row["values"] == [75, 50, 75]
+    assert row["seeds"] == 3
+    assert row["n"] == 4
+    assert row["mean"] == pytest.approx(200 / 3)
+    assert row["sd_seeds"] == pytest.approx(np.std([75, 50, 75], ddof=1))
+    interval = over_seeds_and_samples(100 * np.array(list(OUTCOMES.values())))
+    assert (row["low"], row["high"]) == pytest.approx((interval.low, interval.high))
+
+
+def test_summary_without_outcomes_is_over_seeds_alone(results: Path) -> None:
+    for seed, outcomes in OUTCOMES.items():
+        write_cell(results, run_key(seed), outcomes, samples=False)
+    (row,) = tables(results)[1].to_dict("records")
+    values = [75, 50, 75]
+    low, high = stats.t.interval(0.95, 2, np.mean(values), stats.sem(values))
+    assert (row["mean"], row["low"], row["high"]) == pytest.approx((np.mean(values), low, high))
+
+
+def test_summary_of_one_seed(tmp_path: Path) -> None:
+    write_run(tmp_path, run_key(0))
+    write_cell(tmp_path, run_key(0), OUTCOMES[0])
+    (row,) = tables(tmp_path)[1].to_dict("records")
+    outcomes = 100 * np.array(OUTCOMES[0])
+    low, high = stats.t.interval(0.95, 3, outcomes.mean(), stats.sem(outcomes))
+    assert (row["mean"], row["low"], row["high"]) == pytest.approx((75, low, high))
+    assert np.isnan(row["sd_seeds"])
+    write_cell(tmp_path, run_key(0), OUTCOMES[0], samples=False)
+    (row,) = tables(tmp_path)[1].to_dict("records")
+    assert row["mean"] == 75
+    assert np.isnan(row["low"])
+
+
+def test_settings_of_a_metric_are_summed_up_apart(results: Path) -> None:
+    for seed in range(3):
+        path = write_cell(results, run_key(seed), OUTCOMES[seed])
+        cell = read_json(path)
+        more = [metric | {"setting": "frozen", "value": 1.0 + seed} for metric in cell["metrics"]]
+        write_json(path, cell | {"metrics": cell["metrics"] + more})
+    summary = tables(results)[1].set_index("setting")
+    assert summary.loc["", "values"] == [75, 50, 75]
+    assert summary.loc["frozen", "values"] == [1, 2, 3]
+
+
+def test_tables_as_files(results: Path) -> None:
+    table, summary = tables(results)
+    write(table, summary, results)
+    pd.testing.assert_frame_equal(pd.read_parquet(results / "metrics.parquet"), table)
+    flat = pd.read_csv(results / "metrics.csv")
+    assert flat["value"].dropna().tolist() == table["value"].dropna().tolist()
+    assert list(flat.columns) == list(table.columns)
+    kept = pd.read_csv(results / "summary.csv")
+    assert json.loads(kept["values"][0]) == [75, 50, 75]
+    assert kept["mean"][0] == pytest.approx(summary["mean"][0])
+
+
+def test_summary_of_a_table_is_all_it_takes(results: Path) -> None:
+    table, summary = tables(results)
+    pd.testing.assert_frame_equal(summarize(table, results), summary)

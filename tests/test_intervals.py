@@ -1,0 +1,146 @@
+"""Intervals over seeds and test samples: by hand, by simulation, and what must not change them."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from scipy import stats
+
+from partbench.metrics.intervals import Interval, over_seeds, over_seeds_and_samples
+
+TABLES = arrays(
+    np.float64,
+    st.tuples(st.integers(1, 6), st.integers(2, 12)),
+    elements=st.floats(-100, 100).map(lambda value: round(value, 3)),
+)
+
+
+def test_one_seed_is_students_interval_over_samples() -> None:
+    outcomes = np.random.default_rng(0).normal(size=25)
+    low, high = stats.t.interval(0.95, 24, outcomes.mean(), stats.sem(outcomes))
+    assert over_seeds_and_samples(outcomes[None]) == pytest.approx((outcomes.mean(), low, high))
+
+
+def test_a_table_by_hand() -> None:
+    """[[1, 2, 3], [3, 2, 7]]: mean 3; rows 2 and 4; columns 2, 2, 5; rest +-1, 0 +-1, +-1."""
+    table = np.array([[1.0, 2, 3], [3, 2, 7]])
+    ms_seed = 3 * ((2 - 3) ** 2 + (4 - 3) ** 2) / 1
+    ms_sample = 2 * ((2 - 3) ** 2 + (2 - 3) ** 2 + (5 - 3) ** 2) / 2
+    # table - row - column + mean: [[0, 1, -1], [0, -1, 1]]
+    ms_rest = 4 / 2
+    t_1, t_2 = 12.7062047362, 4.3026527297
+    half = math.sqrt((t_1**2 * (ms_seed - ms_rest) + t_2**2 * ms_sample) / 6)
+    assert over_seeds_and_samples(table) == pytest.approx((3, 3 - half, 3 + half), rel=1e-9)
+
+
+def test_seeds_that_agree_leave_the_samples_interval() -> None:
+    outcomes = np.random.default_rng(1).normal(size=40)
+    several = over_seeds_and_samples(np.stack([outcomes] * 4))
+    assert several == pytest.approx(over_seeds_and_samples(outcomes[None]))
+
+
+def test_samples_that_agree_leave_the_seeds_interval() -> None:
+    values = np.array([1.0, 2.0, 4.0])
+    several = over_seeds_and_samples(np.repeat(values[:, None], 10, axis=1))
+    assert several == pytest.approx(over_seeds(values))
+
+
+def test_over_seeds_is_students_interval() -> None:
+    values = [3.0, 5.0, 4.0, 8.0]
+    low, high = stats.t.interval(0.95, 3, np.mean(values), stats.sem(values))
+    assert over_seeds(values) == pytest.approx((5, low, high))
+    low, high = stats.t.interval(0.8, 3, np.mean(values), stats.sem(values))
+    assert over_seeds(values, level=0.8) == pytest.approx((5, low, high))
+
+
+def test_one_value_has_no_interval() -> None:
+    mean, low, high = over_seeds([7.0])
+    assert mean == 7
+    assert math.isnan(low)
+    assert math.isnan(high)
+
+
+@pytest.mark.parametrize("shape", [(5,), (2, 3, 4), (3, 1), (1, 1)])
+def test_tables_of_a_wrong_shape(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=r"must be \[seeds, samples >= 2\]"):
+        over_seeds_and_samples(np.zeros(shape))
+
+
+# How often the interval holds the truth, when seeds, samples and both together vary.
+SPREADS = {"seeds": (1.0, 1.0, 1.0), "samples": (0.1, 3.0, 1.0), "rest": (0.0, 0.5, 3.0)}
+
+
+def coverage(seeds: int, spreads: tuple[float, float, float], samples: int = 60) -> float:
+    draw = np.random.default_rng([seeds, samples, *(int(10 * s) for s in spreads)])
+    by_seed, by_sample, rest = spreads
+    hits = 0
+    for _ in range(1000):
+        table = (
+            by_seed * draw.normal(size=(seeds, 1))
+            + by_sample * draw.normal(size=(1, samples))
+            + rest * draw.normal(size=(seeds, samples))
+        )
+        interval = over_seeds_and_samples(table)
+        hits += interval.low <= 0 <= interval.high
+    return hits / 1000
+
+
+@pytest.mark.parametrize("seeds", [2, 3, 5, 10])
+@pytest.mark.parametrize("spreads", SPREADS.values(), ids=SPREADS)
+def test_coverage(seeds: int, spreads: tuple[float, float, float]) -> None:
+    """95 %, give or take the 0.7 % that a thousand draws are uncertain by (two SD: 1.4 %)."""
+    assert (0.90 if seeds == 2 else 0.93) <= coverage(seeds, spreads) <= 0.985
+
+
+def test_coverage_of_an_accuracy() -> None:
+    """Right or wrong, 200 samples of different difficulty, three seeds of different skill."""
+    draw = np.random.default_rng(0)
+    truth = np.mean(right(draw, 400, 5000))
+    intervals = [over_seeds_and_samples(draw_right(draw)) for _ in range(500)]
+    hits = np.mean([i.low <= truth <= i.high for i in intervals])
+    assert 0.92 <= hits <= 0.99
+
+
+def right(draw: np.random.Generator, seeds: int, samples: int) -> np.ndarray:
+    skill, ease = draw.normal(0.5, 0.2, (seeds, 1)), draw.normal(0, 1, (1, samples))
+    return 1 / (1 + np.exp(-skill - ease))
+
+
+def draw_right(draw: np.random.Generator) -> np.ndarray:
+    chance = right(draw, 3, 200)
+    return draw.random(chance.shape) < chance
+
+
+def close(actual: Interval, expected: Interval, scale: float) -> None:
+    assert actual == pytest.approx(expected, rel=1e-6, abs=1e-6 * scale)
+
+
+@given(TABLES, st.randoms(use_true_random=False))
+def test_order_does_not_matter(table: np.ndarray, random: object) -> None:
+    draw = np.random.default_rng(random.getrandbits(32))  # type: ignore[attr-defined]
+    shuffled = draw.permutation(draw.permutation(table, axis=0), axis=1)
+    close(over_seeds_and_samples(shuffled), over_seeds_and_samples(table), 100)
+
+
+@given(TABLES, st.floats(-50, 50), st.floats(0.01, 50))
+def test_moves_and_scales_with_the_outcomes(table: np.ndarray, move: float, scale: float) -> None:
+    before = over_seeds_and_samples(table)
+    expected = Interval(*(scale * value + move for value in before))
+    close(over_seeds_and_samples(scale * table + move), expected, 100 * scale + 100)
+
+
+@given(TABLES)
+def test_mirrored_outcomes_mirror_the_interval(table: np.ndarray) -> None:
+    mean, low, high = over_seeds_and_samples(table)
+    close(over_seeds_and_samples(-table), Interval(-mean, -high, -low), 100)
+
+
+@given(TABLES)
+def test_the_interval_is_around_the_mean_and_widens_with_the_level(table: np.ndarray) -> None:
+    narrow, wide = (over_seeds_and_samples(table, level) for level in (0.5, 0.99))
+    assert wide.low <= narrow.low <= table.mean() + 1e-9
+    assert wide.high >= narrow.high >= table.mean() - 1e-9
+    assert narrow.mean == pytest.approx(table.mean(), abs=1e-9)

@@ -1,0 +1,667 @@
+"""The training loop: learns, repeats itself bit for bit, stops and goes on, and loses nothing."""
+
+import json
+import os
+import pickle
+import random
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import TINY
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from partbench import cli, plugins
+from partbench import method as methods
+from partbench import train as training
+from partbench.data.loader import Loader, Schedule, _shuffle, to_float
+from partbench.data.prepared import Prepared
+from partbench.errors import BadInput
+from partbench.extract import extract
+from partbench.files import atomic, locked
+from partbench.method import Method, MethodSettings
+from partbench.methods.vae import VAE
+from partbench.model import load_model
+from partbench.progress import Progress
+from partbench.run import Run, Runtime
+from partbench.train import Stopped, train
+
+METHODS = plugins.names("methods", Method)
+CPU = Runtime(device="cpu", threads=1)
+OFTEN = CPU.model_copy(update={"checkpoint_minutes": 1e-9})
+SMALL: dict[str, dict[str, Any]] = {
+    "patchvae": {"encoder_width": 8, "decoder_width": 8, "learning_rate": 2e-3},
+    "vae": {"encoder_width": 8, "decoder_width": 8, "learning_rate": 2e-3},
+    "bigan": {
+        "encoder_width": 8,
+        "decoder_width": 16,
+        "discriminator_width": 8,
+        "learning_rate": 1e-3,
+    },
+    "supervised": {"encoder_width": 8, "learning_rate": 0.05},
+}
+ONE_AND_TWO_OPTIMISERS = pytest.mark.parametrize("name", ["patchvae", "bigan"])
+
+
+def small(name: str, variant: str = "paper", **changes: Any) -> Any:
+    """Return settings for a network that takes some milliseconds a step, 4 steps an epoch."""
+    values = {"batch_size": 16, "epochs": 3, "images_per_epoch": None, "flip": True}
+    return methods.resolve(methods.load(name), variant, values | SMALL[name] | changes, "test")
+
+
+def run_small(
+    name: str, data: Path, out: Path, runtime: Runtime = CPU, seed: int = 0, **changes: Any
+) -> Path:
+    train(Run(name, "paper", "toy", seed), small(name, **changes), runtime, data, out)
+    return out
+
+
+def state_of(out: Path) -> dict[str, Any]:
+    return torch.load(out / "model.pt", weights_only=True)["state"]
+
+
+def log_of(out: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+
+
+def assert_same_result(first: Path, second: Path) -> None:
+    """Bit-equal parameters and buffers; the same log, but for the clock."""
+    one, two = state_of(first), state_of(second)
+    assert list(one) == list(two)
+    assert [k for k in one if not torch.equal(one[k], two[k])] == []
+    clockless = [[line | {"seconds": 0} for line in log_of(out)] for out in (first, second)]
+    assert clockless[0] == clockless[1]
+    assert sorted(p.name for p in first.iterdir()) == sorted(p.name for p in second.iterdir())
+
+
+# Every method.
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_trains_and_offers_what_it_says(name: str, tiny: Path, tmp_path: Path) -> None:
+    cls = methods.load(name)
+    variant = "demo" if "demo" in cls.REDUCED else "paper"
+    changes = {} if cls.role == "floor" else {"epochs": 2, "batch_size": 16}
+    run = Run(name, variant, "toy", 0)
+    train(run, methods.resolve(cls, variant, changes, "test"), CPU, tiny, tmp_path / "run")
+
+    steps = 0 if cls.role == "floor" else 2 * TINY["train"] // 16
+    assert len(log_of(tmp_path / "run")) == steps
+    record = json.loads((tmp_path / "run" / "train.json").read_text())
+    assert record["run"] == run._asdict()
+    assert record["steps"] == steps
+    assert record["data_checksum"] == Prepared(tiny).meta["checksum"]
+    names = sorted(p.name for p in (tmp_path / "run").iterdir() if p.name != ".lock")
+    assert names == ["log.jsonl", "model.pt", "train.json"]
+    loaded, method = load_model(tmp_path / "run" / "model.pt", "cpu")
+    assert loaded == run
+    assert record["parameters"] == sum(p.numel() for p in method.parameters())
+
+    pictures = tmp_path / "pictures.npz"
+    extract(tmp_path / "run" / "model.pt", tiny, tmp_path / "outputs", pictures, "cpu", 1)
+    for split in ("train", "test"):
+        features = np.load(tmp_path / "outputs" / f"{split}.features.npy")
+        assert features.shape[0] == TINY[split]
+        assert features.dtype == np.float32
+    made = np.load(pictures)
+    assert {"originals"} | {
+        key
+        for key, attribute in (("reconstructions", "reconstruct"), ("samples", "generate"))
+        if hasattr(cls, attribute)
+    } == set(made)
+    assert all(made[key].shape[1:] == (32, 32, 3) for key in made)
+
+
+@pytest.mark.parametrize(
+    ("name", "variant"),
+    [("patchvae", "paper"), ("patchvae", "lw"), ("vae", "paper"), ("vae", "beta")],
+)
+def test_the_variational_methods_learn(name: str, variant: str, tiny: Path, tmp_path: Path) -> None:
+    settings_ = small(name, variant, epochs=15, flip=False)
+    train(Run(name, variant, "toy", 0), settings_, CPU, tiny, tmp_path)
+    log = log_of(tmp_path)
+    for term in ("loss", "reconstruction"):
+        values = [line[f"all/{term}"] for line in log]
+        assert np.mean(values[-10:]) < 0.8 * np.mean(values[:10])
+
+
+def test_the_supervised_control_learns(tiny: Path, tmp_path: Path) -> None:
+    log = log_of(run_small("supervised", tiny, tmp_path, epochs=25, flip=False))
+    accuracy = [line["all/accuracy"] for line in log]
+    assert np.mean(accuracy[:4]) < 0.3
+    assert np.mean(accuracy[-4:]) > 0.6
+    assert log[-1]["all/loss"] < log[0]["all/loss"]
+
+
+def test_bigan_learns(tiny: Path, tmp_path: Path) -> None:
+    """Its losses balance, so they say little: what G makes, and that E inverts it, does."""
+    images = to_float(torch.from_numpy(np.array(Prepared(tiny).split("train").images)))
+    spread, ratio = {}, {}
+    for epochs in (0, 30):
+        out = run_small("bigan", tiny, tmp_path / str(epochs), epochs=epochs, flip=False)
+        _, method = load_model(out / "model.pt", "cpu")
+        torch.manual_seed(0)
+        with torch.inference_mode():
+            made, back = method.generate(64), method.reconstruct(images)  # type: ignore[operator]
+        spread[epochs] = (made.std(0) - images.std(0)).square().mean()
+        others = back.roll(1, dims=0)
+        ratio[epochs] = (back - images).square().mean() / (others - images).square().mean()
+    assert spread[30] < 0.6 * spread[0]  # samples vary as the images do, not all grey
+    assert ratio[0] > 0.99  # untrained, G(E(x)) knows nothing of x
+    assert ratio[30] < 0.9
+    log = log_of(tmp_path / "30")
+    assert np.mean([line["discriminator/discriminator_accuracy"] for line in log]) > 0.6
+
+
+# Repeatable; stop and go on.
+
+
+@ONE_AND_TWO_OPTIMISERS
+def test_two_runs_are_bit_equal_and_another_seed_is_not(
+    name: str, tiny: Path, tmp_path: Path
+) -> None:
+    first, second, other = (
+        run_small(name, tiny, tmp_path / str(i), seed=seed) for i, seed in enumerate((0, 0, 1))
+    )
+    assert_same_result(first, second)
+    assert any(not torch.equal(v, state_of(other)[k]) for k, v in state_of(first).items())
+
+
+def test_checkpoints_change_nothing(tiny: Path, tmp_path: Path) -> None:
+    plain = run_small("patchvae", tiny, tmp_path / "plain")
+    often = run_small("patchvae", tiny, tmp_path / "often", OFTEN)
+    assert_same_result(plain, often)
+
+
+def stop_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
+    """Have the next training in this process get SIGTERM after `step`."""
+
+    class Interrupting(Progress):
+        def advance(self, amount: int = 1, note: str = "") -> None:
+            super().advance(amount, note)
+            if self.done == step:
+                signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(training, "Progress", Interrupting)
+
+
+def stopped(
+    name: str, data: Path, out: Path, monkeypatch: pytest.MonkeyPatch, step: int = 6, **more: Any
+) -> Path:
+    """Return the folder of a run that was stopped after `step`."""
+    with monkeypatch.context() as patch:
+        stop_at(patch, step)
+        with pytest.raises(Stopped, match=f"stopped at step {step}"):
+            run_small(name, data, out, **more)
+    return out
+
+
+@ONE_AND_TWO_OPTIMISERS
+def test_a_run_stopped_at_any_step_ends_as_if_it_had_not_been(
+    name: str, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = run_small(name, tiny, tmp_path / "whole")
+    for step in (1, 4, 7, 11, 12):
+        out = stopped(name, tiny, tmp_path / str(step), monkeypatch, step)
+        assert not (out / "model.pt").exists()
+        assert_same_result(whole, run_small(name, tiny, out))
+
+
+def test_a_log_line_covers_its_steps_however_often_the_run_was_stopped(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training, "LOG_POINTS", 3)  # a line every fourth step
+    whole = run_small("vae", tiny, tmp_path / "whole")
+    out = stopped("vae", tiny, tmp_path / "cut", monkeypatch, 2)
+    stopped("vae", tiny, out, monkeypatch, 7)
+    assert_same_result(whole, run_small("vae", tiny, out))
+
+
+LONG = {"patchvae": 50, "bigan": 30}  # epochs: some seconds of training
+
+
+def command(python: list[str], name: str, data: Path, out: Path, **changes: Any) -> list[str]:
+    runtime = CPU.model_copy(update={"checkpoint_minutes": 0.001})
+    return [
+        *python,
+        "train",
+        *("--run", f"{name}/paper/toy/0"),
+        *("--settings", small(name, **changes).model_dump_json()),
+        *("--runtime", runtime.model_dump_json()),
+        *("--data", str(data)),
+        *("--out", str(out)),
+    ]
+
+
+def wait_for(process: subprocess.Popen[str], out: Path, lines: int) -> None:
+    """Wait until a run has a checkpoint and that many lines in its log."""
+    log = out / "log.jsonl"
+    for _ in range(6000):
+        logged = len(log.read_bytes().splitlines()) if log.exists() else 0
+        if logged >= lines and (out / "checkpoint.pt").exists():
+            return
+        if process.poll() is not None:
+            break
+        time.sleep(0.005)
+    pytest.fail(f"the run ended or hung before line {lines}: {process.communicate()}")
+
+
+@pytest.fixture(scope="module")
+def whole(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Path]:
+    """Uninterrupted runs."""
+    root = tmp_path_factory.mktemp("whole")
+    return {
+        name: run_small(name, tiny, root / name, epochs=epochs) for name, epochs in LONG.items()
+    }
+
+
+@ONE_AND_TWO_OPTIMISERS
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGKILL])
+def test_a_process_stopped_by_a_signal_goes_on_as_if_it_had_not_been(
+    name: str,
+    number: signal.Signals,
+    tiny: Path,
+    tmp_path: Path,
+    whole: Mapping[str, Path],
+    python: list[str],
+) -> None:
+    out, epochs = tmp_path / "run", LONG[name]
+    process = subprocess.Popen(
+        command(python, name, tiny, out, epochs=epochs),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    draw = random.Random(f"{name}-{number}")
+    wait_for(process, out, draw.randrange(5, 60))
+    with pytest.raises(BadInput, match="run is in use by another run; wait for it to end"):
+        run_small(name, tiny, out, epochs=epochs)
+    time.sleep(draw.uniform(0, 0.2))
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=30)
+    if number == signal.SIGKILL:
+        assert process.returncode == -signal.SIGKILL
+    else:
+        assert process.returncode == 75
+        assert "run again to go on" in errors
+        assert "Traceback" not in errors
+    assert not (out / "model.pt").exists()
+    first_line = log_of(out)[0]
+
+    run_small(name, tiny, out, epochs=epochs)
+    assert log_of(out)[0] == first_line  # with its clock: it went on, it did not begin again
+    assert_same_result(whole[name], out)
+
+
+def test_bf16_trains_and_keeps_its_state_in_float32(tiny: Path, tmp_path: Path) -> None:
+    mixed = CPU.model_copy(update={"precision": "bf16-mixed"})
+    for name in ("patchvae", "bigan"):
+        out = run_small(name, tiny, tmp_path / name, mixed)
+        exact = run_small(name, tiny, tmp_path / f"{name}-32")
+        state, other = state_of(out), state_of(exact)
+        floating = [k for k, v in state.items() if v.is_floating_point()]
+        assert {str(state[k].dtype) for k in floating} <= {"torch.float32", "torch.float64"}
+        assert any(not torch.equal(state[k], other[k]) for k in floating)
+        for line, near in zip(log_of(out)[:1], log_of(exact)[:1], strict=True):
+            terms = [k for k in line if k.endswith("/loss")]
+            assert [line[k] for k in terms] == pytest.approx([near[k] for k in terms], rel=0.05)
+
+
+# Checkpoints and models that are not what they should be.
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = run_small("patchvae", tiny, tmp_path / "whole")
+    out = stopped("patchvae", tiny, tmp_path / "cut", monkeypatch, 6, runtime=OFTEN)
+    assert (out / "checkpoint.previous.pt").exists()
+    first_line = log_of(out)[0]
+    cut(out / "checkpoint.pt")
+    run_small("patchvae", tiny, out)
+    assert "checkpoint.pt is damaged, trying the one before" in capsys.readouterr().out
+    assert log_of(out)[0] == first_line
+    assert_same_result(whole, out)
+
+
+def test_a_kill_between_the_two_renames_of_a_checkpoint_loses_nothing(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = run_small("patchvae", tiny, tmp_path / "whole")
+    out = stopped("patchvae", tiny, tmp_path / "cut", monkeypatch)
+    first_line = log_of(out)[0]
+    (out / "checkpoint.pt").rename(out / "checkpoint.previous.pt")
+    assert log_of(run_small("patchvae", tiny, out))[0] == first_line
+    assert_same_result(whole, out)
+
+
+def test_what_a_kill_left_half_written_is_swept_away(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = stopped("vae", tiny, tmp_path, monkeypatch)
+    with atomic(out / "checkpoint.pt") as aside:
+        shutil.copy(aside, out / aside.name.replace(".checkpoint", ".model"))
+        aside.write_bytes((out / "checkpoint.pt").read_bytes())
+    assert [p for p in out.iterdir() if p.name.startswith(".model.pt.")]
+    run_small("vae", tiny, out)
+    names = sorted(p.name for p in out.iterdir() if p.name != ".lock")
+    assert names == ["log.jsonl", "model.pt", "train.json"]
+
+
+def test_two_damaged_checkpoints_are_an_error(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = stopped("patchvae", tiny, tmp_path, monkeypatch, 6, runtime=OFTEN)
+    cut(out / "checkpoint.pt")
+    (out / "checkpoint.previous.pt").write_bytes(b"not a checkpoint")
+    log = (out / "log.jsonl").read_bytes()
+    with pytest.raises(BadInput, match=r"no checkpoint can be read: .*; delete .* to train") as e:
+        run_small("patchvae", tiny, out)
+    assert "checkpoint.pt" in str(e.value)
+    assert "checkpoint.previous.pt" in str(e.value)
+    assert "weights_only" not in str(e.value)
+    assert (out / "log.jsonl").read_bytes() == log
+
+
+@pytest.mark.parametrize(
+    ("differs", "other"),
+    [
+        ("run, settings", {"name": "vae"}),
+        ("run", {"seed": 1}),
+        ("settings", {"learning_rate": 3e-3}),
+        ("data", {"data": "changed"}),
+    ],
+)
+def test_a_checkpoint_of_another_run_is_an_error_that_says_what_differs(
+    differs: str,
+    other: dict[str, Any],
+    tiny: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    out = stopped("patchvae", tiny, tmp_path / "run", monkeypatch)
+    before = (out / "checkpoint.pt").read_bytes()
+    data = tiny
+    if other.pop("data", ""):
+        data = shutil.copytree(tiny, tmp_path / "data")
+        meta = json.loads((data / "meta.json").read_text()) | {"checksum": "another"}
+        (data / "meta.json").write_text(json.dumps(meta))
+    name = other.pop("name", "patchvae")
+    with pytest.raises(BadInput, match=rf"checkpoint.pt belongs to another.*in {differs}\)"):
+        run_small(name, data, out, **other)
+    assert (out / "checkpoint.pt").read_bytes() == before
+
+
+@pytest.fixture(scope="module")
+def model(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return run_small("vae", tiny, tmp_path_factory.mktemp("model"), epochs=1) / "model.pt"
+
+
+def rewritten(model: Path, out: Path, **changes: Any) -> Path:
+    """Return a copy of a model whose identity has changes."""
+    saved = torch.load(model, weights_only=True)
+    saved["identity"] = json.dumps(json.loads(saved["identity"]) | changes)
+    torch.save(saved, out)
+    return out
+
+
+def test_a_model_of_another_version(model: Path, tmp_path: Path) -> None:
+    path = rewritten(model, tmp_path / "model.pt", format=999)
+    with pytest.raises(BadInput, match=r"model.pt was written by another version \(format 999"):
+        load_model(path, "cpu")
+
+
+def test_a_model_that_does_not_fit_its_method_any_more(model: Path, tmp_path: Path) -> None:
+    identity = json.loads(torch.load(model, weights_only=True)["identity"])
+    changed = identity["settings"] | {"latent": 7}
+    path = rewritten(model, tmp_path / "model.pt", settings=changed)
+    with pytest.raises(BadInput, match=r"does not fit the present partbench/methods/vae.py"):
+        load_model(path, "cpu")
+
+
+class Bomb:
+    """Unpickling it makes a folder."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self.path),)
+
+
+def test_a_model_that_is_none_is_an_error_and_runs_no_code(
+    model: Path, tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    crater = tmp_path / "crater"
+    broken = {
+        "empty.pt": b"",
+        "text.pt": b"<html>quota exceeded</html>",
+        "cut.pt": model.read_bytes()[:-2000],
+        "plain.pt": pickle.dumps(Bomb(crater)),
+    }
+    for name, content in broken.items():
+        (tmp_path / name).write_bytes(content)
+    torch.save({"identity": "{}", "state": Bomb(crater)}, tmp_path / "bomb.pt")
+    torch.save({"weights": torch.zeros(1)}, tmp_path / "other.pt")
+    for path in sorted(tmp_path.glob("*.pt")):
+        inputs = ["--model", str(path), "--data", str(tiny), "--runtime", CPU.model_dump_json()]
+        made = ["--outputs", str(tmp_path / "outputs"), "--pictures", str(tmp_path / "p.npz")]
+        status = cli.main(["extract", *inputs, *made])
+        assert status == 1
+        message = capsys.readouterr().err
+        assert f"{path} is no model of partbench or is damaged" in message
+        assert "weights_only" not in message  # torch's advice to open it all the same
+        assert not crater.exists()
+        assert not (tmp_path / "outputs").exists()
+
+
+# Losses that are not finite.
+
+
+def test_a_loss_that_explodes_is_an_error(tiny: Path, tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match=r"all/\w+ is (nan|inf) near step \d+.*Lower the learning"):
+        run_small("patchvae", tiny, tmp_path, OFTEN, learning_rate=1e30)
+    assert not (tmp_path / "model.pt").exists()
+    assert all(np.isfinite(list(line.values())).all() for line in log_of(tmp_path))
+
+
+def test_a_loss_that_becomes_nan_leaves_the_checkpoint_from_before(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = stopped("vae", tiny, tmp_path, monkeypatch, 6)
+    before = (out / "checkpoint.pt").read_bytes()
+    elbo = VAE.elbo
+    with monkeypatch.context() as patch:
+        patch.setattr(VAE, "elbo", lambda *a: elbo(*a) | {"loss": elbo(*a)["loss"] * np.nan})
+        with pytest.raises(BadInput, match="all/loss is nan near step 7"):
+            run_small("vae", tiny, out, OFTEN)
+    assert (out / "checkpoint.pt").read_bytes() == before
+    assert len(log_of(out)) == 6
+    whole = run_small("vae", tiny, tmp_path / "whole")
+    run_small("vae", tiny, out)
+    assert all(torch.equal(v, state_of(out)[k]) for k, v in state_of(whole).items())
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"batch_size": 65}, r"64 images, fewer than one batch of 65; lower `batch_size`"),
+        ({}, r"cannot be shared by 3 devices"),
+    ],
+)
+def test_batches_that_cannot_be_made(
+    changes: dict[str, Any],
+    message: str,
+    tiny: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if not changes:
+        monkeypatch.setattr(training.Fabric, "world_size", 3)
+    with pytest.raises(BadInput, match=message):
+        run_small("vae", tiny, tmp_path, **changes)
+
+
+def test_a_gpu_that_is_not_there(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(BadInput, match="torch sees no GPU; set 'cpu' or 'auto'"):
+        run_small("vae", tiny, tmp_path, CPU.model_copy(update={"device": "cuda"}))
+
+
+def test_the_lock_is_free_after_an_error(tiny: Path, tmp_path: Path) -> None:
+    with pytest.raises(BadInput):
+        run_small("vae", tiny, tmp_path, batch_size=65)
+    with locked(tmp_path):
+        pass
+
+
+# The order of the data.
+
+
+def schedules() -> st.SearchStrategy[Schedule]:
+    def build(n: int, batch: int, per_epoch: int | None, lose: bool, seed: int) -> Schedule:
+        values = {
+            "epochs": 3,
+            "batch_size": min(batch, n),
+            "images_per_epoch": per_epoch,
+            "lose_batch_at_wrap": lose,
+        }
+        return Schedule(n, MethodSettings.parse(values, "test"), seed)
+
+    return st.builds(
+        build,
+        n=st.integers(1, 60),
+        batch=st.integers(1, 20),
+        per_epoch=st.none() | st.integers(1, 300),
+        lose=st.booleans(),
+        seed=st.integers(0, 2**31),
+    )
+
+
+def updates_of_the_published_loop(asked: int, batches: int) -> int:
+    """Count the updates of a loop that swallows the end of its iterator with one step."""
+    left, done = batches, 0
+    for _ in range(asked):
+        if left == 0:
+            left = batches
+        else:
+            left -= 1
+            done += 1
+    return done
+
+
+@given(schedules())
+def test_updates_per_epoch(schedule: Schedule) -> None:
+    s = schedule.settings
+    asked = (s.images_per_epoch or schedule.n) // s.batch_size
+    batches = schedule.n // s.batch_size
+    lost = updates_of_the_published_loop(asked, batches)
+    assert schedule.steps_per_epoch == max(lost if s.lose_batch_at_wrap else asked, 1)
+    assert schedule.steps == 3 * schedule.steps_per_epoch
+
+
+@given(schedules())
+def test_a_pass_over_the_data_shows_no_image_twice(schedule: Schedule) -> None:
+    size, per_pass = schedule.settings.batch_size, schedule.steps_per_pass
+    for epoch in range(3):
+        first = epoch * schedule.steps_per_epoch
+        steps = list(range(first, first + schedule.steps_per_epoch))
+        for start in range(0, len(steps), per_pass):
+            batches = [schedule.indices(step) for step in steps[start : start + per_pass]]
+            assert all(len(batch) == size for batch in batches)
+            seen = np.concatenate(batches)
+            assert len(np.unique(seen)) == len(seen)
+            assert seen.min() >= 0
+            assert seen.max() < schedule.n
+
+
+@given(st.integers(1, 20), st.integers(1, 5), st.integers(0, 2**31))
+def test_passes_of_whole_batches_show_every_image(batch: int, batches: int, seed: int) -> None:
+    n = batch * batches
+    schedule = Schedule(n, MethodSettings(epochs=2, batch_size=batch), seed)
+    passes = [
+        np.concatenate([schedule.indices(epoch * batches + i) for i in range(batches)])
+        for epoch in range(2)
+    ]
+    for order in passes:
+        assert sorted(order) == list(range(n))
+    if n > 20:  # two shuffles of so many agree once in 20! times
+        assert list(passes[0]) != list(passes[1])
+
+
+@given(schedules(), st.data())
+def test_a_step_s_images_depend_on_nothing_before(schedule: Schedule, data: st.DataObject) -> None:
+    walked = [schedule.indices(step).tolist() for step in range(schedule.steps)]
+    step = data.draw(st.integers(0, schedule.steps - 1))
+    _shuffle.cache_clear()
+    assert schedule.indices(step).tolist() == walked[step]
+
+
+def loader(data: Path, seed: int = 0, rank: int = 0, world: int = 1, flip: bool = True) -> Loader:
+    split = Prepared(data).split("train")
+    schedule = Schedule(len(split), MethodSettings(epochs=2, batch_size=12, flip=flip), seed)
+    cpu = torch.device("cpu")
+    return Loader(split, schedule, cpu, labels=True, rank=rank, world=world)
+
+
+@settings(deadline=None, max_examples=10)
+@given(start=st.integers(0, 9), seed=st.integers(0, 1000))
+def test_batches_are_the_same_wherever_they_are_entered(tiny: Path, start: int, seed: int) -> None:
+    whole = list(loader(tiny, seed).batches())
+    assert len(whole) == 10
+    entered = list(loader(tiny, seed).batches(start))
+    assert len(entered) == len(whole) - start
+    for first, second in zip(whole[start:], entered, strict=True):
+        assert torch.equal(first.images, second.images)
+        assert torch.equal(first.labels, second.labels)  # type: ignore[arg-type]
+
+
+def test_batches_hold_the_images_with_their_labels_half_of_them_mirrored(tiny: Path) -> None:
+    split = Prepared(tiny).split("train")
+    labels = split.annotation("labels")
+    plain, flipped = loader(tiny, flip=False), loader(tiny)
+    mirrored = []
+    for step, (batch, other) in enumerate(zip(plain.batches(), flipped.batches(), strict=True)):
+        rows = plain.schedule.indices(step)
+        assert torch.equal(batch.images, to_float(torch.from_numpy(split.images[rows])))
+        assert batch.labels.tolist() == labels[rows].tolist()  # type: ignore[union-attr]
+        assert torch.equal(batch.labels, other.labels)  # type: ignore[arg-type]
+        for one, two in zip(batch.images, other.images, strict=True):
+            mirrored.append(not torch.equal(one, two))
+            assert torch.equal(one.flip(-1) if mirrored[-1] else one, two)
+    assert 0.35 < np.mean(mirrored) < 0.65
+
+
+@pytest.mark.parametrize("world", [2, 3])
+def test_processes_share_a_batch(tiny: Path, world: int) -> None:
+    whole = loader(tiny, flip=False).batches()
+    shares = [loader(tiny, rank=r, world=world, flip=False).batches() for r in range(world)]
+    for batch, *parts in zip(whole, *shares, strict=True):
+        for rank, part in enumerate(parts):
+            assert torch.equal(part.images, batch.images[rank::world])
+            assert torch.equal(part.labels, batch.labels[rank::world])  # type: ignore[index]
+
+
+def test_rows_limit_what_a_loader_reads(tiny: Path) -> None:
+    split = Prepared(tiny).split("train")
+    rows = np.arange(1, 64, 4)
+    schedule = Schedule(len(rows), MethodSettings(epochs=1, batch_size=4), 0)
+    some = Loader(split, schedule, torch.device("cpu"), labels=True, rows=rows)
+    expected = np.concatenate([rows[schedule.indices(step)] for step in range(4)])
+    assert sorted(expected) == sorted(rows)
+    images = torch.cat([batch.images for batch in some.batches()])
+    assert torch.equal(images, to_float(torch.from_numpy(split.images[expected])))
