@@ -3,7 +3,7 @@
 import math
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
@@ -46,6 +46,8 @@ class Result(NamedTuple):
     """One row a test sample, in the order of the split."""
     details: dict[str, Any]
     """Anything else worth keeping: choices made, curves; plain json."""
+    scratch: Sequence[Path] = ()
+    """Files to take up after a crash, of no more use once the result is written."""
 
 
 class Probe(ABC):
@@ -145,3 +147,5 @@ def measure(
             "provenance": provenance(device),
         },
     )
+    for path in result.scratch:
+        path.unlink(missing_ok=True)

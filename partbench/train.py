@@ -264,6 +264,11 @@ class _Training:
         return None
 
     def _finish(self) -> None:
+        for name, value in self.method.state_dict().items():
+            if value.is_floating_point() and not value.isfinite().all():
+                raise BadInput(
+                    f"{self.run}: {name} is not finite after the last step; lower the learning rate"
+                )
         device = self.fabric.device.type
         peak = (
             torch.cuda.max_memory_allocated()

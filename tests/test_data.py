@@ -248,7 +248,7 @@ def test_a_killed_preparation_leaves_nothing_that_looks_whole(
     process = subprocess.Popen(
         [*python, *arguments, "--out", str(out)], stderr=subprocess.DEVNULL, cwd=tmp_path
     )
-    for _ in range(3000):
+    for _ in range(12_000):
         if (tmp_path / "toy.part" / "train.images.npy").exists():
             break
         assert process.poll() is None

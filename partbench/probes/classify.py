@@ -136,7 +136,12 @@ class Classify(Probe):
                 "test accuracy": curve.accuracy().tolist(),
                 "held-out accuracy": chooser.accuracy().tolist(),
             }
-        return Result(metrics, pd.DataFrame(samples), details)
+        scratch = [
+            path
+            for path in checkpoint.parent.iterdir()
+            if path.name.startswith(f"{checkpoint.name}.")
+        ]
+        return Result(metrics, pd.DataFrame(samples), details, scratch)
 
     @classmethod
     def training_images(cls, settings: Any, n_train: int) -> int:
