@@ -26,6 +26,7 @@ class Seconds(NamedTuple):
     """User and system time of this process, its children and its finished grandchildren."""
 
     def json(self) -> dict[str, float]:
+        """Return it for the json."""
         return {key: round(value, 6) for key, value in self._asdict().items()}
 
 

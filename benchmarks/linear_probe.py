@@ -10,29 +10,22 @@ on the first fold. (`newton-cholesky` would need a Hessian of 92,170^2.) The opt
 solver's at a tolerance of 1e-10, and does not rest on its word: the objective is 1-strongly convex
 in W, so the relative gradient in feature space, printed for all three, bounds how far W is from it.
 
-    python benchmarks/linear_probe.py            # some minutes
-    python benchmarks/linear_probe.py --folds 2
+    python -m benchmarks linear_probe            # some minutes
+    python -m benchmarks linear_probe --folds 2
 """
 
-import argparse
-import json
-import platform
-import time
 import warnings
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import psutil
-import scipy
-import sklearn
 from numpy.typing import NDArray
 from scipy.special import log_softmax
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from threadpoolctl import threadpool_info, threadpool_limits
 
+from benchmarks import common
 from partbench.metrics.logistic import fit_logistic
 from partbench.probes.linear import LinearSettings
 
@@ -40,6 +33,7 @@ N_SAMPLES, FOLD_SIZE, N_FEATURES, N_CLASSES, N_LATENTS = 5000, 1000, 9216, 10, 2
 CS = LinearSettings().cs
 SAME = 1e-3  # relative coefficient error up to which scikit-learn counts as at the optimum
 SOLVERS = ("newton-cg", "lbfgs")
+TARGET = 10
 
 Solution = tuple[NDArray[np.float64], NDArray[np.float64]]  # coef [K, D], intercept [K]
 
@@ -56,13 +50,6 @@ def make_features(seed: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     return np.maximum(features, 0), labels
 
 
-def timed(run: Callable[[], Any]) -> tuple[Any, NDArray[np.float64]]:
-    """Return the result and [wall, CPU] seconds."""
-    before = time.perf_counter(), time.process_time()
-    result = run()
-    return result, np.subtract((time.perf_counter(), time.process_time()), before)
-
-
 def fit_sklearn(x: NDArray, y: NDArray, c: float, solver: str, tolerance: float) -> Solution:
     model = LogisticRegression(C=c, solver=solver, tol=tolerance, max_iter=10_000)
     with warnings.catch_warnings():
@@ -73,7 +60,7 @@ def fit_sklearn(x: NDArray, y: NDArray, c: float, solver: str, tolerance: float)
     return model.coef_, model.intercept_
 
 
-def fit_ours(x: NDArray, y: NDArray, **options: float) -> list[Solution]:
+def fit_ours(x: NDArray, y: NDArray, **options: Any) -> list[Solution]:
     models = fit_logistic(x, y, CS, **options)
     return list(zip(models.coef, models.intercept, strict=True))
 
@@ -98,30 +85,16 @@ def best_setting(x: NDArray, y: NDArray, c: float, optimum: Solution) -> tuple[s
     for solver in SOLVERS:
         for exponent in range(4, 12):
             tolerance = 10.0**-exponent
-            solution, seconds = timed(lambda s=solver, t=tolerance: fit_sklearn(x, y, c, s, t))
-            if error(solution, optimum) <= SAME:
-                reached[solver, tolerance] = seconds[1]
+            found: list[Solution] = []
+            seconds = common.timed(
+                lambda s=solver, t=tolerance, out=found: out.append(fit_sklearn(x, y, c, s, t))
+            )
+            if error(found[0], optimum) <= SAME:
+                reached[solver, tolerance] = seconds.cpu
                 break
-            if reached and seconds[1] > min(reached.values()):
+            if reached and seconds.cpu > min(reached.values()):
                 break  # a tighter tolerance is slower still
     return min(reached, key=reached.__getitem__)
-
-
-def machine(threads: int) -> dict[str, Any]:
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-    return {
-        "cpu": names[0] if names else platform.processor(),
-        "cores": psutil.cpu_count(logical=False),
-        "blas_threads": threads,
-        "blas": sorted({f"{i['internal_api']} {i['version']}" for i in threadpool_info()
-                        if i["user_api"] == "blas"}),
-        "python": platform.python_version(),
-        "numpy": np.__version__,
-        "scipy": scipy.__version__,
-        "scikit-learn": sklearn.__version__,
-    }  # fmt: skip
 
 
 def compare(n_folds: int, seed: int) -> dict[str, Any]:
@@ -139,11 +112,13 @@ def compare(n_folds: int, seed: int) -> dict[str, Any]:
         settings = settings or [
             best_setting(x, y, c, best) for c, best in zip(CS, optima, strict=True)
         ]
-        ours, our_time = timed(lambda x=x, y=y: fit_ours(x, y))
-        theirs, their_time = timed(
-            lambda x=x, y=y, settings=settings: [
+        ours: list[Solution] = []
+        theirs: list[Solution] = []
+        our_time = common.timed(lambda x=x, y=y, out=ours: out.extend(fit_ours(x, y)))
+        their_time = common.timed(
+            lambda x=x, y=y, out=theirs, settings=settings: out.extend(
                 fit_sklearn(x, y, c, *s) for c, s in zip(CS, settings, strict=True)
-            ]
+            )
         )
         totals["ours"] += our_time
         totals["sklearn"] += their_time
@@ -159,6 +134,9 @@ def compare(n_folds: int, seed: int) -> dict[str, Any]:
             f"scikit-learn {their_time[0]:.2f} s (CPU {their_time[1]:.2f})",
             flush=True,
         )
+    ratio = common.report_ratio(
+        f"linear_probe, {n_folds} folds", totals["ours"][0], totals["sklearn"][0], TARGET
+    )
     return {
         "task": {
             "folds": n_folds, "samples": FOLD_SIZE, "features": N_FEATURES,
@@ -166,29 +144,26 @@ def compare(n_folds: int, seed: int) -> dict[str, Any]:
         },
         "sklearn_settings": [f"C={c:g}: {s}, tol={t:g}"
                              for c, (s, t) in zip(CS, settings, strict=True)],
-        "seconds": {name: total[0] for name, total in totals.items()},
+        **ratio,
         "cpu_seconds": {name: total[1] for name, total in totals.items()},
-        "speedup": totals["sklearn"][0] / totals["ours"][0],
-        "cpu_speedup": totals["sklearn"][1] / totals["ours"][1],
+        "cpu_ratio": totals["sklearn"][1] / totals["ours"][1],
         "worst_relative_error": worst,
     }  # fmt: skip
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = common.arguments(__doc__, "linear_probe")
     parser.add_argument("--folds", type=int, default=10)
     parser.add_argument("--threads", type=int, default=1, help="BLAS threads, for both")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument(
-        "--out", type=Path, default=Path(__file__).parent / "results" / "linear_probe.json"
-    )
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
+    blas = {f"{i['internal_api']} {i['version']}" for i in threadpool_info()
+            if i["user_api"] == "blas"}  # fmt: skip
+    packages = ("numpy", "scipy", "scikit-learn")
+    machine = common.machine("cpu", packages, blas=sorted(blas), blas_threads=args.threads)
     with threadpool_limits(args.threads):
-        result = {"machine": machine(args.threads), **compare(args.folds, args.seed)}
-    text = json.dumps(result, indent=2)
-    print(text)
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(text + "\n")
+        result = compare(args.folds, args.seed)
+    common.write(args.out, "linear_probe", {"machine": machine, **result})
 
 
 if __name__ == "__main__":

@@ -2,8 +2,9 @@
 
 The reference is what a user would write first: float32, eager, images and weights NCHW. Against it
 channels-last memory and bf16 autocast (float32 weights), alone and together, and torch.compile on
-top of channels-last (it lays out memory as it likes, NCHW gains nothing from that). A step is forward, backward and Adam, on the same images and with the same seed, as the training
-loop does it; reading data is not part of it.
+top of channels-last (it lays out memory as it likes, NCHW gains nothing from that). A step is
+forward, backward and Adam, on the same images and with the same seed, as the training loop does
+it; reading data is not part of it.
 
 All of them take their steps in turn, a few at a time, so that other load on the machine hits all
 alike, and the median step is compared. Their 100 steps are one training: the loss over its last 20
@@ -46,7 +47,9 @@ class Way(NamedTuple):
 
     def __str__(self) -> str:
         memory = "channels-last" if self.channels_last else "contiguous"
-        return f"{memory} {'bf16' if self.bf16 else 'fp32'} {'compiled' if self.compile else 'eager'}"
+        return (
+            f"{memory} {'bf16' if self.bf16 else 'fp32'} {'compiled' if self.compile else 'eager'}"
+        )
 
 
 REFERENCE = Way(False, False, False)
@@ -61,7 +64,7 @@ class Training:
         self.batches = [b.to(device).contiguous(memory_format=memory) for b in batches]
         torch.manual_seed(seed)
         self.method = PatchVAE(resolve(PatchVAE, "cifar100", {}, ""), DataInfo(SIZE, 100))
-        self.method.to(device, memory_format=memory)
+        self.method.to(device).to(memory_format=memory)
         self.optimizer = self.method.optimizers()["all"]
         self.model: Callable[..., dict[str, Tensor]] = (
             torch.compile(self.method) if way.compile else self.method
@@ -70,6 +73,7 @@ class Training:
         self.seconds: list[common.Seconds] = []
 
     def step(self) -> None:
+        """Take one step."""
         i = len(self.losses)
         torch.manual_seed(1000 * self.seed + i)
         self.optimizer.zero_grad()

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from partbench import method as methods
-from partbench.config import Cell, Config, cells, method_settings
+from partbench.config import Cell, Config, cells, method_settings, probe_settings
 from partbench.errors import BadInput
 from partbench.files import atomic, read_json
 from partbench.metrics.intervals import over_seeds, over_seeds_and_samples
@@ -93,6 +93,11 @@ def _rows(config: Config, results: Path, logs: Path, cell: Cell) -> list[dict[st
         return [base | {"status": "failed" if reason else "missing", "reason": reason}]
     found = read_json(path)
     train = read_json(results / "runs" / str(cell.run) / "train.json")
+    measure = probe_settings(config, cell.probe, cell.eval)
+    for made, now in ((train, settings), (found, measure)):
+        if made["settings"] != now.model_dump(mode="json"):
+            reason = "made with other settings than the configuration's; run again"
+            return [base | {"status": "missing", "reason": reason}]
     common = base | {
         "status": "done",
         "subset": found["subset"] or train["subset"],

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from partbench.config import Config, check
+from partbench.config import Config, check, method_settings, probe_settings
 from partbench.errors import BadInput
 from partbench.files import read_json, write_json
 from partbench.gather import gather, summarize, write
@@ -39,7 +39,9 @@ def run_key(seed: int, method: str = "patchvae", variant: str = "demo") -> str:
 
 
 def write_run(results: Path, key: str, **changes: Any) -> None:
+    method, variant, *_ = key.split("/")
     record = {
+        "settings": method_settings(CONFIG, method, variant).model_dump(mode="json"),
         "subset": False,
         "provenance": {"device": "a card"},
         "seconds": 12.5,
@@ -73,6 +75,7 @@ def write_cell(
         "note": "a note",
     }
     cell = {
+        "settings": probe_settings(CONFIG, probe, data).model_dump(mode="json"),
         "subset": False,
         "version": 1,
         "data_checksum": f"{data}'s",
@@ -326,3 +329,15 @@ def test_tables_as_files(results: Path) -> None:
 def test_summary_of_a_table_is_all_it_takes(results: Path) -> None:
     table, summary = tables(results)
     pd.testing.assert_frame_equal(summarize(table, results), summary)
+
+
+@pytest.mark.parametrize("stale", ["run", "cell"])
+def test_a_number_made_with_other_settings_does_not_count(results: Path, stale: str) -> None:
+    path = results / "runs" / run_key(0) / "train.json"
+    if stale == "cell":
+        path = results / "cells" / run_key(0) / "toy" / "linear.json"
+    write_json(path, read_json(path) | {"settings": {"epochs": 1}})
+    table, _ = gather(CONFIG, results, results / "logs")
+    mine = table[(table["method"] == "patchvae") & (table["seed"] == 0) & (table["eval"] == "toy")]
+    assert mine["status"].tolist() == ["missing"]
+    assert "other settings" in mine["reason"].iloc[0]

@@ -1,7 +1,6 @@
 """The grid of the configuration, as file names; every function of the workflow stands here."""
 
 import ast
-import json
 import os
 import sys
 from pathlib import Path
@@ -26,7 +25,6 @@ except BadInput as error:
 
 RESULTS = f"results/{CONFIG.name}"
 REPORT = "report/index.html" if CONFIG.name == "paper" else f"report/{CONFIG.name}/index.html"
-RUNTIME = json.dumps(CONFIG.runtime.model_dump(), sort_keys=True)
 GPUS = 0 if CONFIG.runtime.device == "cpu" else CONFIG.runtime.devices
 CELLS = [cell for cell in grid.cells(CONFIG) if not cell.skip]
 RUNS = sorted({cell.run for cell in CELLS})
@@ -79,6 +77,11 @@ def probe_settings(probe):
         return grid.dump(grid.probe_settings(CONFIG, probe, wildcards.eval))
 
     return settings
+
+
+def runtime(wildcards, output):
+    """Return how to compute; made from output, so that more threads train nothing again."""
+    return grid.dump(CONFIG.runtime)
 
 
 def folder_of_model(wildcards, output):

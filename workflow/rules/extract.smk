@@ -15,7 +15,7 @@ rule extract:
         mem_mb=8000,
         runtime=240,
     params:
-        runtime=RUNTIME,
+        runtime=runtime,
         data=folder_of_meta,
     shell:
         "python -m partbench extract --model {input.model} --data {params.data}"

@@ -28,7 +28,7 @@ for probe in PROBES:
         params:
             probe=probe,
             settings=probe_settings(probe),
-            runtime=RUNTIME,
+            runtime=runtime,
             data=folder_of_meta,
         shell:
             "python -m partbench probe {params.probe} --run {wildcards.run}"

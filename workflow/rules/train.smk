@@ -21,7 +21,9 @@ for method in METHODS:
         params:
             run=f"{method}/{{variant}}/{{train}}/{{seed}}",
             settings=train_settings(method),
-            runtime=RUNTIME,
+            # Other arithmetic rounds otherwise, so it trains again.
+            arithmetic=(CONFIG.runtime.precision, CONFIG.runtime.compile),
+            runtime=runtime,
             data=folder_of_meta,
             out=folder_of_model,
         shell:
