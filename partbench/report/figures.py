@@ -17,7 +17,7 @@ import pandas as pd
 from markupsafe import Markup, escape
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, NullFormatter
 from PIL import Image
 
 INK, MUTED, RULE, FLOOR, CEILING, PAPER = (f"#0102{i:02x}" for i in range(6))
@@ -92,7 +92,7 @@ def intervals(bars: Sequence[Bar], axis: str, title: str, key: str) -> Markup:
         width, pitch, bottom = 390, 44, 46
         height = pitch * len(bars) + bottom
         fig = Figure(figsize=(width / 72, height / 72), facecolor="none")
-        ax = fig.add_axes((0.012, bottom / height, 0.976, 1 - bottom / height))
+        ax = fig.add_axes((0.012, bottom / height, 0.95, 1 - bottom / height))
         for i, bar in enumerate(bars):
             _bar(ax, -float(i), bar)
         ax.set_ylim(-len(bars) + 0.35, 0.72)
@@ -143,6 +143,8 @@ def curve(seeds: Sequence[pd.Series], index: int, title: str, key: str) -> Marku
         ax.plot(table.index, table.mean(axis=1), color=colour(index), linewidth=2)
         if len(finite) and finite.min() > 0 and finite.max() > 20 * finite.min():
             ax.set_yscale("log")
+            ax.yaxis.set_major_formatter(lambda y, _: f"{y:g}")
+            ax.yaxis.set_minor_formatter(NullFormatter())
         else:
             ax.yaxis.set_major_locator(MaxNLocator(4))
             ax.ticklabel_format(axis="y", scilimits=(-3, 4))
