@@ -16,7 +16,7 @@ BENCHMARKS = {
     "loader": (),
     "training_step": (),
     "fixed_cost": (),
-    "linear_probe": ("--folds", "2"),
+    "linear_probe": ("--folds", "1"),
 }
 
 

@@ -83,6 +83,7 @@ def report_ratio(
     name: str, ours: float, reference: float, target: float | None = None
 ) -> dict[str, Any]:
     """Print how many times faster than the reference we are; return it for the json."""
+    ours, reference = float(ours), float(reference)  # numpy's numbers make bools json cannot write
     ratio = reference / ours
     result: dict[str, Any] = {"ours_s": ours, "reference_s": reference, "ratio": ratio}
     verdict = ""
