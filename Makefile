@@ -16,7 +16,8 @@ setup: .venv/installed
 	@$(PYTHON) -m venv .venv || { echo "python3 cannot make virtual environments here; install its venv package (Debian: python3-venv)"; exit 1; }
 	@sed -n '/^uv==/,/[^\\]$$/p' requirements.lock > .venv/uv.lock
 	$(BIN)/python -m pip install --quiet --require-hashes --requirement .venv/uv.lock
-	$(BIN)/uv pip sync --quiet --require-hashes --python $(BIN)/python requirements.lock
+	@# Compiled now, or every job of the DAG compiles torch anew where Python may not write it.
+	$(BIN)/uv pip sync --quiet --require-hashes --compile-bytecode --python $(BIN)/python requirements.lock
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
 	@touch $@
 

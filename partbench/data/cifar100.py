@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 from functools import cached_property
+from typing import Any
 
 from pydantic import Field
-from torchvision.datasets import CIFAR100 as TorchvisionCIFAR100
 
 from partbench.data.reader import DataSettings, Reader, Sample
 from partbench.errors import BadInput
@@ -24,13 +24,14 @@ class CIFAR100(Reader):
     counts = {"train": 50_000, "test": 10_000}
 
     @cached_property
-    def _sets(self) -> dict[str, TorchvisionCIFAR100]:
+    def _sets(self) -> dict[str, Any]:
+        # Imported late: every look at a configuration would wait seconds for torchvision.
+        from torchvision.datasets import CIFAR100 as Archive
+
         folder = self.root / "cifar100"
         try:
             return {
-                split: TorchvisionCIFAR100(
-                    folder, train=split == "train", download=self.settings.download
-                )
+                split: Archive(folder, train=split == "train", download=self.settings.download)
                 for split in ("train", "test")
             }
         except (RuntimeError, OSError) as error:

@@ -10,6 +10,8 @@ from snakemake.exceptions import WorkflowError
 sys.path.insert(0, workflow.basedir)
 # The jobs run the same Python as Snakemake does, with partbench from this checkout.
 os.environ.update(PATH=f"{Path(sys.executable).parent}:{os.getenv('PATH', '')}")
+# Jobs stand side by side: threads that wait must not spin.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from partbench import config as grid
 from partbench import plugins
