@@ -15,10 +15,11 @@ import pytest
 from conftest import TINY, prepare_toy
 from numpy.typing import NDArray
 from PIL import Image
+from torchvision.datasets import CIFAR100 as Archive
 
 from partbench.data import prepared as preparing
 from partbench.data.celeba import CelebA, partition, read_landmarks, read_mafl_list
-from partbench.data.cifar100 import CIFAR100, TorchvisionCIFAR100
+from partbench.data.cifar100 import CIFAR100
 from partbench.data.folder import Folder
 from partbench.data.image import move_points, read_image, resize
 from partbench.data.imagenet import ImageNet
@@ -626,7 +627,7 @@ def test_cifar100_in_miniature(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     for name in ("train", "test"):
         (folder / name).write_bytes(pickle.dumps(batch))
     (folder / "meta").write_bytes(pickle.dumps({"fine_label_names": ["apple", "bear"]}))
-    monkeypatch.setattr(TorchvisionCIFAR100, "_check_integrity", lambda self: True)
+    monkeypatch.setattr(Archive, "_check_integrity", lambda self: True)
     monkeypatch.setattr("torchvision.datasets.cifar.check_integrity", lambda *a: True)
     data = prepare_one(reader(CIFAR100, tmp_path, download=False), tmp_path / "out")
     assert data.meta["class_names"] == ["apple", "bear"]
