@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -26,6 +26,21 @@ def device_of(runtime: Runtime) -> str:
     if runtime.device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     return runtime.device
+
+
+def precision_of(runtime: Runtime) -> Literal["32-true", "bf16-mixed"]:
+    """Return the arithmetic of trainings: as asked for, or what is fast on this device.
+
+    Without bfloat16 in hardware it is emulated, slower than float32.
+    """
+    if runtime.precision != "auto":
+        return runtime.precision
+    if device_of(runtime) == "cuda":
+        fast = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        able = torch.cpu.get_capabilities()
+        fast = able.get("avx512_bf16", False) or able.get("amx_bf16", False)
+    return "bf16-mixed" if fast else "32-true"
 
 
 def save_model(method: Method, identity: dict[str, Any], path: Path) -> None:

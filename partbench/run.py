@@ -14,7 +14,9 @@ class Runtime(Settings):
         "auto", description="auto: a GPU where there is one"
     )
     devices: int = Field(1, ge=1, description="processes a run, one device each")
-    precision: Literal["32-true", "bf16-mixed"] = "32-true"
+    precision: Literal["auto", "32-true", "bf16-mixed"] = Field(
+        "auto", description="auto: bf16-mixed where the device multiplies bfloat16 in hardware"
+    )
     compile: bool = Field(False, description="torch.compile the training step")
     threads: int = Field(4, ge=1, description="CPU threads a job")
     checkpoint_minutes: float = Field(5.0, gt=0, description="time between checkpoints")

@@ -30,7 +30,7 @@ from partbench.data.prepared import Prepared
 from partbench.errors import BadInput, in_short
 from partbench.files import atomic, explained, locked, sweep, write_json
 from partbench.method import Batch, DataInfo, Method
-from partbench.model import FORMAT, device_of, save_model
+from partbench.model import FORMAT, device_of, precision_of, save_model
 from partbench.progress import Progress
 from partbench.provenance import provenance
 from partbench.run import Run, Runtime
@@ -64,7 +64,7 @@ def train(run: Run, settings: Any, runtime: Runtime, data: Path, out: Path) -> N
     fabric = Fabric(
         accelerator=device_of(runtime),
         devices=runtime.devices,
-        precision=runtime.precision,
+        precision=precision_of(runtime),
         strategy=several if runtime.devices > 1 else "auto",
     )
     if runtime.devices > 1:
@@ -287,6 +287,7 @@ class _Training:
                 "settings": self.settings.model_dump(mode="json"),
                 "changes": methods.changes(cls, self.run.variant, self.settings),
                 "runtime": self.runtime.model_dump(mode="json"),
+                "precision": precision_of(self.runtime),
                 "data_checksum": self.data.meta["checksum"],
                 "subset": self.data.meta["subset"],
                 "steps": self.step,

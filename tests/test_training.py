@@ -29,7 +29,7 @@ from partbench.extract import extract
 from partbench.files import atomic, locked
 from partbench.method import Method, MethodSettings
 from partbench.methods.vae import VAE
-from partbench.model import load_model
+from partbench.model import load_model, precision_of
 from partbench.progress import Progress
 from partbench.run import Run, Runtime
 from partbench.train import Stopped, train
@@ -304,10 +304,10 @@ def test_a_process_stopped_by_a_signal_goes_on_as_if_it_had_not_been(
 
 
 def test_bf16_trains_and_keeps_its_state_in_float32(tiny: Path, tmp_path: Path) -> None:
-    mixed = CPU.model_copy(update={"precision": "bf16-mixed"})
+    mixed, full = (CPU.model_copy(update={"precision": p}) for p in ("bf16-mixed", "32-true"))
     for name in ("patchvae", "bigan"):
         out = run_small(name, tiny, tmp_path / name, mixed)
-        exact = run_small(name, tiny, tmp_path / f"{name}-32")
+        exact = run_small(name, tiny, tmp_path / f"{name}-32", full)
         state, other = state_of(out), state_of(exact)
         floating = [k for k, v in state.items() if v.is_floating_point()]
         assert {str(state[k].dtype) for k in floating} <= {"torch.float32", "torch.float64"}
@@ -315,6 +315,17 @@ def test_bf16_trains_and_keeps_its_state_in_float32(tiny: Path, tmp_path: Path) 
         for line, near in zip(log_of(out)[:1], log_of(exact)[:1], strict=True):
             terms = [k for k in line if k.endswith("/loss")]
             assert [line[k] for k in terms] == pytest.approx([near[k] for k in terms], rel=0.05)
+
+
+@pytest.mark.parametrize("has", [True, False])
+def test_auto_precision_is_what_the_hardware_has(
+    has: bool, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": has})
+    out = run_small("vae", tiny, tmp_path / "out")
+    record = json.loads((out / "train.json").read_text())
+    assert record["precision"] == ("bf16-mixed" if has else "32-true")
+    assert precision_of(CPU.model_copy(update={"precision": "32-true"})) == "32-true"
 
 
 # Checkpoints and models that are not what they should be.
