@@ -7,8 +7,11 @@ A prepared data set is a folder:
     <split>.labels.npy       int64 [N]
     <split>.landmarks.npy    float32 [N, L, 2], (x, y) in pixels of the prepared image
     <split>.visible.npy      bool [N, L]
-    <split>.box.npy          float32 [N, 4], (x, y, width, height)
-    <split>.parts.npy        uint8 [N, S, S], 0 is background
+    <split>.box.npy          float32 [N, 4] or [N, M, 4], (x, y, width, height), NaN where none
+    <split>.objects.npy      int64 [N, M], class of each box, -1 where none
+    <split>.mask.npy         bool [N, S, S], foreground
+    <split>.parts.npy        uint8 [N, S, S], 0 is background, 255 to be left out
+    <split>.folds.npy        int64 [F, n], indices into the split; only where it is whole
     <split>.names.txt        one line a sample
 
 Only images and names are always there; the rest where the data set has it.
@@ -55,7 +58,7 @@ class Split:
         return (self.folder / f"{self.name}.{kind}.npy").exists()
 
     def annotation(self, kind: str) -> NDArray[Any]:
-        """Return an annotation of all samples: labels, landmarks, visible, box or parts.
+        """Return an annotation of all samples: labels, landmarks, visible, box, objects, mask, parts or folds.
 
         Raises:
             BadInput: the data set does not have it.
@@ -200,6 +203,9 @@ def _prepare_split(
         _compact(folder, split, kept)
     lines = [names[present[i]] for i in kept.tolist()]
     (folder / f"{split}.names.txt").write_text("".join(f"{line}\n" for line in lines))
+    folds = reader.folds(split)
+    if folds and len(kept) == len(names):
+        np.save(folder / f"{split}.folds.npy", np.asarray(folds, np.int64))
     return {
         "n": len(kept),
         "missing": missing,
@@ -257,6 +263,11 @@ def convert(reader: Reader, sample: Sample) -> dict[str, NDArray[Any]]:
         corners = np.stack([sample.box[..., :2], sample.box[..., :2] + sample.box[..., 2:]], -2)
         near, far = np.moveaxis(move_points(corners, size, box), -2, 0)
         arrays["box"] = np.concatenate([near, far - near], -1)
+    if sample.objects is not None:
+        arrays["objects"] = sample.objects
+    if sample.mask is not None:
+        mask = sample.mask.astype(np.uint8)
+        arrays["mask"] = _frames(mask, size, box, nearest=True).astype(bool)
     if sample.parts is not None:
         arrays["parts"] = _frames(sample.parts, size, box, nearest=True)
     return arrays

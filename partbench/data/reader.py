@@ -13,6 +13,9 @@ from pydantic import Field
 from partbench.settings import Settings
 
 
+UNSURE = 255
+
+
 @dataclass(frozen=True)
 class Sample:
     """One image (or clip) of a data set with its annotations, in pixels of that image.
@@ -31,9 +34,15 @@ class Sample:
     visible: NDArray[np.bool_] | None = None
     """[L] (or [T, L]); None means that every landmark is visible."""
     box: NDArray[np.float32] | None = None
-    """[4] (or [T, 4]), (x, y, width, height)."""
+    """[4] (or [T, 4] of a clip, [M, 4] of a scene), (x, y, width, height); M is the same for all
+    samples, rows without an object are NaN."""
+    objects: NDArray[np.int64] | None = None
+    """[M], the class of each box of a scene, -1 where there is none."""
+    mask: NDArray[np.bool_] | None = None
+    """[H, W], the foreground."""
     parts: NDArray[np.uint8] | None = None
-    """[H, W] (or [T, H, W]), 0 is background, part p of `Reader.part_names` is p + 1."""
+    """[H, W] (or [T, H, W]), 0 is background, part p of `Reader.part_names` is p + 1; `UNSURE`
+    pixels are to be left out of every measurement."""
 
 
 class DataSettings(Settings):
@@ -100,6 +109,10 @@ class Reader(ABC):
     def present(self, split: str) -> Sequence[int]:
         """Return the indices of the samples of `split` whose files are there; all by default."""
         return range(len(self.splits()[split]))
+
+    def folds(self, split: str) -> Sequence[Sequence[int]]:
+        """Return the official folds of a split, lists of indices into it; none by default."""
+        return ()
 
     @abstractmethod
     def sample(self, split: str, index: int) -> Sample:

@@ -18,8 +18,8 @@ COLOURS = ("#e69f00", "#56b4e9", "#009e73", "#f0e442", "#0072b2", "#d55e00", "#c
 def write_sheet(prepared: Prepared, path: Path) -> None:
     """Write a png of samples spread evenly over the test split, or the only split there is.
 
-    Part masks are tinted, visible landmarks are dots in a colour for each, boxes are drawn, the
-    class stands below. Of a clip, the middle frame is shown.
+    The background of a mask is darkened, parts are tinted, visible landmarks are dots in a colour
+    for each, boxes are drawn, the class stands below. Of a clip, the middle frame is shown.
     """
     name = "test" if "test" in prepared.meta["splits"] else next(iter(prepared.meta["splits"]))
     split = prepared.split(name)
@@ -41,14 +41,17 @@ def write_sheet(prepared: Prepared, path: Path) -> None:
 def _tile(split: Split, index: int) -> Image.Image:
     frame = split.images[index].ndim == 4 and split.images.shape[1] // 2
     image = _at(split.images, index, frame)
+    if split.has("mask"):
+        image = np.where(_at(split.annotation("mask"), index, frame)[..., None], image, image // 3)
     if split.has("parts"):
         image = _tint(image, _at(split.annotation("parts"), index, frame))
     tile = Image.fromarray(image).resize((TILE, TILE), Image.Resampling.NEAREST)
     draw, scale = ImageDraw.Draw(tile), TILE / image.shape[0]
     if split.has("box"):
-        left, top, width, height = _at(split.annotation("box"), index, frame).tolist()
-        corners = (left + 0.5, top + 0.5, left + width + 0.5, top + height + 0.5)
-        draw.rectangle(tuple(scale * c for c in corners), outline="white")
+        for left, top, width, height in np.atleast_2d(_at(split.annotation("box"), index, frame)):
+            if np.isfinite(left):
+                corners = (left + 0.5, top + 0.5, left + width + 0.5, top + height + 0.5)
+                draw.rectangle(tuple(scale * float(c) for c in corners), outline="white")
     if split.has("landmarks"):
         points = (_at(split.annotation("landmarks"), index, frame) + 0.5) * scale
         visible = _at(split.annotation("visible"), index, frame)

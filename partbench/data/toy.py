@@ -490,7 +490,7 @@ class Toy(Reader):
             landmarks,
             visible,
             _box(canvas),
-            PART_OF_GROUP[canvas.groups],
+            parts=PART_OF_GROUP[canvas.groups],
         )
 
     def _scene(self, draw: Draw, name: str) -> Sample:
