@@ -58,7 +58,7 @@ class Split:
         return (self.folder / f"{self.name}.{kind}.npy").exists()
 
     def annotation(self, kind: str) -> NDArray[Any]:
-        """Return an annotation of all samples: labels, landmarks, visible, box, objects, mask, parts or folds.
+        """Return an annotation of all samples, an array of the list above, such as `labels`.
 
         Raises:
             BadInput: the data set does not have it.

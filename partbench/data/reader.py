@@ -12,7 +12,6 @@ from pydantic import Field
 
 from partbench.settings import Settings
 
-
 UNSURE = 255
 
 
