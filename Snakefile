@@ -1,7 +1,7 @@
 # The whole benchmark, from archives to report/index.html.
 #
-#   archives -> prepared data -> model.pt -> outputs -> cell.json -> tables and page
-#      prepare             train_*    extract      probe_*        report
+#   archives -> files -> prepared data -> model.pt -> outputs -> cell.json -> tables and page
+#          fetch    prepare         train_*    extract      probe_*        report
 
 from snakemake.utils import min_version
 
@@ -14,6 +14,7 @@ if "name" not in config:
 
 
 include: "workflow/rules/common.smk"
+include: "workflow/rules/fetch.smk"
 include: "workflow/rules/prepare.smk"
 include: "workflow/rules/train.smk"
 include: "workflow/rules/extract.smk"
@@ -33,6 +34,7 @@ wildcard_constraints:
 localrules:
     all,
     configuration,
+    fetch,
     report,
 
 

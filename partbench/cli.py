@@ -46,6 +46,24 @@ def _parser() -> argparse.ArgumentParser:
     check = command("check", _check, "Say what this machine has and lacks for a configuration.")
     check.add_argument("config", type=Path, nargs="?", default=Path("config/paper.yaml"))
 
+    data = command("data", None, "List, fetch, check and look at data sets.")
+    verbs = data.add_subparsers(required=True, metavar="VERB")
+
+    def verb(name: str, run: Any, text: str) -> argparse.ArgumentParser:
+        new = verbs.add_parser(name, help=text, description=text)
+        new.set_defaults(run=run)
+        return new
+
+    verb("list", _data_list, "Print all data sets, their sizes and licences.")
+    fetching = verb("fetch", _data_fetch, "Fetch, verify and unpack official files.")
+    fetching.add_argument("names", nargs="+", metavar="NAME")
+    checking = verb("check", _data_check, "Say what is there, what is missing, and what to do.")
+    checking.add_argument("names", nargs="*", metavar="NAME")
+    showing = verb("show", _data_show, "Write a contact sheet, annotations drawn on.")
+    showing.add_argument("name", metavar="NAME")
+    showing.add_argument("--settings", default="{}", help="the reader's settings, json")
+    showing.add_argument("--out", type=Path, help="png file; default NAME.png")
+
     score = command("score", _score, "Measure outputs that partbench did not make; prints json.")
     score.add_argument("probe", choices=["linear"])
     score.add_argument("files", type=Path, nargs="+", metavar="FILE.npz")
@@ -55,6 +73,12 @@ def _parser() -> argparse.ArgumentParser:
     configuration = command("configuration", _configuration, "Stage: write down a configuration.")
     configuration.add_argument("--json", required=True)
     configuration.add_argument("--out", type=Path, required=True)
+
+    fetch = command("fetch", _fetch, "Stage: have a data set's official files.")
+    fetch.add_argument("--data-set", required=True)
+    fetch.add_argument("--reader", required=True)
+    fetch.add_argument("--settings", required=True)
+    fetch.add_argument("--out", type=Path, required=True)
 
     prepare = command("prepare", _prepare, "Stage: decode a data set into arrays.")
     prepare.add_argument("--data-set", required=True)
@@ -107,6 +131,41 @@ def _check(args: argparse.Namespace) -> None:
     print(plan.check(config.read(args.config)))
 
 
+def _data_list(args: argparse.Namespace) -> None:
+    from partbench.config import data_root
+    from partbench.data import catalogue
+
+    print(catalogue.listing(data_root()))
+
+
+def _data_fetch(args: argparse.Namespace) -> None:
+    from partbench.config import data_root
+    from partbench.data.archives import archives
+    from partbench.data.fetch import fetch
+
+    files = {file.name: file for name in args.names for file in archives(name)}
+    fetch(list(files.values()), data_root())
+
+
+def _data_check(args: argparse.Namespace) -> None:
+    from partbench.config import data_root
+    from partbench.data import catalogue
+
+    text, whole = catalogue.report(args.names, data_root())
+    print(text)
+    if not whole:
+        raise SystemExit(1)
+
+
+def _data_show(args: argparse.Namespace) -> None:
+    from partbench.config import data_root
+    from partbench.data import catalogue
+
+    out = args.out or Path(f"{args.name}.png")
+    catalogue.show(args.name, data_root(), _json(args.settings, "--settings"), out)
+    print(out)
+
+
 def _score(args: argparse.Namespace) -> None:
     from partbench.probes import linear
 
@@ -126,16 +185,18 @@ def _configuration(args: argparse.Namespace) -> None:
     write_json(args.out, values)
 
 
+def _fetch(args: argparse.Namespace) -> None:
+    from partbench.data import catalogue
+    from partbench.files import write_json
+
+    write_json(args.out, catalogue.provide(args.reader, _reader(args)))
+
+
 def _prepare(args: argparse.Namespace) -> None:
-    from partbench import plugins
-    from partbench.config import data_root
     from partbench.data.prepared import Prepared, prepare
-    from partbench.data.reader import Reader
     from partbench.data.sheet import write_sheet
 
-    cls = plugins.load("data", args.reader, Reader)  # type: ignore[type-abstract]
-    settings = cls.Settings.parse(_json(args.settings, "--settings"), f"data.{args.data_set}")
-    prepare(cls(data_root(), settings), args.data_set, args.out, args.workers)
+    prepare(_reader(args), args.data_set, args.out, args.workers)
     write_sheet(Prepared(args.out), args.out / "sheet.png")
 
 
@@ -184,6 +245,16 @@ def _report(args: argparse.Namespace) -> None:
     settings = config.check(read_json(where), str(where))
     gather.write(*gather.gather(settings, args.results, args.results / "logs"), args.results)
     page.write(args.results, args.out, published.load())
+
+
+def _reader(args: argparse.Namespace) -> Any:
+    from partbench import plugins
+    from partbench.config import data_root
+    from partbench.data.reader import Reader
+
+    cls = plugins.load("data", args.reader, Reader)  # type: ignore[type-abstract]
+    settings = cls.Settings.parse(_json(args.settings, "--settings"), f"data.{args.data_set}")
+    return cls(data_root(), settings)
 
 
 def _json(text: str, where: str) -> dict[str, Any]:

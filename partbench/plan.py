@@ -23,6 +23,8 @@ from partbench.config import (
     probe_settings,
     runs,
 )
+from partbench.data.archives import ARCHIVES
+from partbench.data.catalogue import prepared_bytes
 from partbench.data.loader import Schedule
 from partbench.errors import BadInput
 from partbench.method import Batch, DataInfo
@@ -131,8 +133,9 @@ def _check_data(config: Config, name: str) -> list[str]:
     if (Path("results") / config.name / "data" / name / "meta.json").exists():
         return [f"ok    {name}: prepared"]
     settings = data_settings(config, name)
-    if getattr(settings, "download", False):
-        return [f"ok    {name}: fetched when it is needed, if it is not there"]
+    missing = [f for f in ARCHIVES.get(config.data[name]["reader"], ()) if not f.ready(data_root())]
+    if missing and not settings.subset and all(file.urls for file in missing):
+        return [f"ok    {name}: {', '.join(f.name for f in missing)} will be fetched"]
     try:
         reader = load_reader(config, name)(data_root(), settings)
         splits = reader.splits()
@@ -150,9 +153,9 @@ def _counts(config: Config, name: str) -> Mapping[str, int]:
     return load_reader(config, name)(data_root(), data_settings(config, name)).counts
 
 
-def _disk(config: Config, name: str) -> float | None:
-    counts = _counts(config, name)
-    return sum(counts.values()) * 3.0 * data_settings(config, name).size ** 2 if counts else None
+def _disk(config: Config, name: str) -> int | None:
+    reader = load_reader(config, name)(data_root(), data_settings(config, name))
+    return prepared_bytes(reader) or None
 
 
 @cache

@@ -1,6 +1,9 @@
 """Fixtures: the real data and the reference numbers beside the repository, a tiny data set."""
 
+import os
+import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +61,57 @@ def prepare_toy(folder: Path, **changes: Any) -> Path:
 def python() -> list[str]:
     """The start of a command line that runs partbench."""
     return [sys.executable, "-m", "partbench"]
+
+
+def mount(*arguments: str) -> bool:
+    """Whether a file system could be mounted; takes root."""
+    try:
+        return subprocess.run(["mount", *arguments], capture_output=True).returncode == 0
+    except OSError:
+        return False
+
+
+class Disk:
+    """A small file system of its own."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def fill(self, leave: int) -> None:
+        """Take up all space but `leave` bytes."""
+        space = os.statvfs(self.path)
+        free = space.f_bavail * space.f_frsize - leave
+        (self.path / "filler").write_bytes(bytes(max(free, 0)))
+
+    def clear(self) -> None:
+        (self.path / "filler").unlink()
+
+    def make_read_only(self) -> None:
+        assert mount("-o", "remount,ro", str(self.path))
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Disk]:
+    path = tmp_path / "disk"
+    path.mkdir()
+    if not mount("-t", "tmpfs", "-o", "size=32m", "tmpfs", str(path)):
+        pytest.skip("mounting a small disk takes root")
+    try:
+        yield Disk(path)
+    finally:
+        subprocess.run(["umount", "--lazy", str(path)], check=True)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say how many injected faults were survived."""
+    counts = {
+        outcome: sum("fault" in report.keywords for report in terminalreporter.getreports(outcome))
+        for outcome in ("passed", "failed")
+    }
+    if sum(counts.values()):
+        terminalreporter.write_line(
+            f"faults injected: {sum(counts.values())}, survived: {counts['passed']}"
+        )
 
 
 def tensor(array: Any) -> torch.Tensor:

@@ -14,11 +14,10 @@ class CIFAR100Settings(DataSettings):
     """Native resolution."""
 
     size: int = Field(32, ge=8, description="side of the prepared square images, pixels")
-    download: bool = Field(True, description="fetch the archive (169 MB) where it is missing")
 
 
 class CIFAR100(Reader):
-    """torchvision's reader, which verifies the archive's and the files' md5."""
+    """torchvision's reader, which verifies the files' md5."""
 
     Settings = CIFAR100Settings
     counts = {"train": 50_000, "test": 10_000}
@@ -31,14 +30,13 @@ class CIFAR100(Reader):
         folder = self.root / "cifar100"
         try:
             return {
-                split: Archive(folder, train=split == "train", download=self.settings.download)
+                split: Archive(folder, train=split == "train", download=False)
                 for split in ("train", "test")
             }
         except (RuntimeError, OSError) as error:
             raise BadInput(
-                f"{folder}: CIFAR-100 is missing or damaged and could not be fetched ({error}); "
-                f"place cifar-100-python.tar.gz (md5 eb9058c3a382ffc7106e4002c42a8d85, from "
-                f"www.cs.toronto.edu/~kriz/cifar.html) into {folder}"
+                f"{folder}: CIFAR-100 is missing or damaged ({error}); delete what is there and "
+                "run `partbench data fetch cifar100`"
             ) from None
 
     @cached_property

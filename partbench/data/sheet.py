@@ -10,6 +10,7 @@ from partbench.data.prepared import Prepared, Split
 from partbench.files import atomic
 
 COLUMNS, ROWS = 12, 4
+SAMPLES = COLUMNS * ROWS
 TILE = 112
 # Okabe and Ito's colours, which colour-blind readers can tell apart.
 COLOURS = ("#e69f00", "#56b4e9", "#009e73", "#f0e442", "#0072b2", "#d55e00", "#cc79a7")
@@ -23,7 +24,7 @@ def write_sheet(prepared: Prepared, path: Path) -> None:
     """
     name = "test" if "test" in prepared.meta["splits"] else next(iter(prepared.meta["splits"]))
     split = prepared.split(name)
-    count = min(COLUMNS * ROWS, len(split))
+    count = min(SAMPLES, len(split))
     labels = prepared.meta["class_names"] if split.has("labels") else []
     height = TILE + (14 if labels else 0)
     rows = -(-count // COLUMNS)

@@ -1,5 +1,6 @@
 rule prepare:
     input:
+        files=f"{RESULTS}/data/{{data_set}}.files.json",
         code=data_set_code,
     output:
         meta=f"{RESULTS}/data/{{data_set}}/meta.json",

@@ -1,0 +1,289 @@
+"""The one table of official files: where they come from, how to know them, where they go."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from partbench.errors import BadInput
+from partbench.settings import nearest
+
+ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".rar")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Archive:
+    """One official file.
+
+    It is fetched, or placed by hand, into `<data root>/archives/`; what is read lies beside.
+    """
+
+    name: str
+    """File name in `archives/`."""
+    gives: Mapping[str, str]
+    """What it becomes: path inside the archive -> path below the data root. "" stands for the
+    whole content (of a folder that is alone at the top, that folder's), or for the file itself
+    if it is no archive."""
+    urls: tuple[str, ...] = ()
+    """Addresses, tried in this order; none means that a person has to place the file."""
+    size: int | None = None
+    """Bytes, where they are known."""
+    sha256: str = ""
+    """The checksum in hex, or its first digits as PyTorch's weight files carry them."""
+    md5: str = ""
+    """Used where no sha256 is known."""
+    same_as: tuple[str, ...] = ()
+    """Names of other official packings of the same content, accepted where a person placed one;
+    no checksum of them is published."""
+    source: str = ""
+    """For a person: the page it comes from, and what it asks for."""
+
+    @property
+    def packed(self) -> bool:
+        """Whether it has to be unpacked."""
+        return self.name.endswith(ARCHIVE_SUFFIXES)
+
+    def ready(self, root: Path) -> bool:
+        """Whether all that it gives is there, by us or unpacked by hand."""
+        return all((root / place).exists() for place in self.gives.values())
+
+
+def _drive(key: str) -> tuple[str, ...]:
+    return (f"https://drive.usercontent.google.com/download?id={key}&export=download&confirm=t",)
+
+
+def _weights(name: str, size: int | None = None) -> tuple[Archive, ...]:
+    """A file of download.pytorch.org; its name ends in the first digits of its sha256."""
+    return (
+        Archive(
+            name=name,
+            gives={"": f"weights/{name}"},
+            urls=(f"https://download.pytorch.org/models/{name}",),
+            sha256=name.rpartition("-")[2].removesuffix(".pth"),
+            size=size,
+        ),
+    )
+
+
+_CELEBA_PAGE = "mmlab.ie.cuhk.edu.hk/projects/CelebA.html; Google Drive often answers with a page"
+_CELEBA_IMAGES = Archive(
+    name="img_align_celeba.zip",
+    gives={"img_align_celeba": "celeba/img_align_celeba"},
+    urls=_drive("0B7EVK8r0v71pZjFTYXZWM3FlRnM"),
+    size=1_443_490_838,
+    sha256="46fb89443c578308acf364d7d379fe1b9efb793042c0af734b6112e4fd3a8c74",
+    md5="00d2c5bc6d35e252742224ab0c1e8fcb",
+    source=_CELEBA_PAGE,
+)
+_MAFL_LISTS = tuple(
+    Archive(
+        name=f"MAFL_{part}.txt",
+        gives={"": f"celeba/MAFL/{part}.txt"},
+        urls=(
+            "https://raw.githubusercontent.com/zhzhanp/TCDCN-face-alignment/master/MAFL/"
+            f"{part}.txt",
+        ),
+        sha256=sha256,
+        source="github.com/zhzhanp/TCDCN-face-alignment",
+    )
+    for part, sha256 in (
+        ("training", "435e0488efcb97dee718118b74b4110d42d9524289238f51692b1d60883ccba6"),
+        ("testing", "0a93fa3202133333045ce4cef5043a2cb1f4b8858b8e96f3ae7f54becfa07f9e"),
+    )
+)
+_CELEBA_LANDMARKS = Archive(
+    name="list_landmarks_align_celeba.txt",
+    gives={"": "celeba/list_landmarks_align_celeba.txt"},
+    urls=_drive("0B7EVK8r0v71pd0FJY3Blby1HUTQ"),
+    size=12_156_055,
+    md5="cc24ecafdb5b50baae59b03474781f8c",
+    source=_CELEBA_PAGE,
+)
+_COCO = "http://images.cocodataset.org"
+
+ARCHIVES: dict[str, tuple[Archive, ...]] = {
+    "celeba": (_CELEBA_IMAGES, *_MAFL_LISTS),
+    "mafl": (_CELEBA_IMAGES, *_MAFL_LISTS, _CELEBA_LANDMARKS),
+    "cifar100": (
+        Archive(
+            name="cifar-100-python.tar.gz",
+            gives={"cifar-100-python": "cifar100/cifar-100-python"},
+            urls=("https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz",),
+            size=169_001_437,
+            md5="eb9058c3a382ffc7106e4002c42a8d85",
+            source="www.cs.toronto.edu/~kriz/cifar.html",
+        ),
+    ),
+    "indoor67": (
+        Archive(
+            name="indoorCVPR_09.tar",
+            gives={"Images": "indoor67/Images"},
+            source="web.mit.edu/torralba/www/indoor.html",
+        ),
+        *(
+            Archive(
+                name=name,
+                gives={"": f"indoor67/{name}"},
+                source="web.mit.edu/torralba/www/indoor.html",
+            )
+            for name in ("TrainImages.txt", "TestImages.txt")
+        ),
+    ),
+    "stl10": (
+        Archive(
+            name="stl10_binary.tar.gz",
+            gives={"stl10_binary": "stl10_binary"},
+            urls=("http://ai.stanford.edu/~acoates/stl10/stl10_binary.tar.gz",),
+            size=2_640_397_119,
+            sha256="f31fd99273a1acb8609c8db427cebb1de3f71de77758cdc0e22956e1289b9866",
+            md5="91f7769df0f17e558f3565bffb0c7dfb",
+            source="cs.stanford.edu/~acoates/stl10",
+        ),
+    ),
+    "cub": (
+        Archive(
+            name="CUB_200_2011.tgz",
+            gives={"CUB_200_2011": "CUB_200_2011"},
+            urls=("https://data.caltech.edu/records/65de6-vp158/files/CUB_200_2011.tgz",),
+            size=1_150_585_339,
+            sha256="0c685df5597a8b24909f6a7c9db6d11e008733779a671760afef78feb49bf081",
+            md5="97eceeb196236b17998738112f37df78",
+            source="data.caltech.edu/records/65de6-vp158",
+        ),
+        Archive(
+            name="segmentations.tgz",
+            gives={"segmentations": "segmentations"},
+            urls=("https://data.caltech.edu/records/w9d68-gec53/files/segmentations.tgz",),
+            size=39_272_883,
+            sha256="dc77f6cffea0cbe2e41d4201115c8f29a6320ecb04fffd2444f51b8066e4b84f",
+            md5="4d47ba1228eae64f2fa547c47bc65255",
+            source="data.caltech.edu/records/w9d68-gec53",
+        ),
+    ),
+    "deepfashion": (
+        Archive(
+            name="img_highres_seg.zip",
+            gives={"img_highres": "In-shop Clothes Retrieval Benchmark/Img/img_highres"},
+            source="mmlab.ie.cuhk.edu.hk/projects/DeepFashion/InShopRetrieval.html; it needs an "
+            "agreement, and the password that comes with it to unpack",
+        ),
+        *(
+            Archive(
+                name=f"DeepFashion_segmentation_{part}.json",
+                gives={
+                    "": "In-shop Clothes Retrieval Benchmark/Anno/segmentation/"
+                    f"DeepFashion_segmentation_{part}.json"
+                },
+                source="mmlab.ie.cuhk.edu.hk/projects/DeepFashion/InShopRetrieval.html; it needs "
+                "an agreement",
+            )
+            for part in ("train", "query", "gallery")
+        ),
+    ),
+    "coco": tuple(
+        Archive(
+            name=name,
+            gives={inside: f"coco/{inside}"},
+            urls=(f"{_COCO}/{folder}/{name}",),
+            size=size,
+            sha256=sha256,
+            md5=md5,
+            source="cocodataset.org/#download",
+        )
+        for name, folder, inside, size, sha256, md5 in (
+            (
+                "train2017.zip",
+                "zips",
+                "train2017",
+                19_336_861_798,
+                "69a8bb58ea5f8f99d24875f21416de2e9ded3178e903f1f7603e283b9e06d929",
+                "cced6f7f71b7629ddf16f17bbcfab6b2",
+            ),
+            (
+                "val2017.zip",
+                "zips",
+                "val2017",
+                815_585_330,
+                "4f7e2ccb2866ec5041993c9cf2a952bbed69647b115d0f74da7ce8f4bef82f05",
+                "442b8da7639aecaf257c1dceb8ba8c80",
+            ),
+            (
+                "annotations_trainval2017.zip",
+                "annotations",
+                "annotations",
+                252_907_541,
+                "113a836d90195ee1f884e704da6304dfaaecff1f023f49b6ca93c4aaae470268",
+                "f4bbac642086de4f52a3fdda2de5fa2c",
+            ),
+        )
+    ),
+    "ucf101": (
+        Archive(
+            name="UCF101_videos.zip",
+            gives={"": "UCF-101"},
+            urls=("https://storage.googleapis.com/thumos14_files/UCF101_videos.zip",),
+            size=6_960_400_115,
+            sha256="dabf56f573cd19c79e096563529fec8126a2a34e18e10c72eb621dd687532b0d",
+            same_as=("UCF101.rar",),
+            source="www.crcv.ucf.edu/data/UCF101.php (UCF101.rar)",
+        ),
+        Archive(
+            name="UCF101TrainTestSplits-RecognitionTask.zip",
+            gives={"ucfTrainTestlist": "ucfTrainTestlist"},
+            urls=(
+                "https://www.crcv.ucf.edu/data/UCF101/UCF101TrainTestSplits-RecognitionTask.zip",
+            ),
+            size=113_943,
+            sha256="5c0d1a53b8ed364a2ac830a73f405e51bece7d98ce1254fd19ed4a36b224bd27",
+            source="www.crcv.ucf.edu/data/UCF101.php",
+        ),
+    ),
+    "pascal_part": (
+        Archive(
+            name="trainval.tar.gz",
+            gives={"Annotations_Part": "VOCdevkit_2010/Annotations_Part"},
+            urls=("http://roozbehm.info/pascal-parts/trainval.tar.gz",),
+            source="roozbehm.info/pascal-parts/pascal-parts.html",
+        ),
+        Archive(
+            name="VOCtrainval_03-May-2010.tar",
+            gives={"VOCdevkit/VOC2010": "VOCdevkit_2010/VOC2010"},
+            urls=("http://host.robots.ox.ac.uk/pascal/VOC/voc2010/VOCtrainval_03-May-2010.tar",),
+            source="host.robots.ox.ac.uk/pascal/VOC/voc2010",
+        ),
+    ),
+    "ccp": (
+        Archive(
+            name="clothing-co-parsing-master.zip",
+            gives={"": "ccp"},
+            urls=("https://github.com/bearpaw/clothing-co-parsing/archive/refs/heads/master.zip",),
+            source="github.com/bearpaw/clothing-co-parsing",
+        ),
+    ),
+    "vgg16": _weights("vgg16-397923af.pth"),
+    "vgg19": _weights("vgg19-dcbb9e9d.pth"),
+    "resnet50": _weights("resnet50-0676ba61.pth"),
+    "alexnet": _weights("alexnet-owt-7be5be79.pth"),
+    "inception": (
+        Archive(
+            name="pt_inception-2015-12-05-6726825d.pth",
+            gives={"": "weights/pt_inception-2015-12-05-6726825d.pth"},
+            urls=(
+                "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/"
+                "pt_inception-2015-12-05-6726825d.pth",
+            ),
+            sha256="6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2",
+            source="github.com/mseitzer/pytorch-fid",
+        ),
+    ),
+}
+
+
+def archives(name: str) -> tuple[Archive, ...]:
+    """Return the files of a data set, or of a network's weights.
+
+    Raises:
+        BadInput: the table has none of that name; the nearest is given.
+    """
+    if name not in ARCHIVES:
+        raise BadInput(f"no '{name}' among the files to fetch; {nearest(name, list(ARCHIVES))}")
+    return ARCHIVES[name]

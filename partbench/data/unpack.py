@@ -1,0 +1,197 @@
+"""Unpack archives that nobody has vouched for: every member is checked before it is written."""
+
+import shutil
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from pathlib import Path, PurePosixPath
+from typing import IO, NamedTuple
+
+import rarfile
+
+from partbench.errors import BadInput
+from partbench.files import explained
+from partbench.progress import Progress
+
+BLOCK = 1 << 20
+RATIO, ALLOWANCE = 100, 64 << 20
+"""An archive may grow RATIO times (json shrinks some 20 times in a zip) plus ALLOWANCE bytes."""
+_DAMAGED = (
+    zipfile.BadZipFile,
+    tarfile.TarError,
+    rarfile.Error,
+    zlib.error,
+    EOFError,
+    NotImplementedError,
+)
+
+
+class Member(NamedTuple):
+    """One entry of an archive."""
+
+    name: str
+    size: int
+    kind: str
+    """"file", "folder", or what it is instead: such an entry is refused."""
+    open: Callable[[], IO[bytes]]
+
+
+def unpack(path: Path, gives: Mapping[str, str], root: Path) -> None:
+    """Unpack an archive (zip, tar, rar) into its places; each place is whole or absent.
+
+    Work that a killed process finished is not done again.
+
+    Args:
+        path: the archive.
+        gives: path inside the archive -> path below `root`; "" is the whole content.
+        root: the data root.
+
+    Raises:
+        BadInput: the archive is damaged or encrypted, lacks what it should give, holds a member
+            that leaves its folder, is a link or a device or of an absurd size (it is named), or
+            the disk is full.
+    """
+    aside = root / f".unpacking-{path.name}"
+    with explained(root):
+        try:
+            _write_members(path, aside)
+            sources = [aside / inside if inside else _content(aside) for inside in gives]
+            if lacking := [str(s.relative_to(aside)) for s in sources if not s.exists()]:
+                raise BadInput(f"{path} holds no {lacking}; it is not the official file")
+        except BadInput:
+            shutil.rmtree(aside)
+            raise
+        except _DAMAGED as error:
+            shutil.rmtree(aside)
+            raise BadInput(
+                f"{path} is damaged or of another format than its name says ({error}); delete it "
+                "and fetch or place it again"
+            ) from None
+        for source, place in zip(sources, gives.values(), strict=True):
+            target = root / place
+            if not target.exists():
+                target.parent.mkdir(parents=True, exist_ok=True)
+                source.rename(target)
+        shutil.rmtree(aside, ignore_errors=True)  # of a whole archive, it was moved itself
+
+
+def _content(aside: Path) -> Path:
+    entries = list(aside.iterdir())
+    return entries[0] if len(entries) == 1 and entries[0].is_dir() else aside
+
+
+def _write_members(path: Path, aside: Path) -> None:
+    limit = RATIO * path.stat().st_size + ALLOWANCE
+    total = 0
+    aside.mkdir(parents=True, exist_ok=True)
+    with Progress(f"unpack {path.name}", 0, "files") as progress:
+        for member in _members(path):
+            target = aside / _safe(path, member)
+            total += member.size
+            if total > limit:
+                raise BadInput(
+                    f"{path}: with '{member.name}' ({member.size:,} bytes) it unpacks to more than "
+                    f"{limit:,} bytes, an absurd size; it is not the official file"
+                )
+            if member.kind == "folder":
+                target.mkdir(parents=True, exist_ok=True)
+                continue
+            progress.advance()
+            if target.is_file() and target.stat().st_size == member.size:
+                continue  # an earlier process finished it
+            target.parent.mkdir(parents=True, exist_ok=True)
+            _write(path, member, target)
+
+
+def _write(path: Path, member: Member, target: Path) -> None:
+    part = target.with_name(target.name + ".part")
+    written = 0
+    with member.open() as source, part.open("wb") as file:
+        while block := source.read(BLOCK):
+            written += len(block)
+            if written > member.size:
+                raise BadInput(f"{path}: '{member.name}' is longer than the {member.size:,} said")
+            file.write(block)
+    if written < member.size:
+        raise EOFError(f"'{member.name}' ends after {written:,} of {member.size:,} bytes")
+    part.replace(target)
+
+
+def _safe(path: Path, member: Member) -> PurePosixPath:
+    """Return the member's place below the folder it is unpacked into, or refuse it."""
+    name = PurePosixPath(member.name.replace("\\", "/"))
+    if name.is_absolute() or ".." in name.parts or ":" in name.parts[:1] or "\0" in member.name:
+        raise BadInput(f"{path}: '{member.name}' would leave its folder; nothing of it was used")
+    if member.kind not in ("file", "folder"):
+        raise BadInput(f"{path}: '{member.name}' is a {member.kind}; only files are unpacked")
+    return name
+
+
+def _members(path: Path) -> Iterator[Member]:
+    if path.name.endswith(".zip"):
+        yield from _zip_members(path)
+    elif path.name.endswith(".rar"):
+        yield from _rar_members(path)
+    else:
+        yield from _tar_members(path)
+
+
+def _zip_members(path: Path) -> Iterator[Member]:
+    with zipfile.ZipFile(path) as archive:
+        for info in archive.infolist():
+            if info.flag_bits & 1:
+                raise BadInput(_encrypted(path, info.filename))
+            link = (info.external_attr >> 16) & 0o170000 == 0o120000
+            kind = "folder" if info.is_dir() else "link" if link else "file"
+            yield Member(info.filename, info.file_size, kind, partial(archive.open, info))
+
+
+def _tar_members(path: Path) -> Iterator[Member]:
+    with tarfile.open(path, "r|*") as archive:
+        for info in archive:
+            kind = (
+                "folder"
+                if info.isdir()
+                else "file"
+                if info.isreg()
+                else "link"
+                if info.issym() or info.islnk()
+                else "device"
+            )
+
+            def content(info: tarfile.TarInfo = info) -> IO[bytes]:
+                file = archive.extractfile(info)
+                assert file is not None  # a regular file
+                return file
+
+            yield Member(info.name, info.size, kind, content)
+
+
+def _rar_members(path: Path) -> Iterator[Member]:
+    with rarfile.RarFile(path) as archive:
+        for info in archive.infolist():
+            if info.needs_password():
+                raise BadInput(_encrypted(path, info.filename))
+            kind = "folder" if info.is_dir() else "link" if info.is_symlink() else "file"
+            if kind == "file" and info.compress_type != rarfile.RAR_M0:
+                _require_rar_tool(path)
+            yield Member(info.filename, info.file_size, kind, partial(archive.open, info))
+
+
+def _require_rar_tool(path: Path) -> None:
+    try:
+        rarfile.tool_setup()
+    except rarfile.RarCannotExec:
+        raise BadInput(
+            f"{path} needs one of the programs unrar, unar, 7z or bsdtar to unpack (Debian: "
+            "apt install unar); install one, or place the zip variant instead"
+        ) from None
+
+
+def _encrypted(path: Path, name: str) -> str:
+    return (
+        f"{path}: '{name}' is encrypted; unpack it yourself with the password that its owners gave "
+        "you, into the place that `partbench data check` names"
+    )

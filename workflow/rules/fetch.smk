@@ -1,0 +1,13 @@
+rule fetch:
+    output:
+        files=f"{RESULTS}/data/{{data_set}}.files.json",
+    log:
+        f"{RESULTS}/logs/fetch/{{data_set}}.log",
+    conda:
+        ENVIRONMENT
+    params:
+        reader=data_set_reader,
+        settings=data_set_settings,
+    shell:
+        "python -m partbench fetch --data-set {wildcards.data_set} --reader {params.reader}"
+        " --settings {params.settings:q} --out {output.files} 2> {log}"
