@@ -10,9 +10,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from filelock import FileLock, Timeout
 from numpy.lib.format import open_memmap
-from numpy.typing import NDArray
 
 from partbench.errors import BadInput
 
@@ -86,7 +86,7 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text())
     except OSError as error:
         raise BadInput(f"{path} cannot be read ({error.strerror})") from None
-    except json.JSONDecodeError as error:
+    except ValueError as error:  # not json, or not even text
         raise BadInput(f"{path} is not json ({error}); delete it and run again") from None
 
 
@@ -112,7 +112,7 @@ def locked(folder: Path) -> Iterator[None]:
         lock.release()
 
 
-def create_array(path: Path, dtype: Any, shape: tuple[int, ...]) -> NDArray[Any]:
+def create_array(path: Path, dtype: Any, shape: tuple[int, ...]) -> np.memmap[Any, Any]:
     """Return a new npy file as a writable memory map, its whole size taken from the disk.
 
     Writing to a map of a file with holes on a full disk kills the process without a word; taking

@@ -5,6 +5,7 @@ import pickle
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -240,28 +241,122 @@ def test_the_checksum_follows_the_data(tiny: Path, tmp_path: Path) -> None:
     assert Prepared(other).meta["checksum"] != Prepared(tiny).meta["checksum"]
 
 
-def test_a_killed_preparation_leaves_nothing_that_looks_whole(
-    tmp_path: Path, python: list[str]
-) -> None:
+@pytest.mark.fault
+def test_a_killed_preparation_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "toy"
-    settings = '{"size": 64, "train": 20000, "val": 4, "test": 4}'
-    arguments = ["prepare", "--data-set", "toy", "--reader", "toy", "--settings", settings]
-    process = subprocess.Popen(
-        [*python, *arguments, "--out", str(out)], stderr=subprocess.DEVNULL, cwd=tmp_path
+    settings = {"size": 32, "train": 3000, "val": 4, "test": 4}
+    script = (
+        "import sys; from pathlib import Path; from partbench.data import prepared\n"
+        "from partbench.data.toy import Toy\n"
+        f"prepared.NOTE_SECONDS = 0; settings = Toy.Settings.parse({settings}, 'test')\n"
+        "prepared.prepare(Toy(Path(), settings), 'toy', Path(sys.argv[1]), 1)"
     )
+    process = subprocess.Popen([sys.executable, "-c", script, str(out)], stderr=subprocess.DEVNULL)
+    journal = tmp_path / "toy.part" / "journal.jsonl"
     for _ in range(12_000):
-        if (tmp_path / "toy.part" / "train.images.npy").exists():
+        if journal.exists() and len(journal.read_bytes().splitlines()) >= 3:
             break
         assert process.poll() is None
         time.sleep(0.01)
-    time.sleep(0.2)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
     assert not out.exists()
     assert not list(tmp_path.rglob("meta.json"))
-    prepare_toy(tmp_path, size=8, train=4, val=4, test=4)
-    assert len(Prepared(out).split("train")) == 4
+
+    decoded = count_samples(monkeypatch, Toy)
+    prepare(reader(Toy, tmp_path, **settings), "toy", out, 1)
+    assert len(decoded) <= 3008 - 2 * preparing.CHUNK + 3  # a first sample of each split: shapes
     assert not (tmp_path / "toy.part").exists()
+    prepare(reader(Toy, tmp_path, **settings), "toy", tmp_path / "whole", 1)
+    assert content(out) == content(tmp_path / "whole")
+
+
+def count_samples(monkeypatch: pytest.MonkeyPatch, cls: type[Reader], stop: int = -1) -> list[Any]:
+    """Note every sample that is read; be interrupted at number `stop`."""
+    read: list[Any] = []
+    sample = cls.sample
+
+    def counting(self: Any, split: str, index: int) -> Sample:
+        if len(read) == stop:
+            raise KeyboardInterrupt
+        read.append((split, index))
+        return sample(self, split, index)
+
+    monkeypatch.setattr(cls, "sample", counting)
+    return read
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize("stop", [0, 1, 5, 17, 26, 33])
+def test_an_interrupted_preparation_goes_on(
+    stop: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / "in"
+    for i in range(32):
+        save(root / ("train" if i < 24 else "test") / f"{i:02d}.png", i)
+    (root / "train" / "07.png").write_bytes(b"broken")
+    monkeypatch.setattr(preparing, "CHUNK", 4)
+    monkeypatch.setattr(preparing, "NOTE_SECONDS", 0.0)
+    made = reader(Folder, root, size=8, broken="skip")
+    whole = prepare_one(made, tmp_path / "whole")
+
+    with monkeypatch.context() as patch:
+        count_samples(patch, Folder, stop)
+        with pytest.raises(KeyboardInterrupt):
+            prepare_one(made, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    again = count_samples(monkeypatch, Folder)
+    data = prepare_one(made, tmp_path / "out")
+    assert content(tmp_path / "out") == content(tmp_path / "whole")
+    assert data.meta == whole.meta
+    assert len(again) <= 32 + 2 - max(stop - 5, 0)
+
+
+@pytest.mark.fault
+def test_an_interrupted_move_of_rows_is_done_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = make_folder(tmp_path / "in")
+    (root / "train" / "cat" / "0.png").write_bytes(b"broken")
+    made = reader(Folder, root, size=8, broken="skip")
+    prepare_one(made, tmp_path / "whole")
+
+    def interrupted(folder: Path, split: str, kept: Any) -> None:
+        images = np.load(folder / f"{split}.images.npy")
+        np.save(folder / f"{split}.images.npy", images[kept])
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(preparing, "_compact", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            prepare_one(made, tmp_path / "out")
+    prepare_one(made, tmp_path / "out")
+    assert content(tmp_path / "out") == content(tmp_path / "whole")
+
+
+def test_what_another_preparation_left_is_not_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = make_folder(tmp_path / "in")
+    monkeypatch.setattr(preparing, "NOTE_SECONDS", 0.0)
+    monkeypatch.setattr(preparing, "CHUNK", 1)
+    with monkeypatch.context() as patch:
+        count_samples(patch, Folder, 4)
+        with pytest.raises(KeyboardInterrupt):
+            prepare_one(reader(Folder, root, size=8), tmp_path / "out")
+    prepare_one(reader(Folder, root, size=16), tmp_path / "out")
+    prepare_one(reader(Folder, root, size=16), tmp_path / "whole")
+    assert content(tmp_path / "out") == content(tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        count_samples(patch, Folder, 4)
+        with pytest.raises(KeyboardInterrupt):
+            prepare_one(reader(Folder, root, size=8), tmp_path / "more")
+    save(root / "train" / "cat" / "new.png", RED)
+    data = prepare_one(reader(Folder, root, size=8), tmp_path / "more")
+    assert "cat/new.png" in (tmp_path / "more" / "train.names.txt").read_text()
+    assert len(data.split("train")) == len(
+        (tmp_path / "more" / "train.names.txt").read_text().split()
+    )
 
 
 def test_a_failed_preparation_leaves_the_old_one(tmp_path: Path) -> None:

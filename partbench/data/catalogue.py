@@ -57,7 +57,7 @@ def provide(name: str, reader: Reader) -> dict[str, str]:
 
 def prepared_bytes(reader: Reader) -> int:
     """Return what the images of a data set will take once prepared; 0 if that is not known."""
-    return sum(reader.counts.values()) * 3 * int(reader.settings.size) ** 2
+    return sum(reader.counts.values()) * reader.frames * 3 * int(reader.settings.size) ** 2
 
 
 def _licence(name: str) -> str:

@@ -17,7 +17,11 @@ A prepared data set is a folder:
 Only images and names are always there; the rest where the data set has it.
 """
 
+import hashlib
+import json
+import os
 import shutil
+import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -33,7 +37,10 @@ from partbench.files import create_array, explained, locked, read_json, sha256, 
 from partbench.progress import Progress
 
 FORMAT = 1
-CHUNK = 256
+CHUNK, CHUNK_BYTES = 256, 32 << 20
+"""Samples that a process decodes at once: so many, or fewer if they are larger than that."""
+NOTE_SECONDS = 10.0
+"""Between two notes in the journal: waiting for the disk after each chunk would cost more."""
 
 
 class Split:
@@ -122,8 +129,8 @@ class Prepared:
 def prepare(reader: Reader, name: str, out: Path, workers: int) -> None:
     """Decode a data set once, into the folder `out`.
 
-    Written aside and renamed, so `out` is whole or absent. Memory does not grow with the number
-    of images.
+    Written aside and renamed, so `out` is whole or absent. What a stopped process had decoded is
+    not decoded again. Memory does not grow with the number of images.
 
     Args:
         reader: the data set.
@@ -137,11 +144,12 @@ def prepare(reader: Reader, name: str, out: Path, workers: int) -> None:
     """
     aside = out.with_name(out.name + ".part")
     with locked(out.parent / f".{out.name}"), explained(aside):
-        shutil.rmtree(aside, ignore_errors=True)
-        aside.mkdir(parents=True)
+        chosen = {split: _choose(reader, split, names) for split, names in reader.splits().items()}
+        journal = _Journal(aside, reader, chosen)
         splits = {
-            split: _prepare_split(reader, split, names, aside, workers)
-            for split, names in reader.splits().items()
+            split: journal.splits.get(split)
+            or _prepare_split(reader, split, present, aside, workers, journal)
+            for split, present in chosen.items()
         }
         arrays = sorted(aside.glob("*.npy"))
         meta = {
@@ -155,17 +163,84 @@ def prepare(reader: Reader, name: str, out: Path, workers: int) -> None:
             "part_names": list(reader.part_names),
             "licence": reader.licence,
             "splits": splits,
-            "subset": any(s["missing"] for s in splits.values()),
+            "subset": any(s["missing"] for s in splits.values())
+            or not splits.keys() >= reader.counts.keys(),
             "checksum": sha256(*arrays),
         }
         write_json(aside / "meta.json", meta)
+        journal.path.unlink()
         shutil.rmtree(out, ignore_errors=True)
         aside.rename(out)
 
 
-def _prepare_split(
-    reader: Reader, split: str, names: Sequence[str], folder: Path, workers: int
-) -> dict[str, Any]:
+class _Journal:
+    """What has been decoded into a folder, so that a stopped preparation can go on.
+
+    A file of json lines: what is being made; then the chunks that are on the disk; and the
+    splits that are finished.
+    """
+
+    def __init__(self, folder: Path, reader: Reader, chosen: dict[str, Sequence[int]]) -> None:
+        self.path = folder / "journal.jsonl"
+        self.chunks: dict[str, dict[int, list[int]]] = {}
+        """Split -> start of a chunk -> positions of the images in it that were skipped."""
+        self.splits: dict[str, dict[str, Any]] = {}
+        begun = {
+            "format": FORMAT,
+            "reader": type(reader).__module__,
+            "settings": reader.settings.model_dump(mode="json"),
+            "code": sha256(*sorted(Path(__file__).parent.glob("*.py"))),
+            "samples": hashlib.sha256(
+                json.dumps(
+                    [[names[i] for i in chosen[split]] for split, names in reader.splits().items()]
+                ).encode()
+            ).hexdigest(),
+        }
+        lines = self._lines()
+        if not lines or lines[0] != begun:
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(parents=True)
+            self._write(begun)
+            return
+        for line in lines[1:]:
+            if "chunk" in line:
+                self.chunks.setdefault(line["split"], {})[line["chunk"]] = line["skipped"]
+            elif "done" in line:
+                self.splits[line["split"]] = line["done"]
+            else:  # compaction had begun and moved rows
+                self.chunks.pop(line["split"], None)
+
+    def _lines(self) -> list[dict[str, Any]]:
+        try:
+            text = self.path.read_text()
+        except FileNotFoundError:
+            return []
+        return [json.loads(line) for line in text.splitlines(keepends=True) if line[-1] == "\n"]
+
+    def _write(self, *lines: dict[str, Any]) -> None:
+        with self.path.open("a") as file:
+            file.writelines(f"{json.dumps(line)}\n" for line in lines)
+            file.flush()
+            os.fsync(file.fileno())
+
+    def add_chunks(self, split: str, chunks: dict[int, list[int]]) -> None:
+        """Note chunks whose arrays are on the disk."""
+        self.chunks.setdefault(split, {}).update(chunks)
+        self._write(
+            *({"split": split, "chunk": start, "skipped": s} for start, s in chunks.items())
+        )
+
+    def compacting(self, split: str) -> None:
+        """Note that rows of the arrays are about to move."""
+        self._write({"split": split})
+
+    def finish(self, split: str, summary: dict[str, Any]) -> None:
+        """Note that a split is whole."""
+        self._write({"split": split, "done": summary})
+
+
+def _choose(reader: Reader, split: str, names: Sequence[str]) -> Sequence[int]:
+    """Return the indices of the samples of a split that are to be prepared."""
     settings = reader.settings
     present = reader.present(split)
     missing = len(names) - len(present)
@@ -181,42 +256,90 @@ def _prepare_split(
         present = [present[i] for i in sorted(draw)]
     if not present:
         raise BadInput(f"{reader.root}: split '{split}' has no images")
+    return present
 
-    arrays = _create_arrays(reader, split, present, folder)
-    skipped: list[int] = []
-    chunks = [(start, present[start : start + CHUNK]) for start in range(0, len(present), CHUNK)]
-    with Progress(f"prepare {split}", len(present), "images") as progress:
-        for start, results in _run_chunks(reader, split, chunks, workers):
-            for offset, result in enumerate(results):
-                if isinstance(result, str):
-                    if settings.broken == "error":
-                        raise BadInput(result)
-                    skipped.append(start + offset)
-                    continue
-                for kind, array in arrays.items():
-                    array[start + offset] = result[kind]
-            progress.advance(len(results))
-    del arrays
 
+def _prepare_split(
+    reader: Reader,
+    split: str,
+    present: Sequence[int],
+    folder: Path,
+    workers: int,
+    journal: _Journal,
+) -> dict[str, Any]:
+    names = reader.splits()[split]
+    _decode(reader, split, present, folder, workers, journal)
+    skipped = sorted(i for chunk in journal.chunks[split].values() for i in chunk)
     kept = np.delete(np.arange(len(present)), skipped)
     if skipped:
+        journal.compacting(split)
         _compact(folder, split, kept)
     lines = [names[present[i]] for i in kept.tolist()]
     (folder / f"{split}.names.txt").write_text("".join(f"{line}\n" for line in lines))
     folds = reader.folds(split)
     if folds and len(kept) == len(names):
         np.save(folder / f"{split}.folds.npy", np.asarray(folds, np.int64))
-    return {
+    summary = {
         "n": len(kept),
-        "missing": missing,
+        "missing": len(names) - len(reader.present(split)),
         "skipped": [names[present[i]] for i in skipped],
     }
+    journal.finish(split, summary)
+    return summary
 
 
-def _create_arrays(
-    reader: Reader, split: str, present: Sequence[int], folder: Path
-) -> dict[str, NDArray[Any]]:
-    """Return empty arrays on disk, shaped after the first sample that can be read."""
+def _decode(
+    reader: Reader,
+    split: str,
+    present: Sequence[int],
+    folder: Path,
+    workers: int,
+    journal: _Journal,
+) -> None:
+    """Fill the arrays of a split, chunk by chunk; what the journal has is there already."""
+    finished = journal.chunks.get(split, {})
+    arrays = _open_arrays(reader, split, present, folder, new=not finished)
+    size = max(min(CHUNK, CHUNK_BYTES // sum(array[0].nbytes for array in arrays.values())), 1)
+    chunks = [
+        (start, present[start : start + size])
+        for start in range(0, len(present), size)
+        if start not in finished
+    ]
+    waiting: dict[int, list[int]] = {}
+    noted = time.monotonic()
+
+    def note() -> None:
+        for array in arrays.values():
+            array.flush()  # to the disk, before the journal says so
+        journal.add_chunks(split, waiting)
+        waiting.clear()
+
+    with Progress(
+        f"prepare {split}", len(present), "images", len(present) - sum(len(c) for _, c in chunks)
+    ) as progress:
+        for start, results in _run_chunks(reader, split, chunks, workers):
+            skipped = []
+            for offset, result in enumerate(results):
+                if isinstance(result, str):
+                    if reader.settings.broken == "error":
+                        note()
+                        raise BadInput(result)
+                    skipped.append(start + offset)
+                    continue
+                for kind, array in arrays.items():
+                    array[start + offset] = result[kind]
+            waiting[start] = skipped
+            progress.advance(len(results))
+            if time.monotonic() - noted >= NOTE_SECONDS:
+                note()
+                noted = time.monotonic()
+    note()
+
+
+def _open_arrays(
+    reader: Reader, split: str, present: Sequence[int], folder: Path, new: bool
+) -> dict[str, np.memmap[Any, Any]]:
+    """Return the arrays of a split on disk, shaped after the first sample that can be read."""
     for index in present:
         try:
             first = convert(reader, reader.sample(split, index))
@@ -226,10 +349,11 @@ def _create_arrays(
                 raise
     else:
         raise BadInput(f"{reader.root}: no image of split '{split}' can be decoded")
+    paths = {kind: folder / f"{split}.{kind}.npy" for kind in first}
+    if not new:
+        return {kind: np.load(path, mmap_mode="r+") for kind, path in paths.items()}
     return {
-        kind: create_array(
-            folder / f"{split}.{kind}.npy", value.dtype, (len(present), *value.shape)
-        )
+        kind: create_array(paths[kind], value.dtype, (len(present), *value.shape))
         for kind, value in first.items()
     }
 
@@ -257,14 +381,20 @@ def convert(reader: Reader, sample: Sample) -> dict[str, NDArray[Any]]:
                 f"{sample.landmarks[where].tolist()} lies outside the {width} x {height} image; "
                 "correct its row in the annotation file"
             )
-        arrays["landmarks"] = move_points(sample.landmarks, size, box)
-        arrays["visible"] = visible
+        moved = move_points(sample.landmarks, size, box)
+        kept = (moved >= -0.5).all(-1) & (moved <= size - 0.5).all(-1)  # of the crop
+        arrays["landmarks"], arrays["visible"] = moved, visible & kept
     if sample.box is not None:
         corners = np.stack([sample.box[..., :2], sample.box[..., :2] + sample.box[..., 2:]], -2)
         near, far = np.moveaxis(move_points(corners, size, box), -2, 0)
         arrays["box"] = np.concatenate([near, far - near], -1)
     if sample.objects is not None:
-        arrays["objects"] = sample.objects
+        # The crop may cut objects, or leave them out.
+        near, far = near.clip(-0.5, size - 0.5), far.clip(-0.5, size - 0.5)
+        there = (far > near).all(-1)
+        inside = np.concatenate([near, far - near], -1)
+        arrays["box"] = np.where(there[:, None], inside, np.float32(np.nan))
+        arrays["objects"] = np.where(there, sample.objects, -1)
     if sample.mask is not None:
         mask = sample.mask.astype(np.uint8)
         arrays["mask"] = _frames(mask, size, box, nearest=True).astype(bool)

@@ -88,6 +88,11 @@ class Reader(ABC):
         self.root = root
         self.settings = settings
 
+    @property
+    def frames(self) -> int:
+        """Frames of a sample: 1, or T of clips."""
+        return 1
+
     def crop_box(self, width: int, height: int) -> tuple[float, float, float, float]:
         """Return the part (left, top, right, bottom) of an image that is prepared, pixels."""
         if self.settings.crop == "stretch":

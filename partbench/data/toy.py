@@ -459,6 +459,11 @@ class Toy(Reader):
         if settings.kind == "scenes":
             self.landmark_names = self.landmark_swap = ()
 
+    @property
+    def frames(self) -> int:
+        """Frames of a sample."""
+        return int(self.settings.frames) if self.settings.kind == "clips" else 1
+
     def splits(self) -> dict[str, Sequence[str]]:
         """Return the numbers of the drawings of each split."""
         return {split: [f"{i:06d}" for i in range(n)] for split, n in self.counts.items()}
@@ -538,7 +543,7 @@ class Toy(Reader):
                 )
             )
         image, landmarks, visible, box, parts = (np.stack(a) for a in zip(*frames, strict=True))
-        return Sample(name, image, label, landmarks, visible, box, parts)
+        return Sample(name, image, label, landmarks, visible, box, parts=parts)
 
     def _noise(self, draw: Draw) -> Array:
         return self.settings.noise * draw.noise((self.settings.size, self.settings.size, 3))

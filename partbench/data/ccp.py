@@ -1,0 +1,80 @@
+"""Clothing Co-Parsing (Yang, Luo & Lin, CVPR 2014): street photos with a label for each pixel."""
+
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from partbench.data.image import read_image
+from partbench.data.matlab import read_mat
+from partbench.data.reader import Reader, Sample
+from partbench.errors import BadInput
+
+SOURCE = "github.com/bearpaw/clothing-co-parsing"
+LABELLED = 1_004
+EVERY = 5
+BACKGROUND = "null"
+
+
+class CCP(Reader):
+    """The photos 0001 to 1004 of 2,098, those with pixel labels.
+
+    There is no official split: here every fifth photo by number is a test photo, whichever are
+    there. Whatever has a label is foreground: garments, accessories, and also skin and hair.
+    """
+
+    licence = "Apache 2.0 (the annotations)"
+    counts = {"train": LABELLED - LABELLED // EVERY, "test": LABELLED // EVERY}
+
+    @property
+    def _folder(self) -> Path:
+        return self.root / "ccp"
+
+    @cached_property
+    def part_names(self) -> Sequence[str]:  # type: ignore[override]
+        """The 58 labels beside the background, in the order of their numbers."""
+        path = self._folder / "label_list.mat"
+        names = [str(name) for name in np.atleast_1d(read_mat(path, "label_list", SOURCE))]
+        if names[:1] != [BACKGROUND]:
+            raise BadInput(
+                f"{path}: its first label is not '{BACKGROUND}', the background, but {names[:1]}; "
+                f"{SOURCE}: place the official file there"
+            )
+        return names[1:]
+
+    @cached_property
+    def _names(self) -> dict[str, list[str]]:
+        names: dict[str, list[str]] = {"train": [], "test": []}
+        for number in range(1, LABELLED + 1):
+            names["train" if number % EVERY else "test"].append(f"{number:04d}.jpg")
+        return names
+
+    def splits(self) -> dict[str, Sequence[str]]:
+        """Return train and test, by number."""
+        return dict(self._names)
+
+    def present(self, split: str) -> Sequence[int]:
+        """Return the indices of the photos that are there."""
+        folder = self._folder / "photos"
+        files = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+        return [i for i, name in enumerate(self._names[split]) if name in files]
+
+    def sample(self, split: str, index: int) -> Sample:
+        """Return a photo with the label of each pixel."""
+        name = self._names[split][index]
+        image = read_image(self._folder / "photos" / name)
+        path = (self._folder / "annotations" / "pixel-level" / name).with_suffix(".mat")
+        labels = np.asarray(read_mat(path, "groundtruth", SOURCE))
+        if labels.shape != image.shape[:2]:
+            raise BadInput(
+                f"{path}: labels of {labels.shape} for a photo of {image.shape[:2]} (rows, "
+                f"columns); {SOURCE}: place both files again"
+            )
+        if unknown := set(np.unique(labels)) - set(range(len(self.part_names) + 1)):
+            raise BadInput(
+                f"{path}: label {min(unknown)}, but label_list.mat ends at "
+                f"{len(self.part_names)}; {SOURCE}: place both files again"
+            )
+        parts = labels.astype(np.uint8)
+        return Sample(name, image, mask=parts != 0, parts=parts)

@@ -1,0 +1,291 @@
+"""CUB-200-2011: 11,788 birds of 200 species with 15 landmarks, boxes and masks (Wah et al., 2011).
+
+Landmarks and boxes are kept as the files have them: their origin is 0 at the centre of the first
+pixel, as in `Sample`. Boxes begin at 0 and end at the image's width - 1; the dark discs of eyes
+lie within a third of a pixel of their landmarks on average, read so. All 141,407 visible landmarks
+lie inside their boxes, hence in their images.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import zip_longest
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from partbench.data.image import read_image
+from partbench.data.reader import DataSettings, Reader, Sample
+from partbench.errors import BadInput
+
+LANDMARKS = (
+    "back",
+    "beak",
+    "belly",
+    "breast",
+    "crown",
+    "forehead",
+    "left eye",
+    "left leg",
+    "left wing",
+    "nape",
+    "right eye",
+    "right leg",
+    "right wing",
+    "tail",
+    "throat",
+)
+SWAP = (0, 1, 2, 3, 4, 5, 10, 11, 12, 9, 6, 7, 8, 13, 14)
+SOURCE = "unpack CUB_200_2011.tgz (data.caltech.edu/records/65de6-vp158) into {root}"
+MASKS = "unpack segmentations.tgz (data.caltech.edu/records/w9d68-gec53) into {root}"
+
+Table = NDArray[np.float64]
+Test = Callable[[Table], NDArray[np.bool_]]
+
+
+class CUBSettings(DataSettings):
+    """Which birds are used, and what counts as foreground."""
+
+    classes: list[Annotated[int, Field(ge=1, le=200)]] = Field(
+        default_factory=list,
+        description="official numbers of the classes to use, 1 to 200 (1 is CUB-001); empty: all",
+    )
+    min_visible: int = Field(
+        0,
+        ge=0,
+        le=len(LANDMARKS),
+        description="training images with fewer visible landmarks are left out, test images never;"
+        " 7 is CMR's rule",
+    )
+    masks: bool = Field(
+        False,
+        description="read the foreground masks too (segmentations.tgz)",
+    )
+    mask_threshold: int = Field(
+        255,
+        ge=1,
+        le=255,
+        description="grey level from which a pixel is foreground: 255 where all annotators agree, "
+        "as in the code of unsup-parts; 128, where half of them do, is the usual reading",
+    )
+
+
+@dataclass(frozen=True)
+class Birds:
+    """The lists of all images, N = 11,788, in their order."""
+
+    names: list[str]
+    """Paths below images/."""
+    classes: list[str]
+    """Names, without their numbers."""
+    labels: NDArray[np.int64]
+    """[N], counted from 0 over all classes."""
+    train: NDArray[np.bool_]
+    """[N]."""
+    boxes: NDArray[np.float32]
+    """[N, 4], (x, y, width, height), pixels."""
+    landmarks: NDArray[np.float32]
+    """[N, 15, 2], (x, y), pixels; (0, 0) where invisible."""
+    visible: NDArray[np.bool_]
+    """[N, 15]."""
+
+
+class CUB(Reader):
+    """The official split; labels count the classes in use, by their official numbers."""
+
+    Settings = CUBSettings
+    landmark_names = LANDMARKS
+    landmark_swap = SWAP
+    licence = "non-commercial research and education"
+    counts = {"train": 5_994, "test": 5_794}
+
+    def __init__(self, root: Path, settings: Any) -> None:
+        super().__init__(root, settings)
+        if settings.classes or settings.min_visible:
+            self.counts = {}
+
+    @cached_property
+    def _birds(self) -> Birds:
+        return read_birds(self.root)
+
+    @cached_property
+    def _classes(self) -> list[int]:
+        """The classes in use, counted from 0."""
+        last = len(self._birds.classes)
+        if bad := [number for number in self.settings.classes if number > last]:
+            raise BadInput(
+                f"{self.root}/CUB_200_2011/classes.txt has {last} classes, but `classes` asks for "
+                f"{bad[0]}"
+            )
+        return sorted({number - 1 for number in self.settings.classes}) or list(range(last))
+
+    @cached_property
+    def class_names(self) -> Sequence[str]:  # type: ignore[override]
+        """The classes in use, without their numbers, in the official order."""
+        return [self._birds.classes[c] for c in self._classes]
+
+    @cached_property
+    def _rows(self) -> dict[str, list[int]]:
+        """The places of each split's images in the lists."""
+        birds = self._birds
+        used = np.isin(birds.labels, self._classes)
+        enough = birds.visible.sum(1) >= self.settings.min_visible
+        return {
+            "train": np.flatnonzero(used & birds.train & enough).tolist(),
+            "test": np.flatnonzero(used & ~birds.train).tolist(),
+        }
+
+    def splits(self) -> dict[str, Sequence[str]]:
+        """Return train and test in the order of images.txt."""
+        if self.settings.masks and not (masks := self.root / "segmentations").is_dir():
+            raise BadInput(
+                f"{masks} is missing; {MASKS.format(root=self.root)}, or leave out `masks: true`"
+            )
+        names = self._birds.names
+        return {split: [names[row] for row in rows] for split, rows in self._rows.items()}
+
+    def present(self, split: str) -> Sequence[int]:
+        """Return the indices of the images that are there."""
+        images, names = self.root / "CUB_200_2011" / "images", self._birds.names
+        return [i for i, row in enumerate(self._rows[split]) if (images / names[row]).exists()]
+
+    def sample(self, split: str, index: int) -> Sample:
+        """Return a bird with its class, landmarks, box and, if asked for, mask."""
+        row, birds = self._rows[split][index], self._birds
+        name = birds.names[row]
+        image = read_image(self.root / "CUB_200_2011" / "images" / name)
+        return Sample(
+            name,
+            image,
+            label=self._classes.index(birds.labels[row]),
+            landmarks=birds.landmarks[row],
+            visible=birds.visible[row],
+            box=birds.boxes[row],
+            mask=self._mask(name, image.shape[:2]) if self.settings.masks else None,
+        )
+
+    def _mask(self, name: str, shape: tuple[int, ...]) -> NDArray[np.bool_]:
+        path = (self.root / "segmentations" / name).with_suffix(".png")
+        if not path.exists():
+            raise BadInput(f"{path} is missing; {MASKS.format(root=self.root)} again")
+        grey = read_image(path)[..., 0]
+        if grey.shape != shape:
+            raise BadInput(
+                f"{path} is {grey.shape[1]} x {grey.shape[0]}, its image {shape[1]} x {shape[0]}; "
+                f"{MASKS.format(root=self.root)} again"
+            )
+        return grey >= self.settings.mask_threshold
+
+
+def read_birds(root: Path) -> Birds:
+    """Return the lists below `root`/CUB_200_2011; no image is needed.
+
+    Raises:
+        BadInput: a file is missing, or a row is not what the other files let expect: the message
+            names the file, the line and what to do.
+    """
+    source = SOURCE.format(root=root)
+
+    def rows(file: str, keys: Sequence[str] | None, width: int) -> list[list[str]]:
+        """Return the `width` values of each row after its key, by default 1, 2, ..."""
+        path = root / "CUB_200_2011" / file
+        lines = path.read_text().rstrip().splitlines() if path.exists() else []
+        if not lines:
+            raise BadInput(f"{path} is missing or empty; {source}")
+        keys = keys or _counted(len(lines))
+        values = []
+        for number, (line, key) in enumerate(zip(lines, keys, strict=False), start=1):
+            before, fields = key.split(), line.split()
+            if fields[: len(before)] != before or len(fields) != len(before) + width:
+                raise BadInput(
+                    f"{path}, line {number}: {line!r} is not '{key}' followed by {width} "
+                    f"value{'s' * (width > 1)}; {source} again"
+                )
+            values.append(fields[len(before) :])
+        if len(lines) != len(keys):
+            raise BadInput(
+                f"{path} has {len(lines)} rows, the other files let expect {len(keys)}; {source} "
+                "again"
+            )
+        return values
+
+    def numbers(file: str, keys: Sequence[str], width: int, good: Test, wrong: str) -> Table:
+        """Return `rows` as numbers, [rows, width]; `good` finds those that can be."""
+        texts = rows(file, keys, width)
+        values = np.array([[_number(text) for text in row] for row in texts])
+        if bad := np.flatnonzero(~good(values)).tolist():
+            raise BadInput(
+                f"{root / 'CUB_200_2011' / file}, line {bad[0] + 1}: {' '.join(texts[bad[0]])} is "
+                f"{wrong}; {source} again"
+            )
+        return values
+
+    names = [name for (name,) in rows("images.txt", None, 1)]
+    folders = [name for (name,) in rows("classes.txt", None, 1)]
+    _check_parts(root)
+    images = _counted(len(names))
+    number_of = {name: number for number, name in enumerate(folders, start=1)}
+    expected = np.array([number_of.get(name.partition("/")[0], 0) for name in names])
+    classes = numbers(
+        "image_class_labels.txt",
+        images,
+        1,
+        lambda v: (v[:, 0] == expected) & (expected > 0),
+        "not the class of the image's folder",
+    )
+    train = numbers(
+        "train_test_split.txt",
+        images,
+        1,
+        lambda v: np.isin(v[:, 0], (0, 1)),
+        "neither 1 (train) nor 0 (test)",
+    )
+    boxes = numbers(
+        "bounding_boxes.txt",
+        images,
+        4,
+        lambda v: np.isfinite(v.sum(1)) & (v[:, 2:].min(1) > 0),
+        "no box (x, y, width, height)",
+    )
+    points = numbers(
+        "parts/part_locs.txt",
+        [f"{image} {part}" for image in images for part in _counted(len(LANDMARKS))],
+        3,
+        lambda v: np.isfinite(v.sum(1)) & np.isin(v[:, 2], (0, 1)),
+        "no landmark (x, y, visible: 1 or 0)",
+    ).reshape(len(names), len(LANDMARKS), 3)
+    return Birds(
+        names=names,
+        classes=[name.partition(".")[2] or name for name in folders],
+        labels=classes[:, 0].astype(np.int64) - 1,
+        train=train[:, 0] == 1,
+        boxes=boxes.astype(np.float32),
+        landmarks=points[..., :2].astype(np.float32),
+        visible=points[..., 2] == 1,
+    )
+
+
+def _check_parts(root: Path) -> None:
+    path = root / "CUB_200_2011" / "parts" / "parts.txt"
+    lines = path.read_text().rstrip().splitlines() if path.exists() else []
+    wanted = [f"{number} {name}" for number, name in enumerate(LANDMARKS, start=1)]
+    for number, (line, want) in enumerate(zip_longest(lines, wanted, fillvalue=""), start=1):
+        if line.strip() != want:
+            raise BadInput(
+                f"{path}, line {number}: {line!r} instead of {want!r}; {SOURCE.format(root=root)} "
+                "again"
+            )
+
+
+def _counted(n: int) -> list[str]:
+    return [str(i) for i in range(1, n + 1)]
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return np.nan

@@ -1,0 +1,199 @@
+"""UCF101 (Soomro et al., 2012): 13,320 clips of 101 actions, 320 x 240, placed by hand."""
+
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import av
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from partbench.data.reader import DataSettings, Reader, Sample
+from partbench.errors import BadInput
+
+COUNTS = {
+    1: {"train": 9_537, "test": 3_783},
+    2: {"train": 9_586, "test": 3_734},
+    3: {"train": 9_624, "test": 3_696},
+}
+SOURCE = "www.crcv.ucf.edu/data/UCF101.php"
+
+
+class UCF101Settings(DataSettings):
+    """Which official split, and how many frames of a clip."""
+
+    fold: Literal[1, 2, 3] = Field(1, description="official split of train and test clips")
+    frames: int = Field(
+        25,
+        ge=1,
+        description="frames of a clip, evenly spread; a shorter clip repeats frames",
+    )
+
+
+class UCF101(Reader):
+    """The official lists over UCF-101, in class folders or flat.
+
+    The clips of a group are cut from one film; the lists keep a group on one side, a random
+    split would not. Files are found whatever the case of their names: lists and archives do not
+    agree on that of HandstandPushups.
+    """
+
+    Settings = UCF101Settings
+    licence = "none stated; clips from YouTube"
+
+    def __init__(self, root: Path, settings: Any) -> None:
+        super().__init__(root, settings)
+        self.counts = COUNTS[settings.fold]
+
+    def _lines(self, name: str) -> list[list[str]]:
+        path = self.root / "ucfTrainTestlist" / name
+        if not path.exists():
+            raise BadInput(
+                f"{path} is missing; {SOURCE}: unpack UCF101TrainTestSplits-RecognitionTask.zip "
+                f"into {self.root}"
+            )
+        return [line.split() for line in path.read_text().splitlines() if line.strip()]
+
+    @property
+    def frames(self) -> int:
+        """Frames of a clip."""
+        return int(self.settings.frames)
+
+    @cached_property
+    def class_names(self) -> Sequence[str]:  # type: ignore[override]
+        """The 101 actions in the order of their numbers."""
+        lines = self._lines("classInd.txt")
+        for number, line in enumerate(lines, start=1):
+            if len(line) != 2 or line[0] != str(number):
+                raise BadInput(
+                    f"{self.root}/ucfTrainTestlist/classInd.txt, line {number}: not {number} and "
+                    f"an action: {' '.join(line)!r}; unpack the lists again"
+                )
+        return [name for _, name in lines]
+
+    @cached_property
+    def _labels(self) -> dict[str, int]:
+        return {name.lower(): label for label, name in enumerate(self.class_names)}
+
+    @cached_property
+    def _files(self) -> dict[str, str]:
+        """File name in lower case -> path below the root."""
+        folder = self.root / "UCF-101"
+        if not folder.is_dir():
+            raise BadInput(f"{folder} is missing; {SOURCE}: unpack UCF101.rar there")
+        files: dict[str, str] = {}
+        for path in sorted(folder.rglob("*")):
+            key, name = path.name.lower(), str(path.relative_to(self.root))
+            if path.suffix.lower() != ".avi":
+                continue
+            if key in files:
+                raise BadInput(
+                    f"{folder}: {files[key]} and {name} are the same clip to the lists; delete one"
+                )
+            files[key] = name
+        return files
+
+    def _file(self, name: str) -> str | None:
+        return self._files.get(name.rpartition("/")[2].lower())
+
+    @cached_property
+    def _names(self) -> dict[str, list[str]]:
+        names = {}
+        for split in ("train", "test"):
+            file = f"{split}list{self.settings.fold:02d}.txt"
+            names[split] = [name for name, *_ in self._lines(file)]
+            for name, *number in self._lines(file):
+                label = self._labels.get(name.partition("/")[0].lower())
+                if label is None or number not in ([], [str(label + 1)]):
+                    raise BadInput(
+                        f"{self.root}/ucfTrainTestlist/{file}: {' '.join([name, *number])} does "
+                        "not agree with classInd.txt; unpack the lists again"
+                    )
+        if self.settings.subset:
+            names = {s: n for s, n in names.items() if any(map(self._file, n))}
+            if not names:
+                raise BadInput(f"{self.root / 'UCF-101'}: no clip of the lists; {SOURCE}")
+        return names
+
+    def splits(self) -> dict[str, Sequence[str]]:
+        """Return train and test; of a subset, those of which something is there."""
+        return dict(self._names)
+
+    def present(self, split: str) -> Sequence[int]:
+        """Return the indices of the clips that are there."""
+        return [i for i, name in enumerate(self._names[split]) if self._file(name)]
+
+    def sample(self, split: str, index: int) -> Sample:
+        """Return frames of a clip and its action."""
+        name = self._names[split][index]
+        file = self._file(name)
+        if file is None:
+            raise BadInput(f"{self.root / 'UCF-101'}: no {name}; place it, or set `subset: true`")
+        label = self._labels[name.partition("/")[0].lower()]
+        return Sample(name, read_clip(self.root / file, self.settings.frames), label=label)
+
+
+def read_clip(path: Path, count: int) -> NDArray[np.uint8]:
+    """Return `count` frames of a video, RGB, [count, H, W, 3].
+
+    They are the frames at the middles of `count` equal stretches: of n frames, number
+    floor((i + 1/2) n / count). Frames repeat where n < count. Memory does not grow with n.
+
+    Raises:
+        BadInput: the video is truncated, cannot be decoded, or has no frames, or frames of
+            several sizes.
+    """
+    try:
+        with path.open("rb") as file:
+            start = file.read(8)
+        # The decoder passes over a missing end in silence.
+        if start[:4] == b"RIFF" and int.from_bytes(start[4:], "little") + 8 > path.stat().st_size:
+            raise _broken(path, "it is truncated")
+        frames, claimed, length = _decode(path, count, None)
+        if length == 0:
+            raise _broken(path, "it has no frames")
+        if length != claimed:
+            frames, _, _ = _decode(path, count, length)
+    except (av.FFmpegError, OSError) as error:
+        raise _broken(path, str(error.strerror)) from None
+    return np.stack(frames)
+
+
+def _decode(path: Path, count: int, length: int | None) -> tuple[list[NDArray[np.uint8]], int, int]:
+    """Return the frames wanted of a video of `length`, that length, and the true one.
+
+    Without a length, the file's header is believed; hence decoding goes on to the end, beyond the
+    last frame that is wanted.
+    """
+    frames: list[NDArray[np.uint8]] = []
+    found = 0
+    with av.open(str(path)) as container:
+        if not container.streams.video:
+            raise _broken(path, "it holds no video")
+        stream = container.streams.video[0]
+        stream.codec_context.thread_count = 1  # the clips are shared out among processes
+        claimed = stream.frames if length is None else length
+        wanted = [(2 * i + 1) * claimed // (2 * count) for i in range(count)]
+        size = None
+        for number, frame in enumerate(container.decode(stream)):
+            size = size or (frame.width, frame.height)
+            if size != (frame.width, frame.height):
+                raise _broken(
+                    path,
+                    f"frame {number} is {frame.width} x {frame.height}, "
+                    f"those before are {size[0]} x {size[1]}",
+                )
+            if number in wanted:
+                image = np.asarray(frame.to_ndarray(format="rgb24"), np.uint8)
+                frames += [image] * wanted.count(number)
+            found = number + 1
+    return frames, claimed, found
+
+
+def _broken(path: Path, why: str) -> BadInput:
+    return BadInput(
+        f"{path}: cannot be decoded ({why}); replace the file, or set `broken: skip` for this "
+        "data set to leave such clips out and list them"
+    )

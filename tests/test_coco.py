@@ -1,0 +1,308 @@
+"""The reader of COCO: boxes, classes and masks of scenes, filters, broken annotations."""
+
+import json
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from partbench.data import prepared as preparing
+from partbench.data.coco import CLASSES, COCO, FOLDERS, read_scenes
+from partbench.data.prepared import Prepared, prepare
+from partbench.errors import BadInput
+
+# pycocotools's, on every mask it decodes.
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+
+SIDE = 32
+IDS = {"person": 1, "cat": 17, "dog": 18, "toothbrush": 90}
+NAN = [np.nan] * 4
+
+
+def reader(root: Path, **settings: Any) -> COCO:
+    return COCO(root, COCO.Settings.parse({"size": SIDE, "boxes": 4} | settings, "test"))
+
+
+def prepare_one(made: COCO, out: Path, workers: int = 1) -> Prepared:
+    prepare(made, "mine", out, workers)
+    return Prepared(out)
+
+
+def rectangle(x: int, y: int, width: int, height: int) -> list[int]:
+    return [x, y, x + width, y, x + width, y + height, x, y + height]
+
+
+def thing(image: int, name: str, *boxes: tuple[int, int, int, int]) -> dict[str, Any]:
+    """An object made of rectangles that do not overlap."""
+    low = np.min([box[:2] for box in boxes], 0)
+    high = np.max([(x + w, y + h) for x, y, w, h in boxes], 0)
+    return {
+        "image_id": image,
+        "category_id": IDS[name],
+        "iscrowd": 0,
+        "area": float(sum(w * h for _, _, w, h in boxes)),
+        "bbox": [*low.tolist(), *(high - low).tolist()],
+        "segmentation": [rectangle(*box) for box in boxes],
+    }
+
+
+def crowd(image: int, name: str, columns: int) -> dict[str, Any]:
+    """A crowd over the last columns of an image: run lengths go down the columns."""
+    inside = SIDE * columns
+    return {
+        "image_id": image,
+        "category_id": IDS[name],
+        "iscrowd": 1,
+        "area": float(inside),
+        "bbox": [SIDE - columns, 0, columns, SIDE],
+        "segmentation": {"size": [SIDE, SIDE], "counts": [SIDE * SIDE - inside, inside]},
+    }
+
+
+def name_of(image: int) -> str:
+    return f"{image:012d}.jpg"
+
+
+def write(
+    root: Path,
+    split: str,
+    images: dict[int, tuple[int, int]],
+    annotations: list[dict[str, Any]],
+    change: Callable[[Any], Any] = lambda document: None,
+) -> Path:
+    """Write grey images, id -> (width, height), and their annotations; return the json file."""
+    folder = root / "coco" / FOLDERS[split]
+    folder.mkdir(parents=True, exist_ok=True)
+    for image, size in images.items():
+        Image.new("L", size, image % 256).save(folder / name_of(image))
+    document = {
+        "images": [
+            {"id": i, "file_name": name_of(i), "width": w, "height": h}
+            for i, (w, h) in images.items()
+        ],
+        "annotations": [{"id": 500 + i, **row} for i, row in enumerate(annotations)],
+        "categories": [{"id": number, "name": name} for name, number in IDS.items()],
+    }
+    change(document)
+    path = root / "coco" / "annotations" / f"instances_{FOLDERS[split]}.json"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(document))
+    return path
+
+
+def write_both(root: Path, annotations: list[dict[str, Any]] | None = None) -> None:
+    """One training image, 7, with the annotations, and one test image, 8, without any."""
+    write(root, "train", {7: (SIDE, SIDE)}, annotations or [])
+    write(root, "test", {8: (SIDE, SIDE)}, [])
+
+
+def test_a_scene(tmp_path: Path) -> None:
+    cat, brush = thing(7, "cat", (4, 4, 20, 10)), thing(7, "toothbrush", (10, 6, 4, 4))
+    dog = thing(7, "dog", (0, 20, 6, 6), (8, 20, 6, 6))  # hidden in its middle: two polygons
+    write_both(tmp_path, [brush, crowd(7, "person", 10), cat, dog])
+    data = prepare_one(reader(tmp_path), tmp_path / "out")
+    train = data.split("train")
+    assert train.images.shape == (1, SIDE, SIDE, 3)
+    parts = train.annotation("parts")[0]
+    expected = np.zeros((SIDE, SIDE), np.uint8)
+    expected[:, SIDE - 10 :] = 255  # the crowd: not known whose pixels
+    expected[4:14, 4:24] = 15 + 1  # over the crowd
+    expected[20:26, 0:6] = expected[20:26, 8:14] = 16 + 1
+    expected[6:10, 10:14] = 79 + 1  # the smaller over the larger
+    np.testing.assert_array_equal(parts, expected)
+    boxes = [[3.5, 3.5, 20, 10], [-0.5, 19.5, 14, 6], [9.5, 5.5, 4, 4], NAN]
+    np.testing.assert_array_equal(train.annotation("box")[0], boxes)
+    assert train.annotation("objects").tolist() == [[15, 16, 79, -1]]
+
+    test = data.split("test")
+    assert not test.annotation("parts").any()
+    np.testing.assert_array_equal(test.annotation("box")[0], [NAN] * 4)
+    assert test.annotation("objects").tolist() == [[-1] * 4]
+    assert not test.has("labels")
+    assert (tmp_path / "out" / "test.names.txt").read_text() == "000000000008.jpg\n"
+    assert data.meta["class_names"] == data.meta["part_names"] == list(CLASSES)
+
+
+def test_the_largest_boxes_are_kept_and_all_objects_painted(tmp_path: Path) -> None:
+    things = [thing(7, "cat", (0, 4 * i, i + 1, 3)) for i in range(6)]
+    write_both(tmp_path, things)
+    train = prepare_one(reader(tmp_path), tmp_path / "out").split("train")
+    assert train.annotation("box")[0, :, 2].tolist() == [6, 5, 4, 3]
+    assert np.count_nonzero(train.annotation("parts")) == 3 * (1 + 2 + 3 + 4 + 5 + 6)
+
+
+def test_boxes_and_masks_stay_together_when_an_image_is_resized(tmp_path: Path) -> None:
+    write(tmp_path, "train", {7: (80, 60)}, [thing(7, "cat", (30, 20, 20, 12))])
+    write(tmp_path, "test", {8: (80, 60)}, [])
+    for crop in ("center", "stretch"):
+        train = prepare_one(reader(tmp_path, size=120, crop=crop), tmp_path / crop).split("train")
+        rows, columns = np.nonzero(train.annotation("parts")[0])
+        x, y, width, height = train.annotation("box")[0, 0]
+        assert [x + 0.5, x + width - 0.5] == [columns.min(), columns.max()]
+        assert [y + 0.5, y + height - 0.5] == [rows.min(), rows.max()]
+
+
+def test_training_images_are_filtered_and_test_images_are_not(tmp_path: Path) -> None:
+    sizes = {1: (SIDE, SIDE), 2: (64, 20), 3: (64, 64), 4: (40, 40)}
+    things = [thing(i, "cat", (i, k, 3, 3)) for i in (1, 2, 3) for k in range(i)]
+    for split in FOLDERS:
+        write(tmp_path, split, sizes, [crowd(1, "person", 2), *things])
+
+    def kept(**settings: int) -> list[list[str]]:
+        return [list(names) for names in reader(tmp_path, **settings).splits().values()]
+
+    every = [name_of(i) for i in sizes]
+    assert kept() == [every, every]
+    assert kept(min_boxes=2) == [[name_of(2), name_of(3)], every]
+    assert kept(min_side=40) == [[name_of(3), name_of(4)], every]
+    assert kept(min_side=41, min_boxes=3) == [[name_of(3)], every]
+    data = prepare_one(reader(tmp_path, min_boxes=3), tmp_path / "out")
+    assert data.split("train").images[:, 0, 0, 0].tolist() == [3]
+    np.testing.assert_array_equal(np.isfinite(data.split("train").annotation("box")).sum(), 12)
+
+
+def test_images_that_are_not_there(tmp_path: Path) -> None:
+    for split in FOLDERS:
+        write(tmp_path, split, {1: (SIDE, SIDE), 2: (SIDE, SIDE)}, [])
+    (tmp_path / "coco" / "train2017" / name_of(1)).unlink()
+    with pytest.raises(BadInput, match=r"1 of 2 images .*'train'.*first is 000000000001.jpg"):
+        prepare_one(reader(tmp_path), tmp_path / "out")
+    data = prepare_one(reader(tmp_path, subset=True), tmp_path / "out")
+    assert data.meta["splits"]["train"] == {"n": 1, "missing": 1, "skipped": []}
+    assert data.split("train").images[:, 0, 0, 0].tolist() == [2]
+
+    (tmp_path / "coco" / "train2017" / name_of(2)).unlink()
+    assert list(reader(tmp_path, subset=True).splits()) == ["test"]
+    (tmp_path / "coco" / "train2017").rmdir()
+    (tmp_path / "coco" / "annotations" / "instances_train2017.json").unlink()
+    assert list(reader(tmp_path, subset=True).splits()) == ["test"]
+    with pytest.raises(BadInput, match=r"instances_train2017.json is missing; images.coco.*unpack"):
+        reader(tmp_path).splits()
+    (tmp_path / "coco" / "val2017").rename(tmp_path / "away")
+    with pytest.raises(BadInput, match=r"coco: no image of train2017 or val2017; .*unpack train20"):
+        reader(tmp_path, subset=True).splits()
+
+
+def first(key: str, value: Any) -> Callable[[Any], None]:
+    """A change of the first annotation."""
+    return lambda document: document["annotations"][0].update({key: value})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (first("image_id", 99), r"annotation 500 is of image 99, which is not listed"),
+        (first("segmentation", [[1, 1, 2, 2]]), r"annotation 500 of image 7 is neither polygons"),
+        (
+            first("segmentation", [rectangle(0, 0, 2, 2), [1, 1, 5, 1, 5, 5, 1]]),
+            r"annotation 500 of image 7 is neither polygons of three or more corners",
+        ),
+        (first("segmentation", []), r"annotation 500 of image 7 is neither polygons"),
+        (
+            first("segmentation", {"size": [SIDE, 9], "counts": [SIDE * SIDE]}),
+            r"annotation 500 of image 7 .* nor a run-length code of 32 x 32 pixels",
+        ),
+        (
+            first("segmentation", {"size": [SIDE, SIDE], "counts": [SIDE, SIDE]}),
+            r"annotation 500 of image 7 .* nor a run-length code of 32 x 32 pixels",
+        ),
+        (first("category_id", 12), r"not a COCO annotation file \(KeyError: 12\)"),
+        (first("bbox", [1, 2, 3]), r"not a COCO annotation file \(ValueError"),
+        (lambda d: d["annotations"][0].pop("area"), r"annotation file \(KeyError: 'area'\)"),
+        (lambda d: d.pop("annotations"), r"annotation file \(KeyError: 'annotations'\)"),
+        (lambda d: d["categories"][0].update(name="elf"), r"annotation file \(ValueError"),
+    ],
+)
+def test_annotations_that_are_impossible(
+    change: Callable[[Any], Any], message: str, tmp_path: Path
+) -> None:
+    write_both(tmp_path)
+    write(tmp_path, "train", {7: (SIDE, SIDE)}, [thing(7, "cat", (1, 1, 5, 5))], change)
+    with pytest.raises(BadInput, match=rf"instances_train2017.json.*{message}.*unpack annotations"):
+        reader(tmp_path).splits()
+
+
+def test_a_file_that_is_not_json(tmp_path: Path) -> None:
+    path = write(tmp_path, "train", {7: (SIDE, SIDE)}, [])
+    for content in (path.read_bytes()[:-5], b"", b"[]", b"\xff\xfe\x00"):
+        path.write_bytes(content)
+        with pytest.raises(BadInput, match=r"train2017.json is not a COCO annotation file .*again"):
+            read_scenes(path, len(content), 0, 0)
+
+
+def test_an_image_of_another_size(tmp_path: Path) -> None:
+    write_both(tmp_path)
+    Image.new("L", (40, 30)).save(tmp_path / "coco" / "train2017" / name_of(7))
+    message = r"000000000007.jpg is 40 x 30, the annotations of image 7 are for 32 x 32"
+    with pytest.raises(BadInput, match=message):
+        prepare_one(reader(tmp_path), tmp_path / "out")
+
+
+def test_annotations_do_not_travel_to_the_workers_and_do_not_differ_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    things = [thing(i, "cat", (i, k, 3, 3)) for i in range(1, 8) for k in range(20)]
+    for split in FOLDERS:
+        write(tmp_path, split, dict.fromkeys(range(1, 8), (SIDE, SIDE)), things)
+    made = reader(tmp_path)
+    before = len(pickle.dumps(made))
+    made.splits()
+    made.sample("train", 0)
+    assert len(pickle.dumps(made)) < before + 100
+    monkeypatch.setattr(preparing, "CHUNK", 3)
+    one = prepare_one(made, tmp_path / "1", workers=1)
+    two = prepare_one(made, tmp_path / "2", workers=2)
+    assert one.meta["checksum"] == two.meta["checksum"]
+
+
+def test_a_changed_file_is_read_again(tmp_path: Path) -> None:
+    write_both(tmp_path)
+    made = reader(tmp_path)
+    assert made.splits()["train"] == [name_of(7)]
+    write(tmp_path, "train", {9: (SIDE, SIDE)}, [])
+    assert made.splits()["train"] == [name_of(9)]
+
+
+def test_real_scenes(shared_data: Path, tmp_path: Path) -> None:
+    for folder in FOLDERS.values():
+        path = shared_data / "coco" / "annotations" / f"instances_{folder}.json"
+        rows = json.loads(path.read_text())["categories"]
+        assert tuple(row["name"] for row in sorted(rows, key=lambda row: row["id"])) == CLASSES
+
+    settings = {"size": 128, "boxes": 100, "crop": "stretch", "subset": True}
+    made = reader(shared_data, limit={"train": 10, "test": 30}, **settings)
+    assert [len(made.present(split)) for split in made.splits()] == [80, 80]
+    data = prepare_one(made, tmp_path / "out")
+    test = data.split("test")
+    assert test.images.shape == (30, 128, 128, 3)
+    assert test.images.std() > 40  # pictures, not blanks
+    rows, columns = np.indices((128, 128))
+    filled = []
+    arrays = (test.annotation(kind) for kind in ("parts", "box", "objects"))
+    for parts, boxes, objects in zip(*arrays, strict=True):
+        there = objects >= 0
+        np.testing.assert_array_equal(np.isfinite(boxes).all(1), there)
+        assert set(np.unique(parts)) <= {0, 255, *(objects[there] + 1)}
+        for c in set(objects[there].tolist()):
+            covered = np.zeros_like(parts, bool)
+            for x, y, width, height in boxes[objects == c]:
+                covered |= (
+                    (columns > x - 1)
+                    & (columns < x + width + 1)
+                    & (rows > y - 1)
+                    & (rows < y + height + 1)
+                )
+            assert covered[parts == c + 1].all()  # no pixel of a class outside its boxes
+        x, y, width, height = boxes[0]
+        if there.any() and width * height > 200:
+            inside = (columns > x) & (columns < x + width) & (rows > y) & (rows < y + height)
+            filled.append((parts[inside] > 0).mean())
+    assert len(filled) > 20
+    assert 0.5 < np.mean(filled) < 0.95
+
+    lorbms = reader(shared_data, min_boxes=4, min_side=200, subset=True)
+    assert 20 < len(lorbms.splits()["train"]) < 80
