@@ -27,7 +27,7 @@ def listing(root: Path) -> str:
             (
                 name,
                 f"{sum(known) / 1e9:.2f} GB{more}" if files and known else "?" if files else "none",
-                "from its own files"
+                "not fetched"
                 if not files
                 else "fetched"
                 if all(file.urls for file in files)

@@ -59,9 +59,7 @@ class COCOSettings(DataSettings):
     min_side: int = Field(
         0, ge=0, description="training images with a shorter side are left out, pixels"
     )
-    boxes: int = Field(
-        100, ge=1, description="boxes kept of an image, the largest; 93 is the most there are"
-    )
+    boxes: int = Field(100, ge=1, description="boxes kept of an image, the largest")
 
 
 class COCO(Reader):

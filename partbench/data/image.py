@@ -24,7 +24,8 @@ def read_image(path: Path) -> NDArray[np.uint8]:
                     f"{path}: mode '{image.mode}' has more than 8 bits a channel; convert it to "
                     "8 bits first, so that you choose how its range is cut"
                 )
-            return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+            ImageOps.exif_transpose(image, in_place=True)
+            return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
     except FileNotFoundError:
         raise BadInput(f"{path}: no such image; place it, or set `subset: true`") from None
     except (OSError, SyntaxError, ValueError, UnidentifiedImageError) as error:

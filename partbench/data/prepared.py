@@ -23,9 +23,9 @@ import os
 import shutil
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -314,22 +314,14 @@ def _decode(
         journal.add_chunks(split, waiting)
         waiting.clear()
 
-    with Progress(
-        f"prepare {split}", len(present), "images", len(present) - sum(len(c) for _, c in chunks)
-    ) as progress:
-        for start, results in _run_chunks(reader, split, chunks, workers):
-            skipped = []
-            for offset, result in enumerate(results):
-                if isinstance(result, str):
-                    if reader.settings.broken == "error":
-                        note()
-                        raise BadInput(result)
-                    skipped.append(start + offset)
-                    continue
-                for kind, array in arrays.items():
-                    array[start + offset] = result[kind]
-            waiting[start] = skipped
-            progress.advance(len(results))
+    done = len(present) - sum(len(indices) for _, indices in chunks)
+    with Progress(f"prepare {split}", len(present), "images", done) as progress:
+        for start, faults in _run_chunks(reader, split, chunks, folder, list(arrays), workers):
+            if faults and reader.settings.broken == "error":
+                note()
+                raise BadInput(next(iter(faults.values())))
+            waiting[start] = list(faults)
+            progress.advance(len(present[start : start + size]))
             if time.monotonic() - noted >= NOTE_SECONDS:
                 note()
                 noted = time.monotonic()
@@ -412,35 +404,65 @@ def _frames(
 
 
 def _run_chunks(
-    reader: Reader, split: str, chunks: list[tuple[int, Sequence[int]]], workers: int
-) -> Iterator[tuple[int, list[dict[str, NDArray[Any]] | str]]]:
-    """Yield (start, converted samples or what is wrong with them), chunk by chunk."""
-    if workers == 1 or len(chunks) == 1:
+    reader: Reader,
+    split: str,
+    chunks: list[tuple[int, Sequence[int]]],
+    folder: Path,
+    kinds: list[str],
+    workers: int,
+) -> Iterator[tuple[int, dict[int, str]]]:
+    """Decode chunk by chunk; yield the start of each, and position -> what is wrong there."""
+    work = _Work(reader, split, folder, kinds)
+    if workers == 1 or len(chunks) <= 1:
         for start, indices in chunks:
-            yield start, _read_chunk(reader, split, indices)
+            yield start, work.write(start, indices)
         return
-    with ProcessPoolExecutor(workers) as pool:
-        # A window of tasks: results that nobody has taken yet would fill the memory.
-        waiting = []
-        for start, indices in chunks:
-            waiting.append((start, pool.submit(_read_chunk, reader, split, indices)))
-            if len(waiting) > 2 * workers:
-                begun, future = waiting.pop(0)
-                yield begun, future.result()
-        for begun, future in waiting:
-            yield begun, future.result()
-
-
-def _read_chunk(
-    reader: Reader, split: str, indices: Sequence[int]
-) -> list[dict[str, NDArray[Any]] | str]:
-    results: list[dict[str, NDArray[Any]] | str] = []
-    for index in indices:
+    # The reader goes to each process once: its lists may name a million images.
+    with ProcessPoolExecutor(workers, initializer=_begin_work, initargs=(work,)) as pool:
+        futures = {pool.submit(_go_on, start, indices): start for start, indices in chunks}
         try:
-            results.append(convert(reader, reader.sample(split, index)))
-        except BadInput as error:
-            results.append(str(error))
-    return results
+            for future in as_completed(futures):
+                yield futures[future], future.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+class _Work(NamedTuple):
+    """What a process needs to decode chunks of a split into its arrays."""
+
+    reader: Reader
+    split: str
+    folder: Path
+    kinds: list[str]
+
+    def write(self, start: int, indices: Sequence[int]) -> dict[int, str]:
+        """Decode samples to position `start` and on; return position -> fault."""
+        arrays = {
+            kind: np.load(self.folder / f"{self.split}.{kind}.npy", mmap_mode="r+")
+            for kind in self.kinds
+        }
+        faults: dict[int, str] = {}
+        for position, index in enumerate(indices, start):
+            try:
+                values = convert(self.reader, self.reader.sample(self.split, index))
+            except BadInput as error:
+                faults[position] = str(error)
+                continue
+            for kind, array in arrays.items():
+                array[position] = values[kind]
+        return faults
+
+
+_work: _Work
+
+
+def _begin_work(work: _Work) -> None:
+    global _work
+    _work = work
+
+
+def _go_on(start: int, indices: Sequence[int]) -> dict[int, str]:
+    return _work.write(start, indices)
 
 
 def _compact(folder: Path, split: str, kept: NDArray[np.int64]) -> None:
