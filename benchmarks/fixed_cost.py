@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import common
-from partbench.data.prepared import prepare
+from partbench.data.prepare import prepare
 from partbench.data.toy import Toy
 
 ROOT = Path(__file__).parent.parent

@@ -193,7 +193,8 @@ def _fetch(args: argparse.Namespace) -> None:
 
 
 def _prepare(args: argparse.Namespace) -> None:
-    from partbench.data.prepared import Prepared, prepare
+    from partbench.data.prepare import prepare
+    from partbench.data.prepared import Prepared
     from partbench.data.sheet import write_sheet
 
     prepare(_reader(args), args.data_set, args.out, args.workers)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from partbench.data.prepared import prepare
+from partbench.data.prepare import prepare
 from partbench.data.toy import Toy
 
 REPOSITORY = Path(__file__).parents[1]

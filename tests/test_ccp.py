@@ -10,7 +10,8 @@ from scipy.io import savemat
 
 from partbench.data.ccp import CCP
 from partbench.data.matlab import read_mat
-from partbench.data.prepared import Prepared, prepare
+from partbench.data.prepare import prepare
+from partbench.data.prepared import Prepared
 from partbench.errors import BadInput
 
 LABELS = ["null", "hair", "shoes", "skin"]
@@ -37,13 +38,17 @@ def save_labels(root: Path, names: list[str]) -> None:
     savemat(root / "ccp" / "label_list.mat", {"label_list": np.array(names, object)[None]})
 
 
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
+def make(root: Path) -> Path:
     """Photos 4, 5, 7 and 1,000 of the miniature's four labels, 8 x 8."""
     for number in (4, 5, 7, 1_000):
-        save_pair(tmp_path, number, np.roll(np.kron(np.arange(4), np.ones((8, 2))), number, 1))
-    save_labels(tmp_path, LABELS)
-    return tmp_path
+        save_pair(root, number, np.roll(np.kron(np.arange(4), np.ones((8, 2))), number, 1))
+    save_labels(root, LABELS)
+    return root
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return make(tmp_path)
 
 
 def test_the_split_follows_from_the_number(tmp_path: Path) -> None:

@@ -14,7 +14,8 @@ import pytest
 import torch
 from conftest import TINY
 
-from partbench.data.prepared import Prepared, prepare
+from partbench.data.prepare import prepare
+from partbench.data.prepared import Prepared
 from partbench.data.reader import Reader, Sample
 from partbench.errors import BadInput
 from partbench.method import load, resolve

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from partbench.data import prepared as preparing
+from partbench.data import prepare as preparing
 from partbench.data.coco import CLASSES, COCO, FOLDERS, read_scenes
-from partbench.data.prepared import Prepared, prepare
+from partbench.data.prepare import prepare
+from partbench.data.prepared import Prepared
 from partbench.errors import BadInput
 
 # pycocotools's, on every mask it decodes.

@@ -9,7 +9,8 @@ from PIL import Image
 from scipy import ndimage
 
 from partbench.data.cub import CUB, LANDMARKS, SWAP, read_birds
-from partbench.data.prepared import Prepared, prepare
+from partbench.data.prepare import prepare
+from partbench.data.prepared import Prepared
 from partbench.errors import BadInput
 
 CLASSES = ("001.Black_Rail", "002.Red_Kite")

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torchvision.datasets import CIFAR100 as Archive
 
-from partbench.data import prepared as preparing
+from partbench.data import prepare as preparing
 from partbench.data.celeba import CelebA, partition, read_landmarks, read_mafl_list
 from partbench.data.cifar100 import CIFAR100
 from partbench.data.folder import Folder
@@ -27,7 +27,8 @@ from partbench.data.imagenet import ImageNet
 from partbench.data.indoor67 import Indoor67
 from partbench.data.mafl import MAFL
 from partbench.data.places205 import Places205
-from partbench.data.prepared import Prepared, prepare
+from partbench.data.prepare import prepare
+from partbench.data.prepared import Prepared
 from partbench.data.reader import DataSettings, Reader, Sample
 from partbench.data.toy import Toy
 from partbench.errors import BadInput
@@ -246,10 +247,10 @@ def test_a_killed_preparation_goes_on(tmp_path: Path, monkeypatch: pytest.Monkey
     out = tmp_path / "toy"
     settings = {"size": 32, "train": 3000, "val": 4, "test": 4}
     script = (
-        "import sys; from pathlib import Path; from partbench.data import prepared\n"
+        "import sys; from pathlib import Path; from partbench.data import prepare\n"
         "from partbench.data.toy import Toy\n"
-        f"prepared.NOTE_SECONDS = 0; settings = Toy.Settings.parse({settings}, 'test')\n"
-        "prepared.prepare(Toy(Path(), settings), 'toy', Path(sys.argv[1]), 1)"
+        f"prepare.NOTE_SECONDS = 0; settings = Toy.Settings.parse({settings}, 'test')\n"
+        "prepare.prepare(Toy(Path(), settings), 'toy', Path(sys.argv[1]), 1)"
     )
     process = subprocess.Popen([sys.executable, "-c", script, str(out)], stderr=subprocess.DEVNULL)
     journal = tmp_path / "toy.part" / "journal.jsonl"

@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from partbench.data.deepfashion import BACKGROUND, LEGEND, DeepFashion, read_parts
-from partbench.data.prepared import Prepared, prepare
+from partbench.data.prepare import prepare
+from partbench.data.prepared import Prepared
 from partbench.errors import BadInput
 
 COLOURS = np.array([BACKGROUND, *LEGEND.values()], np.uint8)
@@ -51,18 +52,22 @@ def labels(seed: int) -> np.ndarray:
     return np.random.default_rng(seed).permutation(np.arange(64) % 16).reshape(SHAPE)
 
 
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
+def make(root: Path) -> Path:
     """Five images, each with all 16 colours."""
     for part, names in NAMES.items():
-        list_file(tmp_path, part).parent.mkdir(parents=True, exist_ok=True)
+        list_file(root, part).parent.mkdir(parents=True, exist_ok=True)
         rows = [{"id": i, "file_name": f"img_highres/{name}"} for i, name in enumerate(names)]
-        list_file(tmp_path, part).write_text(json.dumps({"images": rows, "annotations": []}))
+        list_file(root, part).write_text(json.dumps({"images": rows, "annotations": []}))
         for name in names:
-            save_colours(image_file(tmp_path, name), np.full((*SHAPE, 3), 128))
+            save_colours(image_file(root, name), np.full((*SHAPE, 3), 128))
     for seed, name in enumerate(name for names in NAMES.values() for name in names):
-        save_colours(segment_file(tmp_path, name), COLOURS[labels(seed)])
-    return tmp_path
+        save_colours(segment_file(root, name), COLOURS[labels(seed)])
+    return root
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return make(tmp_path)
 
 
 def test_the_legend() -> None:

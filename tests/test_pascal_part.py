@@ -11,7 +11,8 @@ from PIL import Image
 from scipy.io import savemat
 
 from partbench.data.pascal_part import PARTS, PascalPart, PascalPartSettings
-from partbench.data.prepared import Prepared, prepare
+from partbench.data.prepare import prepare
+from partbench.data.prepared import Prepared
 from partbench.errors import BadInput
 
 H, W = 20, 40
@@ -67,21 +68,25 @@ def save_list(root: Path, part: str, lines: list[str], category: str = "horse") 
     return path
 
 
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
+def make(root: Path) -> Path:
     """A training image with a cow and two horses, and a test image with one horse."""
     body = ("torso", area(2, 2, 30, 16))
     save_image(
-        tmp_path,
+        root,
         "2008_000001",
         thing(area(0, 0, 40, 20), ("lhorn", area(0, 0, 2, 2)), category="cow"),
         thing(area(1, 1, 32, 18), ("head", area(2, 2, 8, 8)), ("leye", area(4, 4, 2, 2)), body),
         thing(area(0, 0, 20, 20), ("lfho_1", area(5, 9, 4, 4)), ("lfho_2", area(7, 11, 4, 4))),
     )
-    save_image(tmp_path, "2008_000002", thing(area(0, 0, 30, 20), body))
-    save_list(tmp_path, "train", ["2008_000001  1"])
-    save_list(tmp_path, "val", ["2008_000002  1"])
-    return tmp_path
+    save_image(root, "2008_000002", thing(area(0, 0, 30, 20), body))
+    save_list(root, "train", ["2008_000001  1"])
+    save_list(root, "val", ["2008_000002  1"])
+    return root
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return make(tmp_path)
 
 
 def number(name: str, category: str = "horse") -> int:

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from partbench.data.prepared import Prepared, prepare
+from partbench.data.prepare import prepare
+from partbench.data.prepared import Prepared
 from partbench.data.stl10 import STL10
 from partbench.errors import BadInput
 

@@ -8,7 +8,8 @@ from typing import Any
 from partbench import plugins
 from partbench.data import fetch
 from partbench.data.archives import ARCHIVES, archives
-from partbench.data.prepared import Prepared, prepare
+from partbench.data.prepare import prepare
+from partbench.data.prepared import Prepared
 from partbench.data.reader import Reader
 from partbench.data.sheet import SAMPLES, write_sheet
 from partbench.errors import BadInput

@@ -1,0 +1,370 @@
+"""Preparation: decode a data set once into the arrays that `prepared` describes."""
+
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from partbench.data.image import move_points, resize
+from partbench.data.prepared import FORMAT
+from partbench.data.reader import Reader, Sample
+from partbench.errors import BadInput
+from partbench.files import create_array, explained, locked, sha256, write_json
+from partbench.progress import Progress
+
+CHUNK, CHUNK_BYTES = 256, 32 << 20
+"""Samples that a process decodes at once: so many, or fewer if they are larger than that."""
+NOTE_SECONDS = 10.0
+"""Between two notes in the journal: waiting for the disk after each chunk would cost more."""
+
+
+def prepare(reader: Reader, name: str, out: Path, workers: int) -> None:
+    """Decode a data set once, into the folder `out`.
+
+    Written aside and renamed, so `out` is whole or absent. What a stopped process had decoded is
+    not decoded again. Memory does not grow with the number of images.
+
+    Args:
+        reader: the data set.
+        name: its name in the configuration.
+        out: the folder to make; replaced if it is there.
+        workers: processes.
+
+    Raises:
+        BadInput: a file is missing, broken or impossible (see `DataSettings` for what may be
+            skipped), or the disk is full.
+    """
+    aside = out.with_name(out.name + ".part")
+    with locked(out.parent / f".{out.name}"), explained(aside):
+        chosen = {split: _choose(reader, split, names) for split, names in reader.splits().items()}
+        journal = _Journal(aside, reader, chosen)
+        splits = {
+            split: journal.splits.get(split)
+            or _Preparation(reader, split, choice, aside, journal).run(workers)
+            for split, choice in chosen.items()
+        }
+        meta = {
+            "format": FORMAT,
+            "data_set": name,
+            "reader": type(reader).__module__.rpartition(".")[2],
+            "settings": reader.settings.model_dump(mode="json"),
+            "class_names": list(reader.class_names),
+            "landmark_names": list(reader.landmark_names),
+            "landmark_swap": list(reader.landmark_swap),
+            "part_names": list(reader.part_names),
+            "licence": reader.licence,
+            "splits": splits,
+            "subset": any(s["missing"] for s in splits.values())
+            or not splits.keys() >= reader.counts.keys(),
+            "checksum": sha256(*sorted(aside.glob("*.npy"))),
+        }
+        write_json(aside / "meta.json", meta)
+        journal.path.unlink()
+        shutil.rmtree(out, ignore_errors=True)
+        aside.rename(out)
+
+
+class _Choice(NamedTuple):
+    """Which samples of a split are prepared."""
+
+    indices: Sequence[int]
+    names: list[str]
+    missing: int
+    """Samples whose files are not there."""
+
+
+def _choose(reader: Reader, split: str, names: Sequence[str]) -> _Choice:
+    settings = reader.settings
+    present = reader.present(split)
+    missing = len(names) - len(present)
+    if missing and not settings.subset:
+        absent = min(set(range(len(names))) - set(present))
+        raise BadInput(
+            f"{reader.root}: {missing} of {len(names)} images of split '{split}' are missing, "
+            f"the first is {names[absent]}; place them, or set `subset: true` to use those "
+            "that are there"
+        )
+    if limit := settings.limit.get(split):
+        draw = np.random.default_rng([0, len(present)]).permutation(len(present))[:limit]
+        present = [present[i] for i in sorted(draw)]
+    if not present:
+        raise BadInput(f"{reader.root}: split '{split}' has no images")
+    return _Choice(present, [names[i] for i in present], missing)
+
+
+class _Journal:
+    """What has been decoded into a folder, so that a stopped preparation can go on.
+
+    A file of json lines: what is being made; then the chunks that are on the disk; and the
+    splits that are finished.
+    """
+
+    def __init__(self, folder: Path, reader: Reader, chosen: dict[str, _Choice]) -> None:
+        self.path = folder / "journal.jsonl"
+        self.chunks: dict[str, dict[int, list[int]]] = {}
+        """Split -> start of a chunk -> positions of the images in it that were skipped."""
+        self.splits: dict[str, dict[str, Any]] = {}
+        names = json.dumps([choice.names for choice in chosen.values()])
+        begun = {
+            "format": FORMAT,
+            "reader": type(reader).__module__,
+            "settings": reader.settings.model_dump(mode="json"),
+            "code": sha256(*sorted(Path(__file__).parent.glob("*.py"))),
+            "samples": hashlib.sha256(names.encode()).hexdigest(),
+        }
+        lines = self._read()
+        if not lines or lines[0] != begun:
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(parents=True)
+            self._write(begun)
+            return
+        for line in lines[1:]:
+            if "chunk" in line:
+                self.chunks.setdefault(line["split"], {})[line["chunk"]] = line["skipped"]
+            elif "done" in line:
+                self.splits[line["split"]] = line["done"]
+            else:  # rows of the arrays had begun to move
+                self.chunks.pop(line["split"], None)
+
+    def _read(self) -> list[dict[str, Any]]:
+        if not self.path.exists():
+            return []
+        content = self.path.read_bytes()
+        whole = content.rfind(b"\n") + 1
+        os.truncate(self.path, whole)  # a killed process may have left half a line
+        return [json.loads(line) for line in content[:whole].splitlines()]
+
+    def _write(self, *lines: dict[str, Any]) -> None:
+        with self.path.open("a") as file:
+            file.writelines(f"{json.dumps(line)}\n" for line in lines)
+            file.flush()
+            os.fsync(file.fileno())
+
+    def add_chunks(self, split: str, chunks: dict[int, list[int]]) -> None:
+        """Note chunks whose arrays are on the disk."""
+        self.chunks.setdefault(split, {}).update(chunks)
+        self._write(
+            *({"split": split, "chunk": start, "skipped": s} for start, s in chunks.items())
+        )
+
+    def moving(self, split: str) -> None:
+        """Note that rows of the arrays are about to move."""
+        self._write({"split": split})
+
+    def finish(self, split: str, summary: dict[str, Any]) -> None:
+        """Note that a split is whole."""
+        self._write({"split": split, "done": summary})
+
+
+class _Preparation:
+    """The preparation of one split."""
+
+    def __init__(
+        self, reader: Reader, split: str, choice: _Choice, folder: Path, journal: _Journal
+    ) -> None:
+        self.reader, self.split, self.choice = reader, split, choice
+        self.folder, self.journal = folder, journal
+
+    def run(self, workers: int) -> dict[str, Any]:
+        """Write the split's files; return what meta.json says of it."""
+        self._decode(workers)
+        names = self.choice.names
+        skipped = sorted(i for c in self.journal.chunks[self.split].values() for i in c)
+        kept = np.delete(np.arange(len(names)), skipped)
+        if skipped:
+            self.journal.moving(self.split)
+            _compact(self.folder, self.split, kept)
+        lines = "".join(f"{names[i]}\n" for i in kept.tolist())
+        (self.folder / f"{self.split}.names.txt").write_text(lines)
+        folds = self.reader.folds(self.split)
+        if folds and len(kept) == len(self.reader.splits()[self.split]):
+            np.save(self.folder / f"{self.split}.folds.npy", np.asarray(folds, np.int64))
+        summary = {
+            "n": len(kept),
+            "missing": self.choice.missing,
+            "skipped": [names[i] for i in skipped],
+        }
+        self.journal.finish(self.split, summary)
+        return summary
+
+    def _decode(self, workers: int) -> None:
+        """Fill the arrays, chunk by chunk; what the journal has is there already."""
+        indices = self.choice.indices
+        finished = self.journal.chunks.get(self.split, {})
+        arrays = self._open_arrays(new=not finished)
+        size = max(min(CHUNK, CHUNK_BYTES // sum(array[0].nbytes for array in arrays.values())), 1)
+        chunks = [
+            (start, indices[start : start + size])
+            for start in range(0, len(indices), size)
+            if start not in finished
+        ]
+        waiting: dict[int, list[int]] = {}
+        noted = time.monotonic()
+
+        def note() -> None:
+            for array in arrays.values():
+                array.flush()  # to the disk, before the journal says so
+            self.journal.add_chunks(self.split, waiting)
+            waiting.clear()
+
+        done = len(indices) - sum(len(chunk) for _, chunk in chunks)
+        work = _Work(self.reader, self.split, self.folder, list(arrays))
+        with Progress(f"prepare {self.split}", len(indices), "images", done) as progress:
+            for start, faults in _run(work, chunks, workers):
+                if faults and self.reader.settings.broken == "error":
+                    note()
+                    raise BadInput(next(iter(faults.values())))
+                waiting[start] = list(faults)
+                progress.advance(len(indices[start : start + size]))
+                if time.monotonic() - noted >= NOTE_SECONDS:
+                    note()
+                    noted = time.monotonic()
+        note()
+
+    def _open_arrays(self, new: bool) -> dict[str, np.memmap[Any, Any]]:
+        """Return the arrays on disk, shaped after the first sample that can be read."""
+        first = self._first()
+        paths = {kind: self.folder / f"{self.split}.{kind}.npy" for kind in first}
+        if not new:
+            return {kind: np.load(path, mmap_mode="r+") for kind, path in paths.items()}
+        n = len(self.choice.indices)
+        return {
+            kind: create_array(paths[kind], value.dtype, (n, *value.shape))
+            for kind, value in first.items()
+        }
+
+    def _first(self) -> dict[str, NDArray[Any]]:
+        for index in self.choice.indices:
+            try:
+                return convert(self.reader, self.reader.sample(self.split, index))
+            except BadInput:
+                if self.reader.settings.broken == "error":
+                    raise
+        raise BadInput(f"{self.reader.root}: no image of split '{self.split}' can be decoded")
+
+
+class _Work(NamedTuple):
+    """What a process needs to decode chunks of a split into its arrays."""
+
+    reader: Reader
+    split: str
+    folder: Path
+    kinds: list[str]
+
+    def write(self, start: int, indices: Sequence[int]) -> dict[int, str]:
+        """Decode samples to position `start` and on; return position -> fault."""
+        arrays = {
+            kind: np.load(self.folder / f"{self.split}.{kind}.npy", mmap_mode="r+")
+            for kind in self.kinds
+        }
+        faults: dict[int, str] = {}
+        for position, index in enumerate(indices, start):
+            try:
+                values = convert(self.reader, self.reader.sample(self.split, index))
+            except BadInput as error:
+                faults[position] = str(error)
+                continue
+            for kind, array in arrays.items():
+                array[position] = values[kind]
+        return faults
+
+
+def _run(
+    work: _Work, chunks: list[tuple[int, Sequence[int]]], workers: int
+) -> Iterator[tuple[int, dict[int, str]]]:
+    """Decode chunk by chunk; yield the start of each, and position -> what is wrong there."""
+    if workers == 1 or len(chunks) <= 1:
+        for start, indices in chunks:
+            yield start, work.write(start, indices)
+        return
+    # The reader goes to each process once: its lists may name a million images.
+    with ProcessPoolExecutor(workers, initializer=_begin_work, initargs=(work,)) as pool:
+        futures = {pool.submit(_go_on, start, indices): start for start, indices in chunks}
+        try:
+            for future in as_completed(futures):
+                yield futures[future], future.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+_work: _Work
+
+
+def _begin_work(work: _Work) -> None:
+    global _work
+    _work = work
+
+
+def _go_on(start: int, indices: Sequence[int]) -> dict[int, str]:
+    return _work.write(start, indices)
+
+
+def _compact(folder: Path, split: str, kept: NDArray[np.int64]) -> None:
+    """Rewrite the arrays of a split with the kept rows only."""
+    for path in folder.glob(f"{split}.*.npy"):
+        old = np.load(path, mmap_mode="r")
+        new = create_array(folder / "compact.npy", old.dtype, (len(kept), *old.shape[1:]))
+        for start in range(0, len(kept), CHUNK):
+            new[start : start + CHUNK] = old[kept[start : start + CHUNK]]
+        (folder / "compact.npy").replace(path)
+
+
+def convert(reader: Reader, sample: Sample) -> dict[str, NDArray[Any]]:
+    """Return what is kept of a sample, cropped and resized to the prepared square.
+
+    Raises:
+        BadInput: a visible landmark lies outside the image.
+    """
+    size, height, width = reader.settings.size, *sample.image.shape[-3:-1]
+    box = reader.crop_box(width, height)
+    arrays: dict[str, NDArray[Any]] = {"images": _frames(sample.image, size, box, nearest=False)}
+    if sample.label is not None:
+        arrays["labels"] = np.asarray(sample.label, np.int64)
+    if sample.landmarks is not None:
+        visible = sample.visible
+        if visible is None:
+            visible = np.ones(sample.landmarks.shape[:-1], bool)
+        inside = (sample.landmarks > -1).all(-1) & (sample.landmarks < (width, height)).all(-1)
+        if (bad := np.argwhere(visible & ~inside)).size:
+            where = tuple(bad[0])
+            raise BadInput(
+                f"{reader.root}: {sample.name}: landmark {reader.landmark_names[where[-1]]} at "
+                f"{sample.landmarks[where].tolist()} lies outside the {width} x {height} image; "
+                "correct its row in the annotation file"
+            )
+        moved = move_points(sample.landmarks, size, box)
+        kept = (moved >= -0.5).all(-1) & (moved <= size - 0.5).all(-1)  # of the crop
+        arrays["landmarks"], arrays["visible"] = moved, visible & kept
+    if sample.box is not None:
+        corners = np.stack([sample.box[..., :2], sample.box[..., :2] + sample.box[..., 2:]], -2)
+        near, far = np.moveaxis(move_points(corners, size, box), -2, 0)
+        arrays["box"] = np.concatenate([near, far - near], -1)
+    if sample.objects is not None:
+        # The crop may cut objects, or leave them out.
+        near, far = near.clip(-0.5, size - 0.5), far.clip(-0.5, size - 0.5)
+        there = (far > near).all(-1)
+        inside = np.concatenate([near, far - near], -1)
+        arrays["box"] = np.where(there[:, None], inside, np.float32(np.nan))
+        arrays["objects"] = np.where(there, sample.objects, -1)
+    if sample.mask is not None:
+        mask = sample.mask.astype(np.uint8)
+        arrays["mask"] = _frames(mask, size, box, nearest=True).astype(bool)
+    if sample.parts is not None:
+        arrays["parts"] = _frames(sample.parts, size, box, nearest=True)
+    return arrays
+
+
+def _frames(
+    image: NDArray[np.uint8], size: int, box: tuple[float, float, float, float], nearest: bool
+) -> NDArray[np.uint8]:
+    if image.ndim == (3 if nearest else 4):
+        return np.stack([resize(frame, size, box, nearest) for frame in image])
+    return resize(image, size, box, nearest)
