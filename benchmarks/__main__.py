@@ -14,6 +14,7 @@ import sys
 # Alone, the linear probe takes all of its 10 folds.
 BENCHMARKS = {
     "loader": (),
+    "preparation": (),
     "training_step": (),
     "fixed_cost": (),
     "linear_probe": ("--folds", "1"),

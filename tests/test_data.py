@@ -81,6 +81,27 @@ def test_images_of_any_mode_become_rgb(mode: str, name: str, tmp_path: Path) -> 
     assert abs(image.astype(int) - expected).max() <= 6  # lossy formats
 
 
+@pytest.mark.parametrize("mode", ["L", "RGB", "CMYK", "YCbCr"])
+@pytest.mark.parametrize("options", [{}, {"quality": 30, "subsampling": 2}, {"progressive": True}])
+def test_jpegs_have_pils_pixels(mode: str, options: dict[str, Any], tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (9, 7, 3), np.uint8)
+    image = Image.fromarray(noise).resize((53, 47)).convert(mode)
+    path = tmp_path / "a.jpg"
+    image.save(path, **options)
+    with Image.open(path) as opened:
+        np.testing.assert_array_equal(read_image(path), np.asarray(opened.convert("RGB")))
+    path.write_bytes(path.read_bytes()[:-200])
+    with pytest.raises(BadInput, match=r"a\.jpg: cannot be decoded"):
+        read_image(path)
+
+
+def test_real_jpegs_have_pils_pixels(shared_data: Path) -> None:
+    for folder in ("celeba/img_align_celeba", "coco/val2017", "ccp/photos"):
+        for path in sorted((shared_data / folder).glob("*.jpg"))[:20]:
+            with Image.open(path) as opened:
+                np.testing.assert_array_equal(read_image(path), np.asarray(opened.convert("RGB")))
+
+
 def test_a_photo_taken_sideways_is_turned(tmp_path: Path) -> None:
     image = Image.new("RGB", (12, 10), RED)
     image.paste(BLUE, (0, 0, 12, 5))  # blue above

