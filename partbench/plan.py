@@ -85,7 +85,8 @@ def plan(config: Config, tflops: float) -> str:
         "lower bound of the right order."
     )
     if skipped:
-        lines.append(f"{skipped} cells do not apply: the method lacks what the probe needs.")
+        which = "1 cell does" if skipped == 1 else f"{skipped} cells do"
+        lines.append(f"{which} not apply: the method lacks what the probe needs.")
     if unknown:
         lines.append(f"Without {', '.join(sorted(unknown))}: its size is not known yet.")
     disk = {name: _disk(config, name) for name in config.data}
