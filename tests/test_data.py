@@ -548,6 +548,36 @@ def test_celeba_in_miniature(tmp_path: Path) -> None:
         prepare_one(reader(CelebA, tmp_path, exclude="none"), tmp_path / "out")
 
 
+def test_celeba_with_landmarks_and_attributes(tmp_path: Path) -> None:
+    write_lists(tmp_path, training=[1, 2], testing=[202_599])
+    for number in (1, 202_599):
+        face(tmp_path, number)
+    path = tmp_path / "celeba" / "list_attr_celeba.txt"
+    names = [f"attribute_{i}" for i in range(40)]
+    signs = {1: [1, -1] * 20, 202_599: [-1] * 40}
+    rows = [f"{n:06d}.jpg  {' '.join(map(str, values))}" for n, values in signs.items()]
+    path.write_text("\n".join(["2", " ".join(names), *rows]) + "\n")
+    made = reader(CelebA, tmp_path, subset=True, size=16, landmarks=True, attributes=True)
+    data = prepare_one(made, tmp_path / "out")
+    assert data.meta["attribute_names"] == names
+    assert data.split("train").annotation("attributes").tolist() == [[True, False] * 20]
+    assert data.split("test").annotation("attributes").sum() == 0
+    assert data.split("train").annotation("landmarks").shape == (1, 5, 2)
+    path.write_text("\n".join(["1", " ".join(names), rows[0]]) + "\n")
+    with pytest.raises(BadInput, match=r"list_attr_celeba.txt has no row for 202599.jpg"):
+        prepare_one(reader(CelebA, tmp_path, subset=True, attributes=True), tmp_path / "out")
+    for row, told in (
+        (rows[0][:-3], "line 3: not a file name and 40 whole"),
+        (rows[0] + "5", "other values than 1 and -1"),
+    ):
+        path.write_text("\n".join(["1", " ".join(names), row]) + "\n")
+        with pytest.raises(BadInput, match=told):
+            prepare_one(reader(CelebA, tmp_path, subset=True, attributes=True), tmp_path / "out")
+    path.unlink()
+    with pytest.raises(BadInput, match="partbench data fetch celeba_annotations"):
+        prepare_one(reader(CelebA, tmp_path, subset=True, attributes=True), tmp_path / "out")
+
+
 def prepare_names(root: Path, cls: type[Reader], split: str, **settings: Any) -> list[str]:
     made = reader(cls, root, size=16, subset=True, **settings)
     prepare_one(made, root / "out")
@@ -586,7 +616,7 @@ def test_celeba_and_mafl_with_something_wrong(tmp_path: Path) -> None:
     path = tmp_path / "celeba" / "list_landmarks_align_celeba.txt"
     rows = path.read_text().splitlines()
     for row, message in (
-        ("", r"has no row for 000009.jpg, which MAFL lists"),
+        ("", r"has no row for 000009.jpg; use the official file"),
         ("000009.jpg 1 2 3", r"line 4: not a file name and ten whole numbers: '000009.jpg 1 2 3'"),
         ("000009.jpg 1 2 3 4 5 6 7 8 9 ten", r"line 4: not a file name and ten whole numbers"),
         (

@@ -103,6 +103,17 @@ _COCO = "http://images.cocodataset.org"
 ARCHIVES: dict[str, tuple[Archive, ...]] = {
     "celeba": (_CELEBA_IMAGES, *_MAFL_LISTS),
     "mafl": (_CELEBA_IMAGES, *_MAFL_LISTS, _CELEBA_LANDMARKS),
+    "celeba_annotations": (
+        _CELEBA_LANDMARKS,
+        Archive(
+            name="list_attr_celeba.txt",
+            gives={"": "celeba/list_attr_celeba.txt"},
+            urls=_drive("0B7EVK8r0v71pblRyaVFSWGxPY0U"),
+            size=26_721_026,
+            md5="75e246fa4810816ffd6ee81facbd244c",
+            source=_CELEBA_PAGE,
+        ),
+    ),
     "cifar100": (
         Archive(
             name="cifar-100-python.tar.gz",

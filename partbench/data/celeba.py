@@ -4,10 +4,10 @@ The training split leaves out the test faces of MAFL, 808 of which stand in Cele
 part: a method that has seen them must not be measured on MAFL.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,10 +17,12 @@ from partbench.data.image import read_image
 from partbench.data.reader import DataSettings, Reader, Sample
 from partbench.errors import BadInput
 
+T = TypeVar("T")
 LANDMARKS = ("left eye", "right eye", "nose", "left mouth corner", "right mouth corner")
 SWAP = (1, 0, 2, 4, 3)
 LAST_TRAIN, LAST_VAL, LAST_TEST = 162_770, 182_637, 202_599
 SIZE = (218, 178)
+LANDMARK_FILE, ATTRIBUTE_FILE = "list_landmarks_align_celeba.txt", "list_attr_celeba.txt"
 SOURCE = (
     "CelebA comes from mmlab.ie.cuhk.edu.hk/projects/CelebA.html, MAFL's lists from "
     "github.com/zhzhanp/TCDCN-face-alignment"
@@ -46,18 +48,41 @@ def read_landmarks(path: Path) -> dict[str, NDArray[np.float32]]:
     Raises:
         BadInput: the file is missing, or a row does not hold a name and ten whole numbers.
     """
+    _, rows = _read_table(path, 10)
+    return {name: values.reshape(5, 2).astype(np.float32) for name, values in rows.items()}
+
+
+def read_attributes(path: Path) -> tuple[list[str], dict[str, NDArray[np.bool_]]]:
+    """Return the names of the 40 attributes, and file name -> whether each holds, [40].
+
+    Raises:
+        BadInput: the file is missing, or a row does not hold a name and forty times 1 or -1.
+    """
+    names, rows = _read_table(path, 40)
+    for name, values in rows.items():
+        if not np.isin(values, (-1, 1)).all():
+            raise BadInput(f"{path}: the row of {name} holds other values than 1 and -1")
+    return names, {name: values == 1 for name, values in rows.items()}
+
+
+def _read_table(path: Path, width: int) -> tuple[list[str], dict[str, NDArray[np.int64]]]:
+    """Return the names in the second line, and file name -> the numbers of its row."""
     if not path.exists():
-        raise BadInput(f"{path} is missing; {SOURCE}: place the file there")
-    rows: dict[str, NDArray[np.float32]] = {}
-    for number, line in enumerate(path.read_text().splitlines()[2:], start=3):
+        raise BadInput(
+            f"{path} is missing; run `partbench data fetch celeba_annotations`, or, since {SOURCE},"
+            " place the file there"
+        )
+    lines = path.read_text().splitlines()
+    rows: dict[str, NDArray[np.int64]] = {}
+    for number, line in enumerate(lines[2:], start=3):
         name, *values = line.split()
         try:
-            rows[name] = np.array([int(v) for v in values], np.float32).reshape(5, 2)
+            rows[name] = np.array([int(v) for v in values]).reshape(width)
         except ValueError:
             raise BadInput(
-                f"{path}, line {number}: not a file name and ten whole numbers: {line!r}"
+                f"{path}, line {number}: not a file name and {width} whole numbers: {line!r}"
             ) from None
-    return rows
+    return lines[1].split() if len(lines) > 1 else [], rows
 
 
 class CelebASettings(DataSettings):
@@ -68,10 +93,12 @@ class CelebASettings(DataSettings):
         description="faces left out of the training split: MAFL's test faces, all of MAFL's, "
         "or none (which leaks 80.8 % of MAFL's test faces)",
     )
+    landmarks: bool = Field(False, description="read the five landmarks too")
+    attributes: bool = Field(False, description="read the forty attributes too")
 
 
 class CelebA(Reader):
-    """CelebA's official partition, without labels; landmarks where the file has them."""
+    """CelebA's official partition, without labels; landmarks and attributes if asked for."""
 
     Settings = CelebASettings
     landmark_names = LANDMARKS
@@ -115,10 +142,39 @@ class CelebA(Reader):
         """Return the indices of the images that are there."""
         return [i for i, name in enumerate(self._names[split]) if self._there(name)]
 
+    @cached_property
+    def _landmarks(self) -> dict[str, NDArray[np.float32]]:
+        return read_landmarks(self.root / "celeba" / LANDMARK_FILE)
+
+    @cached_property
+    def _attributes(self) -> tuple[list[str], dict[str, NDArray[np.bool_]]]:
+        return read_attributes(self.root / "celeba" / ATTRIBUTE_FILE)
+
+    @property
+    def attribute_names(self) -> Sequence[str]:  # type: ignore[override]
+        """The forty attributes, if they are asked for."""
+        return self._attributes[0] if self.settings.attributes else ()
+
     def sample(self, split: str, index: int) -> Sample:
-        """Return a face."""
+        """Return a face, with its landmarks and attributes if they are asked for."""
         name = self._names[split][index]
-        return Sample(name, read_face(self.root, name))
+        return Sample(
+            name,
+            read_face(self.root, name),
+            landmarks=row_of(name, self._landmarks, LANDMARK_FILE)
+            if self.settings.landmarks
+            else None,
+            attributes=row_of(name, self._attributes[1], ATTRIBUTE_FILE)
+            if self.settings.attributes
+            else None,
+        )
+
+
+def row_of(name: str, rows: Mapping[str, T], file: str) -> T:
+    """Return the row of a face; raises BadInput if the file lacks it."""
+    if name not in rows:
+        raise BadInput(f"celeba/{file} has no row for {name}; use the official file, whole")
+    return rows[name]
 
 
 def read_face(root: Path, name: str) -> NDArray[np.uint8]:

@@ -144,8 +144,8 @@ def paint(scene: Scene) -> NDArray[np.uint8]:
     return parts
 
 
-# Not kept by the reader, which travels to a worker process with every chunk of images: a worker
-# inherits these lists, or reads the file once.
+# Not kept by the reader, which is copied to each worker process: a worker inherits these lists, or
+# reads the file itself.
 @lru_cache(maxsize=len(FOLDERS))
 def read_scenes(path: Path, stamp: int, min_boxes: int, min_side: int) -> list[Scene]:
     """Return the images of an `instances_*.json` in its order.

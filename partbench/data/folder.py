@@ -1,7 +1,9 @@
 """Any folder of images: <split>/<class>/<image>, or <split>/<image> for images without labels."""
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
 from functools import cached_property
+from pathlib import Path
 
 from pydantic import Field
 
@@ -36,15 +38,7 @@ class Folder(Reader):
                     "there, or set `path` and `splits` of this data set (PARTBENCH_DATA sets the "
                     "data root)"
                 )
-            for inner in sorted(p for p in path.iterdir() if p.is_dir()):
-                if not any(image.suffix.lower() in SUFFIXES for image in inner.iterdir()):
-                    raise BadInput(f"{inner}: class folder without images; fill it or take it away")
-            found[split] = sorted(
-                str(image.relative_to(path))
-                for pattern in ("*", "*/*")
-                for image in path.glob(pattern)
-                if image.suffix.lower() in SUFFIXES and image.is_file()
-            )
+            found[split] = sorted(_images(path))
             labelled = {"/" in name for name in found[split]}
             if len(labelled) > 1:
                 raise BadInput(
@@ -75,3 +69,23 @@ class Folder(Reader):
         folder = name.rpartition("/")[0]
         label = self._class_number[folder] if folder else None
         return Sample(name, read_image(path), label=label)
+
+
+def _images(path: Path) -> Iterator[str]:
+    """Yield the images in a folder and in its folders; entries, because a stat of each is slow."""
+    with os.scandir(path) as entries:
+        for entry in entries:
+            if entry.is_dir():
+                with os.scandir(entry) as inner:
+                    names = [e.name for e in inner if _is_image(e)]
+                if not names:
+                    raise BadInput(
+                        f"{entry.path}: class folder without images; fill it or take it away"
+                    )
+                yield from (f"{entry.name}/{name}" for name in names)
+            elif _is_image(entry):
+                yield entry.name
+
+
+def _is_image(entry: os.DirEntry[str]) -> bool:
+    return Path(entry.name).suffix.lower() in SUFFIXES and entry.is_file()

@@ -6,9 +6,16 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from partbench.data.celeba import LANDMARKS, SWAP, read_face, read_landmarks, read_mafl_list
+from partbench.data.celeba import (
+    LANDMARK_FILE,
+    LANDMARKS,
+    SWAP,
+    read_face,
+    read_landmarks,
+    read_mafl_list,
+    row_of,
+)
 from partbench.data.reader import Reader, Sample
-from partbench.errors import BadInput
 
 
 class MAFL(Reader):
@@ -29,7 +36,7 @@ class MAFL(Reader):
 
     @cached_property
     def _landmarks(self) -> dict[str, NDArray[np.float32]]:
-        return read_landmarks(self.root / "celeba" / "list_landmarks_align_celeba.txt")
+        return read_landmarks(self.root / "celeba" / LANDMARK_FILE)
 
     def splits(self) -> dict[str, Sequence[str]]:
         """Return train and test in the order of the lists."""
@@ -44,9 +51,5 @@ class MAFL(Reader):
     def sample(self, split: str, index: int) -> Sample:
         """Return a face with its landmarks."""
         name = self._names[split][index]
-        if name not in self._landmarks:
-            raise BadInput(
-                f"{self.root}/celeba/list_landmarks_align_celeba.txt has no row for {name}, which "
-                "MAFL lists; use the official file, whole"
-            )
-        return Sample(name, read_face(self.root, name), landmarks=self._landmarks[name])
+        landmarks = row_of(name, self._landmarks, LANDMARK_FILE)
+        return Sample(name, read_face(self.root, name), landmarks=landmarks)

@@ -22,7 +22,7 @@ from partbench.progress import Progress
 
 CHUNK, CHUNK_BYTES = 256, 32 << 20
 """Samples that a process decodes at once: so many, or fewer if they are larger than that."""
-NOTE_SECONDS = 10.0
+NOTE_SECONDS = 2.0
 """Between two notes in the journal: waiting for the disk after each chunk would cost more."""
 
 
@@ -59,6 +59,7 @@ def prepare(reader: Reader, name: str, out: Path, workers: int) -> None:
             "class_names": list(reader.class_names),
             "landmark_names": list(reader.landmark_names),
             "landmark_swap": list(reader.landmark_swap),
+            "attribute_names": list(reader.attribute_names),
             "part_names": list(reader.part_names),
             "licence": reader.licence,
             "splits": splits,
@@ -354,6 +355,8 @@ def convert(reader: Reader, sample: Sample) -> dict[str, NDArray[Any]]:
         inside = np.concatenate([near, far - near], -1)
         arrays["box"] = np.where(there[:, None], inside, np.float32(np.nan))
         arrays["objects"] = np.where(there, sample.objects, -1)
+    if sample.attributes is not None:
+        arrays["attributes"] = sample.attributes
     if sample.mask is not None:
         mask = sample.mask.astype(np.uint8)
         arrays["mask"] = _frames(mask, size, box, nearest=True).astype(bool)

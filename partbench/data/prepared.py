@@ -9,6 +9,7 @@ A prepared data set is a folder:
     <split>.visible.npy      bool [N, L]
     <split>.box.npy          float32 [N, 4] or [N, M, 4], (x, y, width, height), NaN where none
     <split>.objects.npy      int64 [N, M], class of each box, -1 where none
+    <split>.attributes.npy   bool [N, A]
     <split>.mask.npy         bool [N, S, S], foreground
     <split>.parts.npy        uint8 [N, S, S], 0 is background, 255 to be left out
     <split>.folds.npy        int64 [F, n], indices into the split; only where it is whole

@@ -37,6 +37,8 @@ class Sample:
     samples, rows without an object are NaN."""
     objects: NDArray[np.int64] | None = None
     """[M], the class of each box of a scene, -1 where there is none."""
+    attributes: NDArray[np.bool_] | None = None
+    """[A], whether each of `Reader.attribute_names` holds."""
     mask: NDArray[np.bool_] | None = None
     """[H, W], the foreground."""
     parts: NDArray[np.uint8] | None = None
@@ -79,6 +81,7 @@ class Reader(ABC):
     landmark_names: Sequence[str] = ()
     landmark_swap: Sequence[int] = ()
     """Landmark i of a mirrored image is landmark `landmark_swap[i]` of the original."""
+    attribute_names: Sequence[str] = ()
     part_names: Sequence[str] = ()
     licence: ClassVar[str] = ""
     counts: Mapping[str, int] = {}

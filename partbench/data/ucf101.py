@@ -1,4 +1,4 @@
-"""UCF101 (Soomro et al., 2012): 13,320 clips of 101 actions, 320 x 240, placed by hand."""
+"""UCF101 (Soomro et al., 2012): 13,320 clips of 101 actions, 320 x 240."""
 
 from collections.abc import Sequence
 from functools import cached_property
