@@ -89,7 +89,18 @@ def test_jpegs_have_pils_pixels(mode: str, options: dict[str, Any], tmp_path: Pa
     path = tmp_path / "a.jpg"
     image.save(path, **options)
     with Image.open(path) as opened:
-        np.testing.assert_array_equal(read_image(path), np.asarray(opened.convert("RGB")))
+        expected = opened.convert("RGB")
+    image = read_image(path)
+    np.testing.assert_array_equal(image, np.asarray(expected))
+    box = (3.5, 1, 40, 44.25)
+    for nearest, method in ((True, Image.Resampling.NEAREST), (False, Image.Resampling.BILINEAR)):
+        resized = np.asarray(expected.resize((16, 16), method, box))
+        np.testing.assert_array_equal(resize(image, 16, box, nearest), resized)
+        np.testing.assert_array_equal(
+            resize(np.ascontiguousarray(image), 16, box, nearest), resized
+        )
+        other = np.asarray(Image.fromarray(image[:, ::-1].copy()).resize((16, 16), method, box))
+        np.testing.assert_array_equal(resize(image[:, ::-1], 16, box, nearest), other)
     path.write_bytes(path.read_bytes()[:-200])
     with pytest.raises(BadInput, match=r"a\.jpg: cannot be decoded"):
         read_image(path)
@@ -617,8 +628,8 @@ def test_celeba_and_mafl_with_something_wrong(tmp_path: Path) -> None:
     rows = path.read_text().splitlines()
     for row, message in (
         ("", r"has no row for 000009.jpg; use the official file"),
-        ("000009.jpg 1 2 3", r"line 4: not a file name and ten whole numbers: '000009.jpg 1 2 3'"),
-        ("000009.jpg 1 2 3 4 5 6 7 8 9 ten", r"line 4: not a file name and ten whole numbers"),
+        ("000009.jpg 1 2 3", r"line 4: not a file name and 10 whole numbers: '000009.jpg 1 2 3'"),
+        ("000009.jpg 1 2 3 4 5 6 7 8 9 ten", r"line 4: not a file name and 10 whole numbers"),
         (
             "000009.jpg 69 109 106 113 77 142 73 152 200 154",
             r"000009.jpg: landmark right mouth corner at \[200.0, 154.0\] lies outside the 178 x",
