@@ -712,6 +712,18 @@ def test_a_byte_changed_in_an_archive_without_checksum(tmp_path: Path) -> None:
 
 
 @fault
+def test_a_compression_that_nobody_knows(tmp_path: Path) -> None:
+    content = bytearray(zipped({"images/a.jpg": b"a"}))
+    for marker, offset in ((b"PK\x03\x04", 8), (b"PK\x01\x02", 10)):
+        content[content.index(marker) + offset] = 99
+    path = tmp_path / "set.zip"
+    path.write_bytes(content)
+    with pytest.raises(BadInput, match=r"set\.zip is damaged or of another format"):
+        unpack(path, {"images": "set/images"}, tmp_path)
+    assert not (tmp_path / "set").exists()
+
+
+@fault
 def test_an_encrypted_archive(tmp_path: Path) -> None:
     content = bytearray(zipped({"images/a.jpg": b"a"}))
     for marker, offset in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):

@@ -24,7 +24,7 @@ _DAMAGED = (
     rarfile.Error,
     zlib.error,
     EOFError,
-    NotImplementedError,
+    NotImplementedError,  # what zipfile raises for a compression that it does not know
 )
 
 

@@ -139,11 +139,13 @@ def tally(panels: list[View]) -> list[View]:
     for panel in panels:
         for group in panel["first"]:
             states = [statement.state for statement in group["statements"]]
+            elsewhere = panel["train"] != panel["eval"]
+            trained = f", trained on {panel['train']}" if elsewhere else ""
             if set(states) - {"unknown"}:
                 lines.append(
                     {
                         "id": group["id"],
-                        "where": f"{panel['title']}, {group['title']}",
+                        "where": f"{panel['title']}, {group['title']}{trained}",
                         "beats": states.count("beats"),
                         "of": len(states),
                     }
