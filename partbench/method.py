@@ -45,6 +45,17 @@ class Batch(NamedTuple):
     """[B] int64, or None where the data set has none."""
 
 
+class Keypoints(NamedTuple):
+    """Keypoints of a batch, in the numbers that the method's paper regresses from."""
+
+    points: Tensor
+    """[B, K, 2] float32, (x, y) in the method's own `frame`."""
+    logvar: Tensor | None = None
+    """[B, K, 2] log-variances of their posterior, where there is one."""
+    background: bool = False
+    """Whether the last one is a constant that stands for the background."""
+
+
 class DataInfo(NamedTuple):
     """What a method may know of its training data before it is built."""
 
@@ -60,6 +71,7 @@ class Method(nn.Module, ABC):
 
     - `features(images) -> [B, D]`: what a linear classifier is put on;
     - `trunk() -> nn.Sequential`: the encoder whose front a classifier freezes;
+    - `keypoints(images) -> Keypoints` and `frame() -> partbench.frame.Frame`: where its parts are;
     - `reconstruct(images) -> [B, 3, S, S]` and `generate(n) -> [n, 3, S, S]`, in [0, 1].
 
     They all take images in [0, 1] (float32, NCHW) and are called in eval mode without gradients.
