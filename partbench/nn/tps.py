@@ -1,0 +1,113 @@
+"""Random thin-plate-spline warps, drawn and applied to a whole batch on the device.
+
+A warp is a sampling grid: place p of the warped image shows place f(p) of the original, with
+f(p) = sum_c w_c U(|p - c|^2) + t + A p over a square grid of control points c. Coordinates are
+(x, y) from -1 to 1 between the centres of the outermost pixels (`align_corners=True`).
+"""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Spread(NamedTuple):
+    """Standard deviations of the parameters of a warp."""
+
+    every: float
+    """Of the weights of all control points."""
+    half: float
+    """Of those coordinates, half of them on average, whose weight is drawn again."""
+    translation: float
+    """In halves of the image's side."""
+    scale: float
+    """Around 1."""
+    rotation: float
+    """Degrees."""
+
+    def times(self, factor: float) -> "Spread":
+        """Return all standard deviations multiplied."""
+        return Spread(*(factor * sd for sd in self))
+
+
+class ThinPlateSpline(nn.Module):
+    """Warps of square images.
+
+    Args:
+        side: pixels of the images.
+        control: control points along a side.
+    """
+
+    def __init__(self, side: int, control: int = 10) -> None:
+        super().__init__()
+        self.side = side
+        self.register_buffer("control", _lattice(control), persistent=False)
+        self.register_buffer("basis", self._terms(_lattice(side)), persistent=False)
+
+    control: Tensor
+    """[C, 2], row by row."""
+    basis: Tensor
+    """[side * side, C + 3], the terms at every pixel."""
+
+    def _terms(self, points: Tensor) -> Tensor:
+        """Return U to each control point, 1, x and y: [..., 2] -> [..., C + 3]."""
+        squared = (points.unsqueeze(-2) - self.control).square().sum(-1)
+        kernel = squared * (squared + 1e-5).log()
+        return torch.cat([kernel, torch.ones_like(points[..., :1]), points], -1)
+
+    def draw(self, n: int, spread: Spread) -> Tensor:
+        """Return the weights of n random warps, [n, C + 3, 2]: w, then t, then A transposed."""
+        shape, device = (n, len(self.control), 2), self.control.device
+        again = torch.rand(shape, device=device) > 0.5
+        every = spread.every * torch.randn(shape, device=device)
+        half = spread.half * torch.randn(shape, device=device)
+        weights = torch.where(again, half, every)
+        angle, scale, *shift = torch.randn(n, 4, device=device).unbind(1)
+        return similarity(
+            weights,
+            torch.deg2rad(spread.rotation * angle),
+            1 + spread.scale * scale,
+            spread.translation * torch.stack(shift, 1),
+        )
+
+    def grid(self, weights: Tensor) -> Tensor:
+        """Return the sampling grids of warps, [n, C + 3, 2] -> [n, side, side, 2]."""
+        n = len(weights)
+        flat = self.basis @ weights.permute(1, 0, 2).reshape(len(weights[0]), 2 * n)
+        return flat.view(self.side, self.side, n, 2).permute(2, 0, 1, 3)
+
+    def carry_back(self, points: Tensor, weights: Tensor) -> Tensor:
+        """Return the places of the originals that places of the warped images show.
+
+        Args:
+            points: [n, M, 2], on the warped images.
+            weights: [n, C + 3, 2].
+        """
+        return self._terms(points) @ weights
+
+
+def similarity(weights: Tensor, angle: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    """Return the weights of warps: control points' [n, C, 2], then shift and linear map.
+
+    Args:
+        weights: [n, C, 2].
+        angle: [n], radians.
+        scale: [n].
+        shift: [n, 2].
+    """
+    cos, sin = scale * angle.cos(), scale * angle.sin()
+    linear = torch.stack([torch.stack([cos, -sin], 1), torch.stack([sin, cos], 1)], 1)
+    return torch.cat([weights, shift.unsqueeze(1), linear], 1)
+
+
+def warp(images: Tensor, grid: Tensor) -> Tensor:
+    """Return images sampled bilinearly at grids; black outside. [n, C, H, W]."""
+    return F.grid_sample(images, grid, padding_mode="zeros", align_corners=True)
+
+
+def _lattice(side: int) -> Tensor:
+    """Return the points (x, y) of a square lattice on [-1, 1], [side * side, 2], row by row."""
+    line = torch.linspace(-1, 1, side)
+    y, x = torch.meshgrid(line, line, indexing="ij")
+    return torch.stack([x, y], -1).view(-1, 2)
