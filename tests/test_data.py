@@ -608,6 +608,27 @@ def test_mafl_in_miniature(tmp_path: Path) -> None:
     assert data.meta["landmark_swap"] == [1, 0, 2, 4, 3]
 
 
+@pytest.mark.parametrize("cls", [CelebA, MAFL])
+def test_dlp_crops_rows_30_to_207_of_a_face(cls: type[Reader], tmp_path: Path) -> None:
+    write_lists(tmp_path, training=[3], testing=[9])
+    for number in (3, 9):
+        face(tmp_path, number)
+    pixels = np.random.default_rng(0).integers(0, 256, (218, 178, 3), np.uint8)
+    path = tmp_path / "celeba" / "img_align_celeba" / "000003.jpg"
+    Image.fromarray(pixels).save(path)
+    extra = {"landmarks": True} if cls is CelebA else {}
+    made = reader(cls, tmp_path, size=178, crop="dlp", subset=True, **extra)
+    split = prepare_one(made, tmp_path / "out").split("train")
+    np.testing.assert_array_equal(split.images[0], read_image(path)[30:208])
+    landmarks = [[69, 79], [106, 83], [77, 112], [73, 122], [108, 124]]
+    np.testing.assert_allclose(split.annotation("landmarks")[0], landmarks, atol=1e-5)
+
+
+def test_only_faces_have_the_crop_of_dlp() -> None:
+    with pytest.raises(BadInput, match="'crop' is 'dlp'"):
+        Toy.Settings.parse({"crop": "dlp"}, "test")
+
+
 def test_celeba_and_mafl_with_something_wrong(tmp_path: Path) -> None:
     celeba, mafl = reader(CelebA, tmp_path, subset=True), reader(MAFL, tmp_path, size=16)
     for made in (celeba, mafl):
@@ -691,6 +712,40 @@ def test_real_faces(shared_data: Path, tmp_path: Path) -> None:
         name = (tmp_path / "mafl" / f"{split}.names.txt").read_text().split()[0]
         expected = (rows[name] + 0.5 - (0, 20)) * 64 / 178 - 0.5
         np.testing.assert_allclose(landmarks[0], expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("crop", "size", "formula"),
+    [
+        ("dlp", 160, lambda xy: (xy - (0, 30)) * 160 / 178),
+        ("stretch", 160, lambda xy: xy * (160 / 178, 160 / 218)),
+        ("stretch", 100, lambda xy: xy * (100 / 178, 100 / 218)),
+    ],
+)
+def test_the_crops_of_the_keypoint_papers_on_real_faces(
+    crop: str, size: int, formula: Any, shared_data: Path, tmp_path: Path
+) -> None:
+    limit = {"train": 30, "test": 30}
+    made = reader(MAFL, shared_data, size=size, crop=crop, subset=True, limit=limit)
+    data = prepare_one(made, tmp_path / "mafl")
+    rows = read_landmarks(shared_data / "celeba" / "list_landmarks_align_celeba.txt")
+    for split in ("train", "test"):
+        names = (tmp_path / "mafl" / f"{split}.names.txt").read_text().split()
+        published = formula(np.stack([rows[name] for name in names]))
+        found = data.split(split).annotation("landmarks")
+        # The papers scale the numbers of pixels as they are; here their centres stay in place.
+        scale = formula(np.ones(2)) - formula(np.zeros(2))
+        np.testing.assert_allclose(found, published + (scale - 1) / 2, atol=1e-3)
+        assert np.abs(found - published).max() < 0.35
+        assert data.split(split).annotation("visible").all()
+        # An eye is darker than what lies around it, if image and landmarks moved together.
+        grey = data.split(split).images.mean(-1)
+        darker = 0
+        for image, (x, y) in zip(grey, found[:, 0].round().astype(int), strict=True):
+            reach = size // 16
+            around = image[max(y - reach, 0) : y + reach, max(x - reach, 0) : x + reach]
+            darker += image[y - 1 : y + 2, x - 1 : x + 2].mean() < around.mean()
+        assert darker >= 0.8 * len(found)
 
 
 # The other data sets.
