@@ -176,8 +176,8 @@ def test_folder_of_classes(tmp_path: Path) -> None:
     names = (tmp_path / "out" / "train.names.txt").read_text().splitlines()
     assert names == [f"{c}/{i}.png" for c in ("bird", "cat") for i in range(3)]
     assert data.meta["subset"] is False
-    assert data.training_split(labels=True).name == "train"
-    assert data.training_split(labels=False).name == "train"
+    assert data.training_split("labels").name == "train"
+    assert data.training_split("images").name == "train"
 
 
 def test_folder_without_classes_beside_one_with(tmp_path: Path) -> None:
@@ -187,8 +187,8 @@ def test_folder_without_classes_beside_one_with(tmp_path: Path) -> None:
     splits = {"train": "train", "test": "test", "unlabeled": "more"}
     data = prepare_one(reader(Folder, root, size=8, splits=splits), tmp_path / "out")
     assert not data.split("unlabeled").has("labels")
-    assert data.training_split(labels=False).name == "unlabeled"
-    assert data.training_split(labels=True).name == "train"
+    assert data.training_split("images").name == "unlabeled"
+    assert data.training_split("labels").name == "train"
     with pytest.raises(BadInput, match=r"split 'unlabeled' has no labels"):
         data.split("unlabeled").annotation("labels")
     with pytest.raises(BadInput, match=r"no split 'val', only \['test', 'train', 'unlabeled'\]"):
@@ -573,7 +573,12 @@ def test_celeba_with_landmarks_and_attributes(tmp_path: Path) -> None:
     assert data.meta["attribute_names"] == names
     assert data.split("train").annotation("attributes").tolist() == [[True, False] * 20]
     assert data.split("test").annotation("attributes").sum() == 0
-    assert data.split("train").annotation("landmarks").shape == (1, 5, 2)
+    assert data.training_split("landmarks").annotation("landmarks").shape == (1, 5, 2)
+    assert data.landmarks == 5
+    plain = prepare_one(reader(CelebA, tmp_path, subset=True, size=16), tmp_path / "plain")
+    assert plain.landmarks == 0
+    with pytest.raises(BadInput, match=r"plain: split 'train' has no landmarks; .* a setting that"):
+        plain.training_split("landmarks")
     path.write_text("\n".join(["1", " ".join(names), rows[0]]) + "\n")
     with pytest.raises(BadInput, match=r"list_attr_celeba.txt has no row for 202599.jpg"):
         prepare_one(reader(CelebA, tmp_path, subset=True, attributes=True), tmp_path / "out")
@@ -602,6 +607,8 @@ def test_mafl_in_miniature(tmp_path: Path) -> None:
     data = prepare_one(reader(MAFL, tmp_path, size=16, crop="stretch"), tmp_path / "out")
     names = (tmp_path / "out" / "train.names.txt").read_text().split()
     assert names == ["000003.jpg", "000002.jpg"]  # in the order of the list
+    assert data.landmarks == 5
+    assert [data.training_split(kind).name for kind in ("images", "landmarks")] == ["train"] * 2  # type: ignore[arg-type]
     landmarks = data.split("test").annotation("landmarks")[0]
     expected = [((69 + 0.5) * 16 / 178 - 0.5), ((109 + 0.5) * 16 / 218 - 0.5)]
     np.testing.assert_allclose(landmarks[0], expected, rtol=1e-6)
@@ -771,7 +778,7 @@ def test_indoor67_in_miniature(tmp_path: Path) -> None:
     assert names == ["attic/c.jpg", "bar/a.jpg", "bar/more.jpg", "bar/some bar.jpg"]
     assert data.split("train").annotation("labels").tolist() == [1, 1, 0]
     assert data.split("test").annotation("labels").tolist() == [0, 1]
-    assert data.training_split(labels=False).name == "unlabeled"
+    assert data.training_split("images").name == "unlabeled"
     (root / "Images" / train[1]).unlink()
     with pytest.raises(BadInput, match=r"1 of 3 images .*'train'.*first is bar/some bar.jpg"):
         prepare_one(reader(Indoor67, tmp_path, size=8), tmp_path / "out")

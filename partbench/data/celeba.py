@@ -120,10 +120,15 @@ class CelebA(Reader):
     """CelebA's official partition, without labels; landmarks and attributes if asked for."""
 
     Settings = CelebASettings
-    landmark_names = LANDMARKS
-    landmark_swap = SWAP
+    landmark_names: Sequence[str] = LANDMARKS
+    landmark_swap: Sequence[int] = SWAP
     licence = "non-commercial research"
     counts = {"train": 161_962, "val": 19_867, "test": 19_962}
+
+    def __init__(self, root: Path, settings: CelebASettings) -> None:
+        super().__init__(root, settings)
+        if not settings.landmarks:
+            self.landmark_names = self.landmark_swap = ()
 
     def crop_box(self, width: int, height: int) -> tuple[float, float, float, float]:
         """Return the part (left, top, right, bottom) of a face that is prepared, pixels."""
