@@ -90,9 +90,9 @@ def reference_epochs(folder: Path, device: torch.device) -> Callable[[], Iterato
 
 
 def our_epochs(prepared: Path, device: torch.device) -> Callable[[], Iterator[Any]]:
-    split = Prepared(prepared).training_split(labels=True)
+    split = Prepared(prepared).training_split("labels")
     settings = MethodSettings(epochs=1, batch_size=BATCH, flip=True)
-    loader = Loader(split, Schedule(len(split), settings, 0), device, True, threads=WORKERS)
+    loader = Loader(split, Schedule(len(split), settings, 0), device, "labels", threads=WORKERS)
     return loader.batches
 
 

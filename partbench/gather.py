@@ -80,7 +80,7 @@ def _rows(config: Config, results: Path, logs: Path, cell: Cell) -> list[dict[st
         **cell.run._asdict(),
         "eval": cell.eval,
         "probe": cell.probe,
-        "role": cls.role,
+        "role": methods.role_of(cls, settings),
         "reduced": bool(methods.changes(cls, cell.run.variant, settings)),
     }
     if cell.skip:

@@ -10,11 +10,13 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from partbench import plugins
+from partbench.data.prepared import LearnsFrom
 from partbench.errors import BadInput
 from partbench.settings import Settings, nearest
 
 IMAGENET_MEAN_STD = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 HALF_MEAN_STD = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+Role = Literal["method", "floor", "ceiling"]
 
 
 class MethodSettings(Settings):
@@ -42,7 +44,11 @@ class Batch(NamedTuple):
     images: Tensor
     """[B, 3, S, S] float32 in [0, 1]."""
     labels: Tensor | None
-    """[B] int64, or None where the data set has none."""
+    """[B] int64, for a method that learns from them, else None."""
+    landmarks: Tensor | None = None
+    """[B, L, 3] float32, for a method that learns from them, else None: x, y in pixels of the
+    prepared image (mirrored as the image is), and 1, or 0 where the landmark is not visible and
+    x and y mean nothing."""
 
 
 class Keypoints(NamedTuple):
@@ -60,7 +66,11 @@ class DataInfo(NamedTuple):
     """What a method may know of its training data before it is built."""
 
     size: int
+    """Side of the images, pixels."""
     classes: int
+    """Number of classes, 0 if there are none."""
+    landmarks: int = 0
+    """Number of landmarks, 0 if there are none."""
 
 
 class Method(nn.Module, ABC):
@@ -72,6 +82,9 @@ class Method(nn.Module, ABC):
     - `features(images) -> [B, D]`: what a linear classifier is put on;
     - `trunk() -> nn.Sequential`: the encoder whose front a classifier freezes;
     - `keypoints(images) -> Keypoints` and `frame() -> partbench.frame.Frame`: where its parts are;
+      `protocol`: in which frames the paper's least squares reads points and landmarks, such as
+      `{"points": "centred", "landmarks": "corner"}`: from -1 to 1 about the centre of the window,
+      or pixels from its corner;
     - `reconstruct(images) -> [B, 3, S, S]` and `generate(n) -> [n, 3, S, S]`, in [0, 1].
 
     They all take images in [0, 1] (float32, NCHW) and are called in eval mode without gradients.
@@ -83,9 +96,11 @@ class Method(nn.Module, ABC):
     changes nothing."""
     REDUCED: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     """Named settings for small machines: numbers from these are never comparable."""
-    role: ClassVar[Literal["method", "floor", "ceiling"]] = "method"
-    labels: ClassVar[bool] = False
-    """Whether it trains on labels: then on the split `train`, else on `unlabeled` if there is."""
+    role: ClassVar[Role] = "method"
+    """What its numbers are to others'; see `role_of`."""
+    learns_from: ClassVar[LearnsFrom] = "images"
+    """What its training is told: from images alone it trains on the split `unlabeled` if there
+    is one; from labels or landmarks on `train`."""
     paper: ClassVar[str] = ""
     """Key of the paper in published.csv."""
     phases: ClassVar[tuple[str, ...]] = ("all",)
@@ -138,6 +153,11 @@ def resolve(cls: type[Method], variant: str, overrides: Mapping[str, Any], where
             )
         values |= variants[name]
     return cls.Settings.parse(values | dict(overrides), where)
+
+
+def role_of(cls: type[Method], settings: Any) -> Role:
+    """Return the role of a run: whatever has not been trained is a floor."""
+    return "floor" if settings.epochs == 0 else cls.role
 
 
 def changes(cls: type[Method], variant: str, settings: Any) -> dict[str, tuple[Any, Any]]:

@@ -160,11 +160,15 @@ def _disk(config: Config, name: str) -> int | None:
 
 
 @cache
-def _flops(method: str, settings: Any, size: int, trunk: bool) -> float:
+def _flops(method: str, settings: Any, data: DataInfo, trunk: bool) -> float:
     """Return the operations of training on one image: the method, or its encoder alone."""
     with torch.device("meta"):
-        net: Any = methods.load(method)(settings, DataInfo(size, 1000))
-        batch = Batch(torch.zeros(8, 3, size, size), torch.zeros(8, dtype=torch.long))
+        net: Any = methods.load(method)(settings, data)
+        batch = Batch(
+            torch.zeros(8, 3, data.size, data.size),
+            torch.zeros(8, dtype=torch.long),
+            torch.zeros(8, data.landmarks, 3),
+        )
         with FlopCounterMode(display=False) as counter:
             if trunk:
                 net.trunk()(batch.images)
@@ -177,12 +181,14 @@ def _flops(method: str, settings: Any, size: int, trunk: bool) -> float:
 def _work(config: Config, run: Run, images: int | None = None) -> float:
     """Return the operations of a run's training, or of training its encoder on `images` more."""
     settings = method_settings(config, run.method, run.variant)
-    size = data_settings(config, run.train).size
+    reader = load_reader(config, run.train)(data_root(), data_settings(config, run.train))
+    # Few classes or many make no difference, and their names may stand in files.
+    data = DataInfo(reader.settings.size, 1000, len(reader.landmark_names))
     if images is not None:
-        return images * _flops(run.method, settings, size, trunk=True) if images else 0
+        return images * _flops(run.method, settings, data, trunk=True) if images else 0
     splits = _counts(config, run.train)
-    labels = methods.load(run.method).labels
-    n = splits["train"] if labels else splits.get("unlabeled", splits["train"])
+    told = methods.load(run.method).learns_from != "images"
+    n = splits["train"] if told else splits.get("unlabeled", splits["train"])
     steps = Schedule(n, settings, run.seed).steps
-    per_image = _flops(run.method, settings, size, trunk=False) if steps else 0
+    per_image = _flops(run.method, settings, data, trunk=False) if steps else 0
     return steps * settings.batch_size * per_image

@@ -84,7 +84,7 @@ class _Training:
         self.fabric, self.run, self.settings = fabric, run, settings
         self.runtime, self.data, self.out = runtime, data, out
         cls = methods.load(run.method)
-        split = data.training_split(cls.labels)
+        split = data.training_split(cls.learns_from)
         self.schedule = Schedule(len(split), settings, run.seed)
         if settings.batch_size % fabric.world_size:
             raise BadInput(
@@ -94,12 +94,13 @@ class _Training:
             split,
             self.schedule,
             fabric.device,
-            cls.labels,
+            cls.learns_from,
+            landmark_swap=data.meta["landmark_swap"],
             rank=fabric.global_rank,
             world=fabric.world_size,
         )
         torch.manual_seed(run.seed)
-        self.method: Method = cls(settings, DataInfo(data.size, data.classes))
+        self.method: Method = cls(settings, DataInfo(data.size, data.classes, data.landmarks))
         self.method.to(memory_format=torch.channels_last)
         self.optimizers: dict[str, Optimizer] = self.method.optimizers()
         self.step, self.seconds = 0, 0.0
@@ -282,7 +283,7 @@ class _Training:
             self.out / "train.json",
             {
                 "run": self.run._asdict(),
-                "role": cls.role,
+                "role": methods.role_of(cls, self.settings),
                 "paper": cls.paper,
                 "settings": self.settings.model_dump(mode="json"),
                 "changes": methods.changes(cls, self.run.variant, self.settings),

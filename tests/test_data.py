@@ -176,8 +176,8 @@ def test_folder_of_classes(tmp_path: Path) -> None:
     names = (tmp_path / "out" / "train.names.txt").read_text().splitlines()
     assert names == [f"{c}/{i}.png" for c in ("bird", "cat") for i in range(3)]
     assert data.meta["subset"] is False
-    assert data.training_split(labels=True).name == "train"
-    assert data.training_split(labels=False).name == "train"
+    assert data.training_split("labels").name == "train"
+    assert data.training_split("images").name == "train"
 
 
 def test_folder_without_classes_beside_one_with(tmp_path: Path) -> None:
@@ -187,8 +187,8 @@ def test_folder_without_classes_beside_one_with(tmp_path: Path) -> None:
     splits = {"train": "train", "test": "test", "unlabeled": "more"}
     data = prepare_one(reader(Folder, root, size=8, splits=splits), tmp_path / "out")
     assert not data.split("unlabeled").has("labels")
-    assert data.training_split(labels=False).name == "unlabeled"
-    assert data.training_split(labels=True).name == "train"
+    assert data.training_split("images").name == "unlabeled"
+    assert data.training_split("labels").name == "train"
     with pytest.raises(BadInput, match=r"split 'unlabeled' has no labels"):
         data.split("unlabeled").annotation("labels")
     with pytest.raises(BadInput, match=r"no split 'val', only \['test', 'train', 'unlabeled'\]"):
@@ -573,7 +573,12 @@ def test_celeba_with_landmarks_and_attributes(tmp_path: Path) -> None:
     assert data.meta["attribute_names"] == names
     assert data.split("train").annotation("attributes").tolist() == [[True, False] * 20]
     assert data.split("test").annotation("attributes").sum() == 0
-    assert data.split("train").annotation("landmarks").shape == (1, 5, 2)
+    assert data.training_split("landmarks").annotation("landmarks").shape == (1, 5, 2)
+    assert data.landmarks == 5
+    plain = prepare_one(reader(CelebA, tmp_path, subset=True, size=16), tmp_path / "plain")
+    assert plain.landmarks == 0
+    with pytest.raises(BadInput, match=r"plain: split 'train' has no landmarks; .* a setting that"):
+        plain.training_split("landmarks")
     path.write_text("\n".join(["1", " ".join(names), rows[0]]) + "\n")
     with pytest.raises(BadInput, match=r"list_attr_celeba.txt has no row for 202599.jpg"):
         prepare_one(reader(CelebA, tmp_path, subset=True, attributes=True), tmp_path / "out")
@@ -602,10 +607,33 @@ def test_mafl_in_miniature(tmp_path: Path) -> None:
     data = prepare_one(reader(MAFL, tmp_path, size=16, crop="stretch"), tmp_path / "out")
     names = (tmp_path / "out" / "train.names.txt").read_text().split()
     assert names == ["000003.jpg", "000002.jpg"]  # in the order of the list
+    assert data.landmarks == 5
+    assert [data.training_split(kind).name for kind in ("images", "landmarks")] == ["train"] * 2  # type: ignore[arg-type]
     landmarks = data.split("test").annotation("landmarks")[0]
     expected = [((69 + 0.5) * 16 / 178 - 0.5), ((109 + 0.5) * 16 / 218 - 0.5)]
     np.testing.assert_allclose(landmarks[0], expected, rtol=1e-6)
     assert data.meta["landmark_swap"] == [1, 0, 2, 4, 3]
+
+
+@pytest.mark.parametrize("cls", [CelebA, MAFL])
+def test_dlp_crops_rows_30_to_207_of_a_face(cls: type[Reader], tmp_path: Path) -> None:
+    write_lists(tmp_path, training=[3], testing=[9])
+    for number in (3, 9):
+        face(tmp_path, number)
+    pixels = np.random.default_rng(0).integers(0, 256, (218, 178, 3), np.uint8)
+    path = tmp_path / "celeba" / "img_align_celeba" / "000003.jpg"
+    Image.fromarray(pixels).save(path)
+    extra = {"landmarks": True} if cls is CelebA else {}
+    made = reader(cls, tmp_path, size=178, crop="dlp", subset=True, **extra)
+    split = prepare_one(made, tmp_path / "out").split("train")
+    np.testing.assert_array_equal(split.images[0], read_image(path)[30:208])
+    landmarks = [[69, 79], [106, 83], [77, 112], [73, 122], [108, 124]]
+    np.testing.assert_allclose(split.annotation("landmarks")[0], landmarks, atol=1e-5)
+
+
+def test_only_faces_have_the_crop_of_dlp() -> None:
+    with pytest.raises(BadInput, match="'crop' is 'dlp'"):
+        Toy.Settings.parse({"crop": "dlp"}, "test")
 
 
 def test_celeba_and_mafl_with_something_wrong(tmp_path: Path) -> None:
@@ -693,6 +721,40 @@ def test_real_faces(shared_data: Path, tmp_path: Path) -> None:
         np.testing.assert_allclose(landmarks[0], expected, rtol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("crop", "size", "formula"),
+    [
+        ("dlp", 160, lambda xy: (xy - (0, 30)) * 160 / 178),
+        ("stretch", 160, lambda xy: xy * (160 / 178, 160 / 218)),
+        ("stretch", 100, lambda xy: xy * (100 / 178, 100 / 218)),
+    ],
+)
+def test_the_crops_of_the_keypoint_papers_on_real_faces(
+    crop: str, size: int, formula: Any, shared_data: Path, tmp_path: Path
+) -> None:
+    limit = {"train": 30, "test": 30}
+    made = reader(MAFL, shared_data, size=size, crop=crop, subset=True, limit=limit)
+    data = prepare_one(made, tmp_path / "mafl")
+    rows = read_landmarks(shared_data / "celeba" / "list_landmarks_align_celeba.txt")
+    for split in ("train", "test"):
+        names = (tmp_path / "mafl" / f"{split}.names.txt").read_text().split()
+        published = formula(np.stack([rows[name] for name in names]))
+        found = data.split(split).annotation("landmarks")
+        # The papers scale the numbers of pixels as they are; here their centres stay in place.
+        scale = formula(np.ones(2)) - formula(np.zeros(2))
+        np.testing.assert_allclose(found, published + (scale - 1) / 2, atol=1e-3)
+        assert np.abs(found - published).max() < 0.35
+        assert data.split(split).annotation("visible").all()
+        # An eye is darker than what lies around it, if image and landmarks moved together.
+        grey = data.split(split).images.mean(-1)
+        darker = 0
+        for image, (x, y) in zip(grey, found[:, 0].round().astype(int), strict=True):
+            reach = size // 16
+            around = image[max(y - reach, 0) : y + reach, max(x - reach, 0) : x + reach]
+            darker += image[y - 1 : y + 2, x - 1 : x + 2].mean() < around.mean()
+        assert darker >= 0.8 * len(found)
+
+
 # The other data sets.
 
 
@@ -716,7 +778,7 @@ def test_indoor67_in_miniature(tmp_path: Path) -> None:
     assert names == ["attic/c.jpg", "bar/a.jpg", "bar/more.jpg", "bar/some bar.jpg"]
     assert data.split("train").annotation("labels").tolist() == [1, 1, 0]
     assert data.split("test").annotation("labels").tolist() == [0, 1]
-    assert data.training_split(labels=False).name == "unlabeled"
+    assert data.training_split("images").name == "unlabeled"
     (root / "Images" / train[1]).unlink()
     with pytest.raises(BadInput, match=r"1 of 3 images .*'train'.*first is bar/some bar.jpg"):
         prepare_one(reader(Indoor67, tmp_path, size=8), tmp_path / "out")

@@ -157,6 +157,13 @@ def test_every_cell_is_a_row(results: Path) -> None:
     assert set(rows(table, status="missing")["reason"]) == {""}
 
 
+def test_a_method_that_was_not_trained_is_a_floor(results: Path) -> None:
+    untrained = CONFIG.model_copy(update={"settings": {"patchvae": {"epochs": 0}}})
+    for config, role in ((CONFIG, "method"), (untrained, "floor")):
+        table, _ = tables(results, config)
+        assert set(rows(table, method="patchvae")["role"]) == {role}
+
+
 def write_log(results: Path, stage: str, lines: int = 30) -> None:
     path = results / "logs" / f"{stage}.log"
     path.parent.mkdir(parents=True, exist_ok=True)

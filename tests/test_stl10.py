@@ -141,7 +141,7 @@ def test_native_pixels_are_kept(workers: int, tmp_path: Path) -> None:
             np.testing.assert_array_equal(data.split(split).images[index], noise(index))
     assert not data.split("unlabeled").has("labels")
     assert not data.split("train").has("folds")  # they index a train of 5,000
-    assert data.training_split(labels=False).name == "unlabeled"
+    assert data.training_split("images").name == "unlabeled"
 
 
 @pytest.mark.parametrize("split", ["unlabeled", "train", "test"])

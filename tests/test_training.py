@@ -8,7 +8,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,10 @@ from hypothesis import strategies as st
 from partbench import cli, plugins
 from partbench import method as methods
 from partbench import train as training
-from partbench.data.loader import Loader, Schedule, _shuffle, to_float
+from partbench.data.loader import Loader, Schedule, _shuffle, mirror_landmarks, to_float
+from partbench.data.prepare import prepare
 from partbench.data.prepared import Prepared
+from partbench.data.reader import DataSettings, Reader, Sample
 from partbench.errors import BadInput
 from partbench.extract import extract
 from partbench.files import atomic, locked
@@ -97,6 +99,7 @@ def test_every_method_trains_and_offers_what_it_says(name: str, tiny: Path, tmp_
     assert len(log_of(tmp_path / "run")) == steps
     record = json.loads((tmp_path / "run" / "train.json").read_text())
     assert record["run"] == run._asdict()
+    assert record["role"] == cls.role
     assert record["steps"] == steps
     assert record["data_checksum"] == Prepared(tiny).meta["checksum"]
     names = sorted(p.name for p in (tmp_path / "run").iterdir() if p.name != ".lock")
@@ -107,7 +110,7 @@ def test_every_method_trains_and_offers_what_it_says(name: str, tiny: Path, tmp_
 
     pictures = tmp_path / "pictures.npz"
     extract(tmp_path / "run" / "model.pt", tiny, tmp_path / "outputs", pictures, "cpu", 1)
-    for split in ("train", "test"):
+    for split in ("train", "test") if hasattr(cls, "features") else ():
         features = np.load(tmp_path / "outputs" / f"{split}.features.npy")
         assert features.shape[0] == TINY[split]
         assert features.dtype == np.float32
@@ -118,6 +121,17 @@ def test_every_method_trains_and_offers_what_it_says(name: str, tiny: Path, tmp_
         if hasattr(cls, attribute)
     } == set(made)
     assert all(made[key].shape[1:] == (32, 32, 3) for key in made)
+
+
+def test_what_was_not_trained_is_a_floor(tiny: Path, tmp_path: Path) -> None:
+    for name, epochs, role in (
+        ("vae", 0, "floor"),
+        ("vae", 1, "method"),
+        ("supervised", 0, "floor"),
+        ("supervised", 1, "ceiling"),
+    ):
+        out = run_small(name, tiny, tmp_path / f"{name}{epochs}", epochs=epochs)
+        assert json.loads((out / "train.json").read_text())["role"] == role
 
 
 @pytest.mark.parametrize(
@@ -628,7 +642,7 @@ def loader(data: Path, seed: int = 0, rank: int = 0, world: int = 1, flip: bool 
     split = Prepared(data).split("train")
     schedule = Schedule(len(split), MethodSettings(epochs=2, batch_size=12, flip=flip), seed)
     cpu = torch.device("cpu")
-    return Loader(split, schedule, cpu, labels=True, rank=rank, world=world)
+    return Loader(split, schedule, cpu, "labels", rank=rank, world=world)
 
 
 @settings(deadline=None, max_examples=10)
@@ -673,8 +687,96 @@ def test_rows_limit_what_a_loader_reads(tiny: Path) -> None:
     split = Prepared(tiny).split("train")
     rows = np.arange(1, 64, 4)
     schedule = Schedule(len(rows), MethodSettings(epochs=1, batch_size=4), 0)
-    some = Loader(split, schedule, torch.device("cpu"), labels=True, rows=rows)
+    some = Loader(split, schedule, torch.device("cpu"), "labels", rows=rows)
     expected = np.concatenate([rows[schedule.indices(step)] for step in range(4)])
     assert sorted(expected) == sorted(rows)
     images = torch.cat([batch.images for batch in some.batches()])
     assert torch.equal(images, to_float(torch.from_numpy(split.images[expected])))
+
+
+# Landmarks in batches.
+
+COLOURS = np.array([(255, 0, 0), (0, 255, 0), (0, 0, 255)], np.uint8)
+
+
+class Dots(Reader):
+    """A red, a green and a blue dot on grey, each a landmark; red and green are a pair."""
+
+    landmark_names = ("left", "right", "middle")
+    landmark_swap: Sequence[int] = (1, 0, 2)
+
+    def splits(self) -> dict[str, Sequence[str]]:
+        return {"train": [str(i) for i in range(40)]}
+
+    def sample(self, split: str, index: int) -> Sample:
+        draw = np.random.default_rng(index)
+        cells = draw.choice(16 * 16, 3, replace=False)
+        points, visible = np.stack([cells % 16, cells // 16], 1), draw.random(3) < 0.7
+        image = np.full((16, 16, 3), 90, np.uint8)
+        for (x, y), colour, there in zip(points, COLOURS, visible, strict=True):
+            if there:
+                image[y, x] = colour
+        return Sample(str(index), image, landmarks=points.astype(np.float32), visible=visible)
+
+
+def dots(folder: Path, **changes: Any) -> Path:
+    made = type("Dots", (Dots,), changes)(folder, DataSettings(size=16))
+    prepare(made, "dots", folder / "dots", workers=1)
+    return folder / "dots"
+
+
+def landmark_loader(data: Path, flip: bool) -> Loader:
+    prepared = Prepared(data)
+    split = prepared.training_split("landmarks")
+    schedule = Schedule(len(split), MethodSettings(epochs=3, batch_size=8, flip=flip), 0)
+    swap = prepared.meta["landmark_swap"]
+    return Loader(split, schedule, torch.device("cpu"), "landmarks", landmark_swap=swap)
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_landmarks_lie_on_what_they_mark_mirrored_or_not(flip: bool, tmp_path: Path) -> None:
+    data = dots(tmp_path)
+    originals = to_float(torch.from_numpy(np.array(Prepared(data).split("train").images)))
+    loader_ = landmark_loader(data, flip)
+    mirrored = []
+    for step, batch in enumerate(loader_.batches()):
+        assert batch.labels is None
+        assert batch.landmarks is not None
+        assert batch.landmarks.dtype == torch.float32
+        assert batch.landmarks.shape == (8, 3, 3)
+        rows = loader_.schedule.indices(step)
+        for image, original, landmarks in zip(
+            batch.images, originals[rows], batch.landmarks, strict=True
+        ):
+            mirrored.append(not torch.equal(image, original))
+            # In a mirrored image, the left one is what was the right one: the green dot.
+            order = (1, 0, 2) if mirrored[-1] else (0, 1, 2)
+            for (x, y, visible), colour in zip(
+                landmarks.tolist(), COLOURS[list(order)], strict=True
+            ):
+                there = (image == torch.from_numpy(colour / 255).view(3, 1, 1)).all(0)
+                assert there.sum() == visible
+                assert not visible or there[int(y), int(x)]
+    assert 0.3 < np.mean(mirrored) < 0.7 if flip else not any(mirrored)
+
+
+@pytest.mark.parametrize("swap", [(0, 1, 2), (1, 0, 2), (1, 0, 3, 2, 4)])
+def test_mirroring_landmarks_twice_changes_nothing(swap: Sequence[int]) -> None:
+    landmarks = np.random.default_rng(0).uniform(0, 30, (4, len(swap), 3)).astype(np.float32)
+    before = landmarks.copy()
+    once = mirror_landmarks(landmarks, 31, swap)
+    np.testing.assert_array_equal(landmarks, before)
+    assert np.abs(once - before).max() > 1
+    np.testing.assert_allclose(mirror_landmarks(once, 31, swap), before, atol=1e-5)
+
+
+def test_landmarks_that_cannot_be_had(tiny: Path, tmp_path: Path) -> None:
+    data = dots(tmp_path, landmark_swap=())
+    with pytest.raises(BadInput, match=r"dots: .* how landmarks are mirrored .*`flip: false`"):
+        landmark_loader(data, flip=True)
+    assert next(landmark_loader(data, flip=False).batches()).landmarks is not None
+    without = shutil.copytree(tiny, tmp_path / "plain")
+    for path in without.glob("*.landmarks.npy"):
+        path.unlink()
+    with pytest.raises(BadInput, match=r"plain: split 'train' has no landmarks; use a data set"):
+        Prepared(without).training_split("landmarks")

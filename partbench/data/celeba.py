@@ -22,6 +22,7 @@ LANDMARKS = ("left eye", "right eye", "nose", "left mouth corner", "right mouth 
 SWAP = (1, 0, 2, 4, 3)
 LAST_TRAIN, LAST_VAL, LAST_TEST = 162_770, 182_637, 202_599
 SIZE = (218, 178)
+DLP_BOX = (0, 30, 178, 208)
 LANDMARK_FILE, ATTRIBUTE_FILE = "list_landmarks_align_celeba.txt", "list_attr_celeba.txt"
 SOURCE = (
     "CelebA comes from mmlab.ie.cuhk.edu.hk/projects/CelebA.html, MAFL's lists from "
@@ -85,8 +86,26 @@ def _read_table(path: Path, width: int) -> tuple[list[str], dict[str, NDArray[np
     return lines[1].split() if len(lines) > 1 else [], rows
 
 
-class CelebASettings(DataSettings):
-    """Which faces are trained on."""
+class FaceSettings(DataSettings):
+    """How the aligned faces of 178 x 218 become squares.
+
+    Keypoint methods cut the centre out of what is prepared, after their training warps:
+
+    - DLP: `crop: dlp`, `size: 160`, of which the central 128 (evaluate_lin_reg_on_mafl in its
+      code; a landmark moves to (x, y - 30) * 160 / 178, up to half a pixel);
+    - KeyNet: `crop: stretch`, `size: 160`, of which the central 128;
+    - Zhang: `crop: stretch`, `size: 100`, of which the central 80.
+    """
+
+    crop: Literal["center", "stretch", "dlp"] = Field(  # type: ignore[assignment]
+        "center",
+        description="center: the largest centred square, rows 20 to 197; dlp: DLP's square, rows "
+        "30 to 207; stretch: the whole face, aspect broken",
+    )
+
+
+class CelebASettings(FaceSettings):
+    """Which faces are trained on, and what is read of them."""
 
     exclude: Literal["mafl_test", "mafl", "none"] = Field(
         "mafl_test",
@@ -101,10 +120,19 @@ class CelebA(Reader):
     """CelebA's official partition, without labels; landmarks and attributes if asked for."""
 
     Settings = CelebASettings
-    landmark_names = LANDMARKS
-    landmark_swap = SWAP
+    landmark_names: Sequence[str] = LANDMARKS
+    landmark_swap: Sequence[int] = SWAP
     licence = "non-commercial research"
     counts = {"train": 161_962, "val": 19_867, "test": 19_962}
+
+    def __init__(self, root: Path, settings: CelebASettings) -> None:
+        super().__init__(root, settings)
+        if not settings.landmarks:
+            self.landmark_names = self.landmark_swap = ()
+
+    def crop_box(self, width: int, height: int) -> tuple[float, float, float, float]:
+        """Return the part (left, top, right, bottom) of a face that is prepared, pixels."""
+        return DLP_BOX if self.settings.crop == "dlp" else super().crop_box(width, height)
 
     @cached_property
     def _names(self) -> dict[str, list[str]]:

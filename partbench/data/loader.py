@@ -1,7 +1,7 @@
 """Batches of a prepared data set in a seeded order that can be entered at any step."""
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from partbench.data.prepared import Split
+from partbench.data.prepared import LearnsFrom, Split
 from partbench.errors import BadInput
 from partbench.method import Batch, MethodSettings
 
@@ -84,11 +84,16 @@ class Loader:
         split: the training split.
         schedule: which images when.
         device: where batches go.
-        labels: whether to load them.
+        learns_from: the annotation that batches hold beside the images, if any.
         rows: the samples of the split that the schedule counts; all by default.
         rank: of this process; it gets every `world`-th image of a batch.
         world: number of processes.
         threads: that read.
+        landmark_swap: landmark i of a mirrored image is landmark `landmark_swap[i]` of the
+            original; needed where landmarks are loaded and images mirrored.
+
+    Raises:
+        BadInput: the split has not the annotation, or landmarks cannot be mirrored.
     """
 
     def __init__(
@@ -96,14 +101,24 @@ class Loader:
         split: Split,
         schedule: Schedule,
         device: torch.device,
-        labels: bool,
+        learns_from: LearnsFrom,
         rows: NDArray[np.int64] | None = None,
         rank: int = 0,
         world: int = 1,
         threads: int = 2,
+        landmark_swap: Sequence[int] = (),
     ) -> None:
         self.split, self.schedule, self.device = split, schedule, device
-        self.labels = torch.from_numpy(np.array(split.annotation("labels"))) if labels else None
+        # A few numbers an image, so they are read at once.
+        self.labels = np.array(split.annotation("labels")) if learns_from == "labels" else None
+        self.landmarks = _landmarks(split) if learns_from == "landmarks" else None
+        self.swap = list(landmark_swap)
+        needed = 0 if self.landmarks is None else self.landmarks.shape[1]
+        if schedule.settings.flip and len(self.swap) < needed:
+            raise BadInput(
+                f"{split.folder}: the data set's reader does not say how landmarks are mirrored "
+                "(`landmark_swap`); set `flip: false`"
+            )
         self.rows = rows
         self.rank, self.world, self.threads = rank, world, threads
 
@@ -122,22 +137,55 @@ class Loader:
             finally:
                 pool.shutdown(cancel_futures=True)
 
-    def _read(self, step: int) -> tuple[Tensor, Tensor | None]:
+    def _read(self, step: int) -> tuple[Tensor, Tensor | None, Tensor | None]:
         indices = self.schedule.indices(step)[self.rank :: self.world]
         if self.rows is not None:
             indices = self.rows[indices]
         images = self.split.images[indices]
+        labels = None if self.labels is None else self.labels[indices]
+        landmarks = None if self.landmarks is None else self.landmarks[indices]
         if self.schedule.settings.flip:
             draw = np.random.default_rng([self.schedule.seed, step, self.rank])
             mirrored = draw.random(len(indices)) < 0.5
             images[mirrored] = images[mirrored][:, :, ::-1]
-        labels = self.labels[indices] if self.labels is not None else None
+            if landmarks is not None:
+                landmarks[mirrored] = mirror_landmarks(
+                    landmarks[mirrored], images.shape[2], self.swap
+                )
         batch = torch.from_numpy(images)
-        return batch.pin_memory() if self.device.type == "cuda" else batch, labels
+        return (
+            batch.pin_memory() if self.device.type == "cuda" else batch,
+            None if labels is None else torch.from_numpy(labels),
+            None if landmarks is None else torch.from_numpy(landmarks),
+        )
 
-    def _to_device(self, images: Tensor, labels: Tensor | None) -> Batch:
-        images = to_float(images.to(self.device, non_blocking=True))
-        return Batch(images, labels.to(self.device) if labels is not None else None)
+    def _to_device(self, images: Tensor, labels: Tensor | None, landmarks: Tensor | None) -> Batch:
+        return Batch(
+            to_float(images.to(self.device, non_blocking=True)),
+            None if labels is None else labels.to(self.device),
+            None if landmarks is None else landmarks.to(self.device),
+        )
+
+
+def _landmarks(split: Split) -> NDArray[np.float32]:
+    """Return landmarks and visibility of a split, [N, L, 3]."""
+    points, visible = split.annotation("landmarks"), split.annotation("visible")
+    return np.concatenate([points, visible[..., None]], -1, dtype=np.float32)
+
+
+def mirror_landmarks(
+    landmarks: NDArray[np.float32], size: int, swap: Sequence[int]
+) -> NDArray[np.float32]:
+    """Return the landmarks of mirrored images.
+
+    Args:
+        landmarks: [B, L, 3], x, y and visibility; pixel centres at integers.
+        size: side of the images, pixels.
+        swap: landmark i of a mirrored image is landmark `swap[i]` of the original.
+    """
+    mirrored = landmarks[:, list(swap)]
+    mirrored[..., 0] = size - 1 - mirrored[..., 0]
+    return mirrored
 
 
 def to_float(images: Tensor) -> Tensor:

@@ -7,9 +7,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from partbench.data.celeba import (
+    DLP_BOX,
     LANDMARK_FILE,
     LANDMARKS,
     SWAP,
+    FaceSettings,
     read_face,
     read_landmarks,
     read_mafl_list,
@@ -21,10 +23,15 @@ from partbench.data.reader import Reader, Sample
 class MAFL(Reader):
     """MAFL's 19,000 training and 1,000 test faces with five landmarks, as lists over CelebA."""
 
+    Settings = FaceSettings
     landmark_names = LANDMARKS
     landmark_swap = SWAP
     licence = "non-commercial research (CelebA's)"
     counts = {"train": 19_000, "test": 1_000}
+
+    def crop_box(self, width: int, height: int) -> tuple[float, float, float, float]:
+        """Return the part (left, top, right, bottom) of a face that is prepared, pixels."""
+        return DLP_BOX if self.settings.crop == "dlp" else super().crop_box(width, height)
 
     @cached_property
     def _names(self) -> dict[str, list[str]]:

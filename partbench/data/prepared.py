@@ -19,7 +19,7 @@ Only images and names are always there; the rest where the data set has it.
 """
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +28,8 @@ from partbench.errors import BadInput
 from partbench.files import read_json
 
 FORMAT = 1
+LearnsFrom = Literal["images", "labels", "landmarks"]
+"""What a method's training is told: the images alone, or an annotation beside them."""
 
 
 class Split:
@@ -59,7 +61,8 @@ class Split:
         """
         if not self.has(kind):
             raise BadInput(
-                f"{self.folder}: split '{self.name}' has no {kind}; measure on a data set that has"
+                f"{self.folder}: split '{self.name}' has no {kind}; use a data set that has, or "
+                "look whether its reader has a setting that reads them"
             )
         return self._array(kind)
 
@@ -90,6 +93,11 @@ class Prepared:
         """Number of classes."""
         return len(self.meta["class_names"])
 
+    @property
+    def landmarks(self) -> int:
+        """Number of landmarks, 0 if there are none."""
+        return len(self.meta["landmark_names"])
+
     def split(self, name: str) -> Split:
         """Return a split.
 
@@ -100,14 +108,18 @@ class Prepared:
             raise BadInput(f"{self.folder}: no split '{name}', only {list(self.meta['splits'])}")
         return Split(self.folder, name)
 
-    def training_split(self, labels: bool) -> Split:
-        """Return what a method trains on: `unlabeled` where there is one, else `train`.
+    def training_split(self, learns_from: LearnsFrom) -> Split:
+        """Return what a method trains on.
+
+        Args:
+            learns_from: images: the split `unlabeled` where there is one, else `train`; labels
+                or landmarks: `train`.
 
         Raises:
-            BadInput: labels are needed and the data set has none.
+            BadInput: the data set has not what the method learns from.
         """
-        if labels:
-            split = self.split("train")
-            split.annotation("labels")
-            return split
-        return self.split("unlabeled" if "unlabeled" in self.meta["splits"] else "train")
+        if learns_from == "images":
+            return self.split("unlabeled" if "unlabeled" in self.meta["splits"] else "train")
+        split = self.split("train")
+        split.annotation(learns_from)
+        return split

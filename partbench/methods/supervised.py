@@ -35,7 +35,7 @@ class Supervised(Method):
         "subset": {"encoder_width": 32, "batch_size": 64, "epochs": 10, "learning_rate": 0.05},
     }
     role = "ceiling"
-    labels = True
+    learns_from = "labels"
     paper = "patchvae"
 
     def __init__(self, settings: SupervisedSettings, data: DataInfo) -> None:
@@ -47,7 +47,7 @@ class Supervised(Method):
 
     def forward(self, batch: Batch, phase: str) -> dict[str, Tensor]:
         """Return the cross-entropy."""
-        assert batch.labels is not None  # the training loop sees to it for `labels = True`
+        assert batch.labels is not None  # the training loop sees to it
         logits = self.classifier(self.features(batch.images)).float()
         correct = (logits.argmax(1) == batch.labels).float().mean()
         return {"loss": F.cross_entropy(logits, batch.labels), "accuracy": correct}

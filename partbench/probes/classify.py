@@ -233,7 +233,7 @@ class _Fit:
             flip=self.method.settings.flip,
         )
         schedule = Schedule(len(train[1]), settings, self.seed)
-        loader = Loader(train[0], schedule, self.device, labels=True, rows=train[1])
+        loader = Loader(train[0], schedule, self.device, "labels", rows=train[1])
         identity = json.dumps(
             [freeze, s.model_dump(mode="json"), self.seed, len(train[1]), *self.origin]
         )
