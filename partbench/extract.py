@@ -1,11 +1,22 @@
 """One pass of a run over an evaluation set: everything the probes will read.
 
-The folder of outputs holds `<split>.features.npy` [N, D] float32 for the splits `train` and
-`test`, if the method offers features. Beside it goes `pictures.npz` for the report: `originals`,
-`reconstructions` and `samples`, uint8 [n, S, S, 3], as far as the method makes them.
+The folder of outputs holds, for the splits `train` and `test`, what the method offers:
+
+    <split>.features.npy   float32 [N, D]
+    <split>.points.npy     float32 [N, K, 2], keypoints (x, y) in the method's own frame
+    <split>.logvar.npy     float32 [N, K, 2], log-variances of their posterior
+    test.carried.npy       float32 [N, K, 2], keypoints of a warped copy of each image, carried
+                           back to the places of the original that they show; NaN where that is
+                           outside the window that the method sees
+    keypoints.json         the frame, the paper's protocol, whether the last is the background
+
+Beside it goes `pictures.npz` for the report: `originals`, `reconstructions` and `samples`, uint8
+[n, S, S, 3], and `keypoints` [n, K, 2] in pixels of the originals, as far as the method makes
+them.
 """
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +28,14 @@ from torch import Tensor
 from partbench.data.loader import to_float
 from partbench.data.prepared import Prepared, Split
 from partbench.errors import BadInput
-from partbench.files import atomic, create_array, explained
+from partbench.files import atomic, create_array, explained, write_json
+from partbench.frame import Frame
 from partbench.model import load_model
+from partbench.nn.tps import STRONG, ThinPlateSpline, warp
 from partbench.progress import Progress
 
 BATCH = 256
-PICTURES = 12
+PICTURES = 20
 
 
 def extract(
@@ -42,7 +55,8 @@ def extract(
         BadInput: the model or the data cannot be read, or features are not finite.
     """
     torch.set_num_threads(threads)
-    run, method = load_model(model, device)
+    run, loaded = load_model(model, device)
+    method: Any = loaded  # what it offers is found out by asking
     prepared = Prepared(data)
     if prepared.size != method.data.size:
         raise BadInput(
@@ -56,7 +70,11 @@ def extract(
         aside.mkdir(parents=True)
         if hasattr(method, "features"):
             for name in ("train", "test"):
-                _features(method, prepared.split(name), aside / f"{name}.features.npy", str(run))
+                split, label = prepared.split(name), f"{run} features of {name}"
+                _write(aside, split, label, lambda x: {"features": method.features(x.to(device))})
+        if hasattr(method, "keypoints"):
+            torch.manual_seed(run.seed)
+            _keypoints(method, prepared, aside, str(run))
         torch.manual_seed(run.seed)
         made = _pictures(method, prepared.split("test"))
         with atomic(pictures) as path, path.open("wb") as file:
@@ -65,27 +83,66 @@ def extract(
         aside.rename(outputs)
 
 
-def _features(method: Any, split: Split, path: Path, label: str) -> None:
-    device = method.mean.device
-    array: NDArray[np.float32] | None = None
-    with Progress(f"{label} {split.name}", len(split), "images") as progress:
+def _write(
+    folder: Path, split: Split, label: str, compute: Callable[[Tensor], dict[str, Tensor]]
+) -> None:
+    """Write what `compute` makes of every batch of a split, one array a key."""
+    arrays: dict[str, NDArray[np.float32]] = {}
+    with Progress(label, len(split), "images") as progress:
         for start in range(0, len(split), BATCH):
-            images = torch.from_numpy(np.array(split.images[start : start + BATCH])).to(device)
-            features = method.features(to_float(images)).float().cpu().numpy()
-            if not np.isfinite(features).all():
-                raise BadInput(f"{label}: features of split '{split.name}' are not finite")
-            if array is None:
-                array = create_array(path, np.float32, (len(split), features.shape[1]))
-            array[start : start + BATCH] = features
+            images = to_float(torch.from_numpy(np.array(split.images[start : start + BATCH])))
+            for key, value in compute(images).items():
+                made = value.float().cpu().numpy()
+                if key != "carried" and not np.isfinite(made).all():
+                    raise BadInput(f"{label}: {key} are not finite")
+                if key not in arrays:
+                    path = folder / f"{split.name}.{key}.npy"
+                    arrays[key] = create_array(path, np.float32, (len(split), *made.shape[1:]))
+                arrays[key][start : start + BATCH] = made
             progress.advance(len(images))
 
 
-def _pictures(method: Any, split: Split) -> dict[str, NDArray[np.uint8]]:
+def _keypoints(method: Any, prepared: Prepared, folder: Path, label: str) -> None:
+    frame: Frame = method.frame()
+    warper = ThinPlateSpline(prepared.size).to(method.mean.device)
+    background = False
+
+    def find(images: Tensor) -> dict[str, Tensor]:
+        nonlocal background
+        found = method.keypoints(images)
+        background = found.background
+        made = {"points": found.points}
+        return made if found.logvar is None else made | {"logvar": found.logvar}
+
+    def find_warped(images: Tensor) -> dict[str, Tensor]:
+        weights = warper.draw(len(images), STRONG)
+        points = method.keypoints(warp(images, warper.grid(weights))).points
+        last = prepared.size - 1  # warps count from -1 to 1 between the outermost pixels
+        back = warper.carry_back(frame.to_pixels(points) / last * 2 - 1, weights)
+        pixels = (back + 1) / 2 * last
+        end = frame.left + frame.side
+        seen = ((pixels >= frame.left - 0.5) & (pixels <= end - 0.5)).all(-1, keepdim=True)
+        return {"carried": frame.from_pixels(pixels).where(seen, torch.nan)}
+
+    device = method.mean.device
+    for name in ("train", "test"):
+        split = prepared.split(name)
+        _write(folder, split, f"{label} keypoints of {name}", lambda x: find(x.to(device)))
+    label = f"{label} keypoints of warped test"
+    _write(folder, prepared.split("test"), label, lambda x: find_warped(x.to(device)))
+    about = frame._asdict() | {"background": background, "protocol": method.protocol}
+    write_json(folder / "keypoints.json", about)
+
+
+def _pictures(method: Any, split: Split) -> dict[str, NDArray[Any]]:
     originals = np.array(split.images[:PICTURES])
-    made = {"originals": originals}
+    made: dict[str, NDArray[Any]] = {"originals": originals}
     if hasattr(method, "reconstruct"):
         images = to_float(torch.from_numpy(originals).to(method.mean.device))
         made["reconstructions"] = _to_bytes(method.reconstruct(images))
+    if hasattr(method, "keypoints"):
+        images = to_float(torch.from_numpy(originals).to(method.mean.device))
+        made["keypoints"] = method.frame().to_pixels(method.keypoints(images).points).cpu().numpy()
     if hasattr(method, "generate"):
         made["samples"] = _to_bytes(method.generate(PICTURES))
     return made

@@ -133,6 +133,13 @@ class Method(nn.Module, ABC):
     def forward(self, batch: Batch, phase: str) -> dict[str, Tensor]:
         """Return the scalar to minimise as "loss", and beside it whatever the log should show."""
 
+    def begin_epoch(self, epoch: int) -> None:
+        """Set what goes by epochs, counted from 0; called before the first step of each.
+
+        What it sets must be part of the method's or its optimisers' state, as a run that goes on
+        in the middle of an epoch does not call it.
+        """
+
     def after_step(self, step: int) -> None:
         """Advance schedules; `step` counts the finished steps, from 1."""
 

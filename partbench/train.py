@@ -138,6 +138,9 @@ class _Training:
             ) as progress,
         ):
             for batch in self.loader.batches(self.step):
+                epoch, within = divmod(self.step, self.schedule.steps_per_epoch)
+                if within == 0:
+                    self.method.begin_epoch(epoch)
                 self._one_step(model, updates, batch)
                 self.seconds = time.monotonic() - began
                 note = self._log() if self.step % every == 0 else ""

@@ -31,6 +31,10 @@ class Spread(NamedTuple):
         return Spread(*(factor * sd for sd in self))
 
 
+STRONG = Spread(every=0.001, half=0.01, translation=0.1, scale=0.1, rotation=5.0)
+"""The strong warp of DLP's pairs and of KeyNet's."""
+
+
 class ThinPlateSpline(nn.Module):
     """Warps of square images.
 
