@@ -2,6 +2,8 @@
 
 from typing import Any, NamedTuple
 
+from partbench.errors import BadInput
+
 
 class Frame(NamedTuple):
     """The frame of a method's keypoints.
@@ -29,6 +31,20 @@ class Frame(NamedTuple):
         return (points - self.first) / (self.last - self.first) * 2 - 1
 
 
+def window_of(side: int, margin: int) -> int:
+    """Return the side of the window, pixels.
+
+    Raises:
+        BadInput: the margin leaves none.
+    """
+    if (window := side - 2 * margin) < 1:
+        raise BadInput(
+            f"a `margin` of {margin} pixels on each side leaves nothing of images of {side} x "
+            f"{side}; lower it, or raise the data set's `size`"
+        )
+    return window
+
+
 def of_cells(side: int, cells: int, margin: int = 0) -> Frame:
     """Return the frame whose -1 and 1 are the centres of the outermost cells of a heat map.
 
@@ -36,15 +52,18 @@ def of_cells(side: int, cells: int, margin: int = 0) -> Frame:
         side: pixels of the prepared image's side.
         cells: of a side of the heat map, which covers the window.
         margin: pixels around the window.
+
+    Raises:
+        BadInput: the margin leaves no window.
     """
-    window = side - 2 * margin
+    window = window_of(side, margin)
     half = window / cells / 2 - 0.5
     return Frame(margin + half, margin + window - 1 - half, margin, window)
 
 
 def of_borders(side: int, margin: int = 0) -> Frame:
     """Return the frame whose -1 and 1 are the borders of the window, as grid_sample's without
-    `align_corners`.
+    `align_corners`. Raises BadInput if the margin leaves no window.
     """
-    window = side - 2 * margin
+    window = window_of(side, margin)
     return Frame(margin - 0.5, margin + window - 0.5, margin, window)

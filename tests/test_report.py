@@ -17,7 +17,7 @@ from fake_results import HOSTILE, SCRIPT, make
 from partbench import published
 from partbench.report import text
 from partbench.report.compare import outcome, statements
-from partbench.report.page import write
+from partbench.report.page import palette, write
 from partbench.report.papers import paper_views
 from partbench.report.read import read
 
@@ -310,6 +310,27 @@ def test_statements_without_a_floor_or_an_interval() -> None:
         pd.DataFrame([row | numbers, floor | numbers, floor | none | {"variant": "x"}])
     )
     assert "without interval (one seed)." in mixed.text
+
+
+def test_an_untrained_method_is_a_floor_and_keeps_its_name_and_colour(tmp_path: Path) -> None:
+    row = {"method": "patchvae", "variant": "paper", "better": "higher", "seeds": 3}
+    rows = [
+        row | {"role": "method", "mean": 5.0, "low": 4.9, "high": 5.1},
+        row | {"role": "floor", "mean": 1.0, "low": 0.9, "high": 1.1, "variant": "untrained"},
+        row | {"role": "floor", "mean": 1.0, "low": 0.9, "high": 1.1, "method": "raw_pixels"},
+    ]
+    [said] = statements(pd.DataFrame(rows))
+    assert said.method == "PatchVAE"
+    assert said.text.startswith("beats PatchVAE (untrained) and raw pixels:")
+    results = read(make(tmp_path))
+    before = palette(results)
+    untrained = results.metrics[results.metrics["method"] == "patchvae"].assign(
+        role="floor", variant="untrained"
+    )
+    metrics = pd.concat([results.metrics, untrained])
+    assert palette(results._replace(metrics=metrics)) == before
+    assert "patchvae" in before
+    assert "raw_pixels" not in before
 
 
 @pytest.mark.parametrize(

@@ -42,7 +42,9 @@ def statements(group: pd.DataFrame) -> list[Statement]:
                 "unknown", "No floor control", "was measured here: nothing to be held against."
             )
         ]
-    return [_state(row, floors) for row in records if row["role"] == "method"]
+    trained = [row for row in records if row["role"] == "method"]
+    proper = {row["method"] for row in trained}
+    return [_state(row, floors, proper) for row in trained]
 
 
 def ordered(group: pd.DataFrame) -> pd.DataFrame:
@@ -57,12 +59,14 @@ def best_floor(group: pd.DataFrame) -> float:
     return float(floors["mean"].iloc[0]) if len(floors) else float("nan")
 
 
-def _state(row: Mapping[Any, Any], floors: list[dict[Any, Any]]) -> Statement:
+def _state(row: Mapping[Any, Any], floors: list[dict[Any, Any]], proper: set[str]) -> Statement:
     title = name(row["method"], row["variant"])
     found: dict[Outcome, list[str]] = {"better": [], "overlap": [], "worse": [], "unknown": []}
     for floor in floors:
         control = name(floor["method"], floor["variant"])
-        found[outcome(row, floor)].append(control[0].lower() + control[1:])
+        if floor["method"] not in proper:  # an untrained method keeps its proper name
+            control = control[0].lower() + control[1:]
+        found[outcome(row, floor)].append(control)
     seeds = " (one seed)" if row["seeds"] == 1 else ""
     if len(found["better"]) == len(floors):
         text = f"beats {listed(found['better'])}{seeds}: the intervals do not overlap."

@@ -83,7 +83,8 @@ def palette(results: Results) -> dict[str, int]:
     """Return each trained method's colour: the same in every chart, whatever else ran."""
     blocks = [name for block in results.config.get("runs", []) for name in block["methods"]]
     found = [*blocks, *results.summary["method"], *(run.method for run in results.runs)]
-    controls = set(results.metrics.loc[results.metrics["role"] != "method", "method"])
+    metrics = results.metrics  # an untrained run of a method is a control, the method is not
+    controls = set(metrics["method"]) - set(metrics.loc[metrics["role"] == "method", "method"])
     methods = [method for method in dict.fromkeys(found) if method not in controls]
     return {method: i % figures.COLOURS for i, method in enumerate(methods)}
 

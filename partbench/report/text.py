@@ -12,6 +12,9 @@ NAMES = {
     "random_init": "Random initialisation",
     "raw_pixels": "Raw pixels",
     "supervised": "Supervised",
+    "mean_shape": "Mean shape",
+    "random_keypoints": "Random keypoints",
+    "supervised_landmarks": "Supervised landmarks",
 }
 """The field's spelling; a method that is not here goes by its own key."""
 

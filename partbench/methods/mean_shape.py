@@ -1,0 +1,50 @@
+"""Floor control: a keypoint that never moves, from which least squares predicts the mean shape."""
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from partbench.frame import Frame, of_borders
+from partbench.method import Batch, DataInfo, Keypoints, Method, MethodSettings
+
+
+class MeanShapeSettings(MethodSettings):
+    """No training."""
+
+    epochs: int = Field(0, ge=0, le=0)
+    margin: int = Field(
+        0,
+        ge=0,
+        description="pixels of the prepared image left out on each side, for the training warps "
+        "of the methods it is compared with",
+    )
+
+
+class MeanShape(Method):
+    """One keypoint in the same corner of every image.
+
+    Its coordinates (1, 1) are a constant regressor, so that least squares has an intercept even
+    where the protocol has none.
+    """
+
+    Settings = MeanShapeSettings
+    VARIANTS = {"mafl": {"margin": 16}}
+    REDUCED = {"demo": {}, "subset": {}}
+    role = "floor"
+    protocol = {"points": "centred", "landmarks": "corner"}
+
+    def __init__(self, settings: MeanShapeSettings, data: DataInfo) -> None:
+        super().__init__(settings, data)
+        self._frame = of_borders(data.size, settings.margin)
+
+    def forward(self, batch: Batch, phase: str) -> dict[str, Tensor]:
+        """Not trained, so never called."""
+        raise RuntimeError("mean_shape has no loss")
+
+    def frame(self) -> Frame:
+        """Return the frame whose -1 and 1 are the borders of the window."""
+        return self._frame
+
+    def keypoints(self, images: Tensor) -> Keypoints:
+        """Return the point (1, 1) for each image, [B, 1, 2]."""
+        return Keypoints(torch.ones(len(images), 1, 2, device=images.device))

@@ -1,0 +1,48 @@
+"""Floor control: keypoints that do not look at the image."""
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from partbench.frame import Frame, of_borders
+from partbench.method import Batch, DataInfo, Keypoints, Method, MethodSettings
+
+
+class RandomKeypointsSettings(MethodSettings):
+    """How many there are, and no training."""
+
+    k: int = Field(30, ge=1, description="number of keypoints")
+    epochs: int = Field(0, ge=0, le=0)
+    margin: int = Field(
+        0,
+        ge=0,
+        description="pixels of the prepared image left out on each side, for the training warps "
+        "of the methods it is compared with",
+    )
+
+
+class RandomKeypoints(Method):
+    """K points, drawn anew for every image, uniformly over the window."""
+
+    Settings = RandomKeypointsSettings
+    VARIANTS = {"k10": {"k": 10}, "k30": {}, "k50": {"k": 50}, "mafl": {"margin": 16}}
+    REDUCED = {"demo": {"k": 10}, "subset": {}}
+    role = "floor"
+    protocol = {"points": "centred", "landmarks": "corner"}
+
+    def __init__(self, settings: RandomKeypointsSettings, data: DataInfo) -> None:
+        super().__init__(settings, data)
+        self._frame = of_borders(data.size, settings.margin)
+
+    def forward(self, batch: Batch, phase: str) -> dict[str, Tensor]:
+        """Not trained, so never called."""
+        raise RuntimeError("random_keypoints has no loss")
+
+    def frame(self) -> Frame:
+        """Return the frame whose -1 and 1 are the borders of the window."""
+        return self._frame
+
+    def keypoints(self, images: Tensor) -> Keypoints:
+        """Return points from torch's global generator, [B, K, 2] in [-1, 1)."""
+        points = torch.rand(len(images), self.settings.k, 2, device=images.device)
+        return Keypoints(2 * points - 1)

@@ -1,0 +1,124 @@
+"""Ceiling control: the landmarks themselves, regressed by an encoder of KeyNet's size."""
+
+from collections import OrderedDict
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.optim import Adam, Optimizer
+
+from partbench.errors import BadInput
+from partbench.frame import Frame, of_cells, window_of
+from partbench.method import Batch, DataInfo, Keypoints, Method, MethodSettings
+
+STRIDE = 8
+"""Pixels per cell of the heat maps."""
+
+
+class SupervisedLandmarksSettings(MethodSettings):
+    """The encoder of KeyNet's paper at 128 px, and Adam."""
+
+    width: int = Field(32, ge=1, description="channels at full resolution; they double three times")
+    margin: int = Field(
+        0,
+        ge=0,
+        description="pixels of the prepared image left out on each side, for the training warps "
+        "of the methods it is compared with",
+    )
+    epochs: int = Field(100, ge=0)
+    batch_size: int = Field(50, ge=1, description="images a step, over all processes")
+    learning_rate: float = Field(1e-3, gt=0, description="Adam, constant")
+    flip: bool = Field(True, description="mirror half of the training images")
+
+
+def soft_argmax(heat: Tensor) -> Tensor:
+    """Return where heat maps are hot: the expectation of the cells under a softmax over them.
+
+    Args:
+        heat: [B, L, h, w], logits.
+
+    Returns:
+        [B, L, 2], (x, y); -1 and 1 are the centres of the outermost cells.
+    """
+    height, width = heat.shape[2:]
+    probability = heat.flatten(2).softmax(2).view_as(heat)
+    x = torch.linspace(-1, 1, width, device=heat.device)
+    y = torch.linspace(-1, 1, height, device=heat.device)
+    # Sums of products, not `@`, which autocast would round to bfloat16.
+    return torch.stack([(probability.sum(2) * x).sum(2), (probability.sum(3) * y).sum(2)], -1)
+
+
+def encoder(width: int) -> nn.Sequential:
+    """Return an encoder with the layers of KeyNet's (Jakab et al. 2018), 8 * `width` channels out.
+
+    Eight convolutions with BatchNorm and ReLU, two at each of four resolutions; the first is
+    7 x 7, the others 3 x 3.
+    """
+    stages: OrderedDict[str, nn.Module] = OrderedDict()
+    inner = 3
+    for stage in range(4):
+        outer = width * 2**stage
+        stages[f"stage{stage + 1}"] = nn.Sequential(
+            *_layer(inner, outer, 3 if stage else 7, 2 if stage else 1),
+            *_layer(outer, outer, 3, 1),
+        )
+        inner = outer
+    return nn.Sequential(stages)
+
+
+def _layer(inner: int, outer: int, kernel: int, stride: int) -> list[nn.Module]:
+    convolution = nn.Conv2d(inner, outer, kernel, stride, kernel // 2, bias=False)
+    return [convolution, nn.BatchNorm2d(outer), nn.ReLU(inplace=True)]
+
+
+class SupervisedLandmarks(Method):
+    """One heat map per landmark: what an encoder of that size reaches when it is told them."""
+
+    Settings = SupervisedLandmarksSettings
+    VARIANTS = {"mafl": {"margin": 16}, "untrained": {"epochs": 0}}
+    REDUCED = {
+        "demo": {"width": 8, "epochs": 5, "batch_size": 32, "learning_rate": 6e-3},
+        "subset": {"width": 16, "epochs": 10, "learning_rate": 3e-3},
+    }
+    role = "ceiling"
+    learns_from = "landmarks"
+    protocol = {"points": "centred", "landmarks": "corner"}
+
+    def __init__(self, settings: SupervisedLandmarksSettings, data: DataInfo) -> None:
+        super().__init__(settings, data)
+        s = self.settings = settings
+        window = window_of(data.size, s.margin)
+        if window % STRIDE or window < 2 * STRIDE:
+            raise BadInput(
+                f"supervised_landmarks sees {window} x {window} pixels (`size` {data.size} less "
+                f"`margin` {s.margin} on each side), but needs a multiple of {STRIDE}, "
+                f"{2 * STRIDE} or more; change `size` or `margin`"
+            )
+        self._frame = of_cells(data.size, window // STRIDE, s.margin)
+        self.encoder = encoder(s.width)
+        self.heat = nn.Conv2d(8 * s.width, data.landmarks, 1)
+
+    def forward(self, batch: Batch, phase: str) -> dict[str, Tensor]:
+        """Return the mean squared error of the visible landmarks' coordinates."""
+        assert batch.landmarks is not None  # the training loop sees to it
+        target, visible = self._frame.from_pixels(batch.landmarks[..., :2]), batch.landmarks[..., 2]
+        difference = self.keypoints(batch.images).points - target
+        # Masked before it is squared: hidden landmarks may hold anything, NaN too.
+        difference = torch.where(visible[..., None] > 0, difference, 0)
+        error = difference.square().sum(2)
+        return {"loss": error.sum() / visible.sum().clamp(min=1)}
+
+    def optimizers(self) -> dict[str, Optimizer]:
+        """Adam over everything."""
+        return {"all": Adam(self.parameters(), self.settings.learning_rate)}
+
+    def frame(self) -> Frame:
+        """Return the frame whose -1 and 1 are the centres of the outermost cells."""
+        return self._frame
+
+    def keypoints(self, images: Tensor) -> Keypoints:
+        """Return the predicted landmarks, [B, L, 2]."""
+        first, side = self._frame.left, self._frame.side
+        window = images[..., first : first + side, first : first + side]
+        heat = self.heat(self.encoder(self.normalize(window)))
+        return Keypoints(soft_argmax(heat.float()))
