@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from partbench.errors import BadInput
 
@@ -55,10 +56,12 @@ def fit(inputs: FloatArray, landmarks: FloatArray, use: BoolArray, intercept: bo
     coef = np.empty((inputs.shape[1], n_landmarks, 2))
     offset = np.zeros((n_landmarks, 2))
     # Landmarks that are fitted on the same images share the decomposition of their inputs.
-    rows_of, group_of = np.unique(use, axis=1, return_inverse=True)
-    for group, rows in enumerate(rows_of.T):
-        members = np.flatnonzero(group_of.reshape(-1) == group)
-        x, y = inputs[rows], landmarks[rows][:, members].reshape(rows.sum(), -1)
+    groups: dict[bytes, list[int]] = {}
+    for landmark, rows in enumerate(use.T):
+        groups.setdefault(rows.tobytes(), []).append(landmark)
+    for members in groups.values():
+        rows = np.flatnonzero(use[:, members[0]])
+        x, y = inputs[rows], landmarks[rows][:, members].reshape(len(rows), -1)
         if intercept:
             x, x_mean = centre(x)
             y, y_mean = centre(y)
@@ -88,7 +91,7 @@ def centre(values: FloatArray) -> tuple[FloatArray, FloatArray]:
 def spectrum(inputs: FloatArray, intercept: bool) -> tuple[FloatArray, int]:
     """Return the singular values of the inputs [N, D] as `fit` sees them, and their rank."""
     x = centre(inputs)[0] if intercept else inputs
-    singular = np.linalg.svd(x, compute_uv=False)
+    singular = np.asarray(np.linalg.svd(x, compute_uv=False), np.float64)
     cutoff = singular.max() * max(x.shape) * np.finfo(np.float64).eps
     return singular, int((singular > cutoff).sum())
 
@@ -266,12 +269,14 @@ def few_shot(
     """
     inputs, landmarks, visible = train
     curve = {}
-    for n in sorted({n for n in sizes if n < len(inputs)} | {len(inputs)}):
-        rng = np.random.default_rng((seed, n))
-        subsets = [draw(visible, n, rng) for _ in range(draws)] if n < len(inputs) else [visible]
-        maps = [fit(inputs, landmarks, use, intercept) for use in subsets]
-        together = LinearMap(*(np.stack(parts) for parts in zip(*maps, strict=True)))
-        curve[n] = per_image(truth.errors(together(test_inputs)))
+    with threadpool_limits(1):  # in fits this small, threads wait for one another
+        for n in sorted({n for n in sizes if n < len(inputs)} | {len(inputs)}):
+            rng = np.random.default_rng((seed, n))
+            few = n < len(inputs)
+            subsets = [draw(visible, n, rng) for _ in range(draws)] if few else [visible]
+            maps = [fit(inputs, landmarks, use, intercept) for use in subsets]
+            together = LinearMap(*(np.stack(parts) for parts in zip(*maps, strict=True)))
+            curve[n] = per_image(truth.errors(together(test_inputs)))
     return curve
 
 

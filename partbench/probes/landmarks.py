@@ -13,6 +13,7 @@ log-variance of the background particle is an intercept by another name; what it
 measured as `implicit_intercept`.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, Self
 
@@ -21,7 +22,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from pydantic import Field, PositiveInt, model_validator
 
-from partbench.data.prepared import Prepared
+from partbench.data.prepared import Prepared, Split
 from partbench.errors import BadInput
 from partbench.files import read_json, read_npz
 from partbench.frame import Frame
@@ -139,11 +140,8 @@ class Landmarks(Probe):
     """
 
     Settings = LandmarkSettings
-    # A bird or a dress does not show two eyes.
-    PAPER = {
-        name: {"normaliser": "box"}
-        for name in ("cub", "cub-001", "cub-002", "cub-003", "deepfashion")
-    }
+    # A bird from the side shows one eye.
+    PAPER = {name: {"normaliser": "box"} for name in ("cub", "cub-001", "cub-002", "cub-003")}
     version = VERSION
     needs = ("keypoints",)
 
@@ -157,47 +155,17 @@ class Landmarks(Probe):
         frame = landmark_frame(origin, file.frame)
 
         splits = {name: prepared.split(name) for name in ("train", "test")}
-        visible = {name: np.array(split.annotation("visible")) for name, split in splits.items()}
         pixels = {name: np.array(split.annotation("landmarks")) for name, split in splits.items()}
+        visible = {name: np.array(split.annotation("visible")) for name, split in splits.items()}
+        for name in splits:
+            where = f"{data}: split '{name}'"
+            metrics.check_landmarks(pixels[name], visible[name], names, where)
         targets = {name: frame.of_pixels(values) for name, values in pixels.items()}
-        for name, split in splits.items():
-            metrics.check_landmarks(
-                pixels[name], visible[name], names, f"{data}: split '{split.name}'"
-            )
-        where = f"{data}: split 'test'"
-        if settings.normaliser == "iod":
-            length = metrics.interocular(pixels["test"], visible["test"], settings.eyes, where)
-        elif settings.normaliser == "box":
-            box = np.array(splits["test"].annotation("box"), np.float64)
-            length = metrics.box_side(box, visible["test"], f"{where}: box")
-        else:
-            length = np.full(len(splits["test"]), float(prepared.size))
+        length = lengths(splits["test"], prepared.size, settings)
         truth = Truth(targets["test"], visible["test"], length / frame.unit)
-        metrics.check_landmarks(pixels["test"], truth.counted, names, where)
-
-        raw = {
-            name: read_points(source / f"{name}.points.npy", len(splits[name])) for name in splits
-        }
-        check_alike(raw["train"], raw["test"], "keypoints")
-        points = {
-            name: (values + 1) / 2 * file.frame.side if points_frame == "corner" else values
-            for name, values in raw.items()
-        }
-        parts = {"": points}
-        if (source / "test.logvar.npy").exists():
-            logvar = {
-                name: read_points(source / f"{name}.logvar.npy", len(splits[name]))
-                for name in splits
-            }
-            parts["mu+logvar"] = {
-                name: np.concatenate([points[name], logvar[name]], axis=2) for name in splits
-            }
-        designs = {}
-        for name, values in parts.items():
-            designs[name] = {split: flat(v) for split, v in values.items()}
-            if file.background:
-                without = ", ".join(filter(None, [name, "no background"]))
-                designs[without] = {split: flat(v[:, :-1]) for split, v in values.items()}
+        metrics.check_landmarks(pixels["test"], truth.counted, names, f"{data}: split 'test'")
+        sizes = {name: len(split) for name, split in splits.items()}
+        raw, designs = read_designs(source, file, points_frame, sizes)
 
         table = Table(UNITS[settings.normaliser])
         metric = f"{settings.normaliser}_error"
@@ -215,8 +183,8 @@ class Landmarks(Probe):
                 "implicit_intercept",
                 "",
                 errors["mu+logvar, no background"] - errors["mu+logvar"],
-                note="what the background particle's constant log-variance takes off the error "
-                "of mu+logvar: it is an intercept where the protocol has none",
+                note="what the background particle's constants take off the error of mu+logvar: "
+                "they are an intercept where the protocol has none",
             )
         for setting in ("", "intercept"):
             failed = np.where(
@@ -238,24 +206,26 @@ class Landmarks(Probe):
             ending = ", intercept" if intercept else ""
             for n, found in curve.items():
                 spread = curve_point(found)["sd"]
-                note = f"SD over {len(found)} draws {spread:.2f}" if spread is not None else "all"
+                note = (
+                    f"SD over {len(found)} draws {spread:.2f}"
+                    if spread is not None
+                    else "all images"
+                )
                 table.add(f"few_shot_{metric}", f"n={n}{ending}", found.mean(0), note=note)
             curves["intercept" if intercept else ""] = curve_json(curve)
         baseline = metrics.mean_shape(targets["train"], visible["train"])
-        n_test = len(splits["test"])
-        table.add(
-            "mean_shape", "", metrics.per_image(truth.errors(baseline(np.zeros((n_test, 1)))))
-        )
+        shape = baseline(np.zeros((sizes["test"], 1)))
+        table.add("mean_shape", "", metrics.per_image(truth.errors(shape)))
         carried = load(source / "test.carried.npy")
         table.add(
             "equivariance",
             "",
-            inconsistency(raw["test"], carried, file, str(source / "test.carried.npy")),
+            inconsistency(raw, carried, file, str(source / "test.carried.npy")),
             unit="% of window side",
             note="mean distance between keypoints and those of a warped copy, carried back",
         )
         details = {
-            "K": raw["test"].shape[1],
+            "K": raw.shape[1],
             "background": file.background,
             "frames": {"points": points_frame, "landmarks": origin},
             "images that count": int(np.isfinite(errors[""]).sum()),
@@ -280,6 +250,72 @@ class Landmarks(Probe):
             ),
         }
         return Result(table.metrics, pd.DataFrame(table.samples), details)
+
+
+def lengths(test: Split, size: int, settings: LandmarkSettings) -> FloatArray:
+    """Return what each test image's errors are divided by, pixels, [N]; NaN where unknown.
+
+    Raises:
+        BadInput: as `metrics.interocular` and `metrics.box_side`; the data set has no boxes.
+    """
+    where = f"{test.folder}: split '{test.name}'"
+    visible = np.array(test.annotation("visible"))
+    if settings.normaliser == "iod":
+        landmarks = np.array(test.annotation("landmarks"), np.float64)
+        return metrics.interocular(landmarks, visible, settings.eyes, where)
+    if settings.normaliser == "box":
+        box = np.array(test.annotation("box"), np.float64)
+        return metrics.box_side(box, visible, f"{where}: box")
+    return np.full(len(test), float(size))
+
+
+def read_designs(
+    source: Path, file: KeypointFile, points_frame: Origin, sizes: Mapping[str, int]
+) -> tuple[FloatArray, dict[str, dict[str, FloatArray]]]:
+    """Return the test keypoints [N, K, 2] in the method's frame, and the regressions' inputs.
+
+    Args:
+        source: the folder of the outputs.
+        file: its keypoints.json.
+        points_frame: of the inputs.
+        sizes: split -> images.
+
+    Returns:
+        The keypoints, and setting -> split -> inputs [N, D].
+
+    Raises:
+        BadInput: a file is missing or damaged, does not fit the others, or is not finite; there
+            is no keypoint beside the background's.
+    """
+    points, logvar = {}, {}
+    for name, n in sizes.items():
+        points[name] = read_points(source / f"{name}.points.npy", n)
+    check_alike(points["train"], points["test"], "keypoints")
+    if file.background and points["test"].shape[1] == 1:
+        raise BadInput(f"{source}: only the background's keypoint; a method needs one more")
+    raw = points["test"]
+    if points_frame == "corner":
+        points = {name: (x + 1) / 2 * file.frame.side for name, x in points.items()}
+    parts = {"": points}
+    if any((source / f"{name}.logvar.npy").exists() for name in sizes):
+        for name, n in sizes.items():
+            path = source / f"{name}.logvar.npy"
+            logvar[name] = read_points(path, n)
+            if logvar[name].shape != points[name].shape:
+                raise BadInput(
+                    f"{path}: log-variances have {list(logvar[name].shape[1:])}, keypoints "
+                    f"{list(points[name].shape[1:])}; extract the run's outputs again"
+                )
+        parts["mu+logvar"] = {
+            name: np.concatenate([points[name], logvar[name]], axis=2) for name in sizes
+        }
+    designs = {}
+    for setting, values in parts.items():
+        designs[setting] = {name: flat(x) for name, x in values.items()}
+        if file.background:
+            without = ", ".join(filter(None, [setting, "no background"]))
+            designs[without] = {name: flat(x[:, :-1]) for name, x in values.items()}
+    return raw, designs
 
 
 class Table:
@@ -314,9 +350,12 @@ class Table:
 def load(path: Path) -> FloatArray:
     """Return an npy file as float64; raises BadInput if it is missing, damaged or no numbers."""
     try:
-        return np.asarray(np.load(path, allow_pickle=False), np.float64)
+        array = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise BadInput(f"{path}: {error}; extract the run's outputs again") from None
+    if array.dtype.kind not in "fiu":
+        raise BadInput(f"{path}: {array.dtype}, expected numbers; extract the outputs again")
+    return np.asarray(array, np.float64)
 
 
 def read_points(path: Path, n: int) -> FloatArray:
