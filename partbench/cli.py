@@ -85,7 +85,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     landmarks.add_argument("--side", type=float, help="of the image, for --normaliser image")
     landmarks.add_argument(
-        "--intercept", action=argparse.BooleanOptionalAction, default=False, help="default: none"
+        "--intercept",
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help="default: no, as the papers",
     )
     landmarks.add_argument(
         "--few-shot", action=argparse.BooleanOptionalAction, default=True, help="default: yes"

@@ -18,6 +18,8 @@ from sklearn.linear_model import LinearRegression
 from partbench import published
 from partbench.cli import main
 from partbench.config import check, probe_settings
+from partbench.data.celeba import LANDMARK_FILE, read_landmarks
+from partbench.data.mafl import MAFL
 from partbench.data.prepared import Prepared
 from partbench.errors import BadInput
 from partbench.frame import of_borders, of_cells
@@ -92,6 +94,20 @@ def test_reference_on_all_of_mafl(
     if train is not None:
         found = run_cli(capsys, files[0], files[0], *option, "--no-few-shot")
         assert found["value"] == pytest.approx(train, abs=1e-5)
+
+
+def test_mean_shape_of_the_real_faces(shared_data: Path, tmp_path: Path) -> None:
+    reader = MAFL(shared_data, MAFL.Settings.parse({"subset": True, "size": 64}, "test"))
+    rows = read_landmarks(shared_data / "celeba" / LANDMARK_FILE)
+    for split, n in (("train", 4331), ("test", 237)):
+        names = [reader.splits()[split][i] for i in reader.present(split)]
+        assert len(names) == n
+        landmarks = np.array([rows[name] for name in names])
+        np.savez(tmp_path / f"{split}.npz", points=np.zeros((n, 1, 2)), landmarks=landmarks)
+    found = score(tmp_path / "train.npz", tmp_path / "test.npz", intercept=True, curve=False)
+    assert found["mean_shape"] == pytest.approx(9.3315, abs=5e-5)
+    assert found["value"] == pytest.approx(found["mean_shape"])
+    assert found["rank"] == 0
 
 
 # ---------------------------------------------------------------------------- the fits
