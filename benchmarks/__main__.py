@@ -18,6 +18,7 @@ BENCHMARKS = {
     "training_step": (),
     "fixed_cost": (),
     "linear_probe": ("--folds", "1"),
+    "landmark_probe": (),
 }
 
 

@@ -64,11 +64,35 @@ def _parser() -> argparse.ArgumentParser:
     showing.add_argument("--settings", default="{}", help="the reader's settings, json")
     showing.add_argument("--out", type=Path, help="png file; default NAME.png")
 
-    score = command("score", _score, "Measure outputs that partbench did not make; prints json.")
-    score.add_argument("probe", choices=["linear"])
-    score.add_argument("files", type=Path, nargs="+", metavar="FILE.npz")
-    score.add_argument("--settings", default="{}", help="the probe's settings, json")
-    score.add_argument("--seed", type=int, default=0)
+    score = command("score", None, "Measure outputs that partbench did not make; prints json.")
+    rulers = score.add_subparsers(required=True, metavar="PROBE")
+
+    def ruler(name: str, run: Any, text: str) -> argparse.ArgumentParser:
+        new = rulers.add_parser(name, help=text, description=text)
+        new.add_argument("files", type=Path, nargs="+", metavar="FILE.npz")
+        new.add_argument("--seed", type=int, default=0)
+        new.set_defaults(run=run)
+        return new
+
+    linear = ruler("linear", _score_linear, "A linear classifier on features.")
+    linear.add_argument("--settings", default="{}", help="the probe's settings, json")
+    landmarks = ruler("landmarks", _score_landmarks, "Landmarks by least squares from keypoints.")
+    landmarks.add_argument(
+        "--protocol", choices=["mafl"], default="mafl", help="mafl: landmarks 0 and 1 are the eyes"
+    )
+    landmarks.add_argument(
+        "--normaliser", choices=["iod", "box", "image"], default="iod", help="default: iod"
+    )
+    landmarks.add_argument("--side", type=float, help="of the image, for --normaliser image")
+    landmarks.add_argument(
+        "--intercept",
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help="default: no, as the papers",
+    )
+    landmarks.add_argument(
+        "--few-shot", action=argparse.BooleanOptionalAction, default=True, help="default: yes"
+    )
 
     configuration = command("configuration", _configuration, "Stage: write down a configuration.")
     configuration.add_argument("--json", required=True)
@@ -166,14 +190,32 @@ def _data_show(args: argparse.Namespace) -> None:
     print(out)
 
 
-def _score(args: argparse.Namespace) -> None:
+def _score_linear(args: argparse.Namespace) -> None:
     from partbench.probes import linear
 
-    if len(args.files) != 2:
-        raise BadInput("score linear takes two files: TRAIN.npz TEST.npz")
     settings = linear.LinearSettings.parse(_json(args.settings, "--settings"), "--settings")
-    result = linear.score(args.files[0], args.files[1], settings, args.seed)
+    result = linear.score(*_train_and_test(args), settings, args.seed)
     print(json.dumps(result, indent=1))
+
+
+def _score_landmarks(args: argparse.Namespace) -> None:
+    from partbench.probes import landmarks
+
+    result = landmarks.score(
+        *_train_and_test(args),
+        intercept=args.intercept,
+        normaliser=args.normaliser,
+        side=args.side,
+        curve=args.few_shot,
+        seed=args.seed,
+    )
+    print(json.dumps(result, indent=1))
+
+
+def _train_and_test(args: argparse.Namespace) -> tuple[Path, Path]:
+    if len(args.files) != 2:
+        raise BadInput("score takes two files: TRAIN.npz TEST.npz")
+    return args.files[0], args.files[1]
 
 
 def _configuration(args: argparse.Namespace) -> None:

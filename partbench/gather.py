@@ -159,8 +159,12 @@ def summarize(table: pd.DataFrame, results: Path) -> pd.DataFrame:
     for key, group in table[table["status"] == "done"].groupby(keys, sort=False):
         first = group.iloc[0]
         outcomes = [_outcomes(results, row) for _, row in group.iterrows()]
-        if all(o is not None and len(o) > 1 for o in outcomes):
-            interval = over_seeds_and_samples(np.stack([o for o in outcomes if o is not None]))
+        kept = [o for o in outcomes if o is not None]
+        by_seed = np.stack(kept) if len(kept) == len(outcomes) else np.empty((len(group), 0))
+        # A sample without an outcome (NaN) in some seed cannot be compared between seeds.
+        by_seed = by_seed[:, np.isfinite(by_seed).all(0)]
+        if by_seed.shape[1] > 1:
+            interval = over_seeds_and_samples(by_seed)
         else:
             interval = over_seeds(group["value"])
         spread = group["value"].std(ddof=1) if len(group) > 1 else float("nan")

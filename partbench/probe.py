@@ -33,7 +33,8 @@ class Metric(NamedTuple):
     n: int
     """Test samples behind it."""
     samples: str = ""
-    """Column of the per-sample table whose mean (times `scale`) is the value, if any."""
+    """Column of the per-sample table whose mean (times `scale`) is the value, if any; NaN where a
+    sample does not count."""
     scale: float = 1.0
     note: str = ""
 

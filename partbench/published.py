@@ -34,7 +34,7 @@ TRANSFERS: Mapping[str, tuple[str, ...]] = {"mafl": ("celeba",), "stl10": ("coco
 """Evaluation data -> what else the papers train on before they measure there. Everywhere else a
 published row means training and evaluation on the same data set."""
 
-SELECTIONS = ("freeze",)
+SELECTIONS = ("freeze", "few_shot")
 """Probe settings that choose which numbers are made, not how: they make nothing incomparable."""
 
 UNMATCHED = (

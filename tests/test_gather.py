@@ -296,6 +296,15 @@ def test_summary_without_outcomes_is_over_seeds_alone(results: Path) -> None:
     assert (row["mean"], row["low"], row["high"]) == pytest.approx((np.mean(values), low, high))
 
 
+def test_samples_that_do_not_count_are_left_out(results: Path) -> None:
+    for seed, outcomes in OUTCOMES.items():
+        path = write_cell(results, run_key(seed), outcomes)
+        pd.DataFrame({"top1": [*outcomes, np.nan]}).to_parquet(path.with_suffix(".parquet"))
+    (row,) = tables(results)[1].to_dict("records")
+    interval = over_seeds_and_samples(100 * np.array(list(OUTCOMES.values())))
+    assert (row["mean"], row["low"], row["high"]) == pytest.approx(interval)
+
+
 def test_summary_of_one_seed(tmp_path: Path) -> None:
     write_run(tmp_path, run_key(0))
     write_cell(tmp_path, run_key(0), OUTCOMES[0])

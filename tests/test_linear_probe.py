@@ -387,6 +387,10 @@ def test_score(tmp_path: Path) -> None:
         ({"feature": np.ones((3, 2)), "labels": np.arange(3)}, "did you mean 'features'"),
         ({"features": np.ones((3, 2))}, "no array named labels"),
         ({"features": np.ones(3), "labels": np.arange(3)}, r"f.npz: features: .* shape \[3\]"),
+        (
+            {"features": np.array([[1, 2], [3, np.nan]]), "labels": np.arange(2)},
+            "f.npz: features: row 1 holds nan",
+        ),
         ({"features": np.ones((3, 2)), "labels": np.arange(4)}, "f.npz: labels: shape"),
         ({"features": np.ones((3, 2)), "labels": np.ones(3)}, "f.npz: labels: float64"),
         ({"features": np.ones((3, 2), object), "labels": np.arange(3)}, "Python objects"),

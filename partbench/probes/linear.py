@@ -7,8 +7,6 @@ test samples. With folds, as STL-10's protocol asks for (Coates, Ng and Lee, AIS
 fold is such a probe of its own, and the accuracy is their mean.
 """
 
-import zipfile
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +19,7 @@ from pydantic import Field
 
 from partbench.data.prepared import Prepared
 from partbench.errors import BadInput
+from partbench.files import read_npz
 from partbench.metrics.accuracy import label_ranks, wilson_interval
 from partbench.metrics.logistic import (
     Rotation,
@@ -285,9 +284,9 @@ def load_features(path: Path, need_folds: bool = False) -> FeatureFile:
 
     Raises:
         BadInput: no such file, not an npz, an array that is missing, pickled, damaged, or of the
-            wrong shape or type.
+            wrong shape or type; features that are not finite.
     """
-    arrays = _read_npz(path)
+    arrays = read_npz(path)
     needed = _KEYS if need_folds else _KEYS[:2]
     missing = [key for key in needed if key not in arrays]
     if missing:
@@ -295,34 +294,13 @@ def load_features(path: Path, need_folds: bool = False) -> FeatureFile:
         raise BadInput("\n".join([f"{path}: no array named {', '.join(missing)}.", *unknown]))
     features, labels, folds = arrays["features"], arrays["labels"], arrays.get("folds")
     check_features(features, f"{path}: features")
+    check_finite(features, f"{path}: features")
     check_labels(labels, len(features), f"{path}: labels")
     if folds is not None:
         if folds.ndim != 2:
             raise BadInput(f"{path}: folds has shape {list(folds.shape)}; expected [folds, n].")
         check_folds(folds, len(features), f"{path}: folds")
     return FeatureFile(features, labels, folds)
-
-
-def _read_npz(path: Path) -> dict[str, NDArray]:
-    try:
-        loaded = np.load(path, allow_pickle=False)
-    except FileNotFoundError:
-        raise BadInput(f"{path}: no such file.") from None
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise BadInput(f"{path}: not an npz file ({error}); write it with numpy.savez.") from None
-    if not isinstance(loaded, np.lib.npyio.NpzFile):
-        raise BadInput(f"{path}: a single npy array; write named arrays with numpy.savez.")
-    arrays = {}
-    with loaded:
-        for key in loaded.files:
-            try:
-                arrays[key] = loaded[key]
-            except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-                raise BadInput(
-                    f"{path}: cannot read the array '{key}' ({error}); arrays of Python objects "
-                    f"are refused, write plain numbers with numpy.savez."
-                ) from None
-    return arrays
 
 
 def score(

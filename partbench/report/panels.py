@@ -13,7 +13,17 @@ from partbench.report.read import Results
 
 HONEST = "top1 held-out epoch"
 """What stands beside `top1`, the best test epoch, as the number without test-set selection."""
-HEADLINES = ("accuracy", HONEST, "top1", "iod_error", "l2", "nmi", "fid")
+HEADLINES = (
+    "accuracy",
+    HONEST,
+    "top1",
+    "iod_error",
+    "box_error",
+    "image_error",
+    "l2",
+    "nmi",
+    "fid",
+)
 """A probe's first metric is the first of these that it has; the others are folded away."""
 CELL = ["method", "variant", "train", "eval", "probe"]
 View = dict[str, Any]

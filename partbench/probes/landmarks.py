@@ -1,0 +1,639 @@
+"""Landmark probe: how well least squares reads annotated landmarks from unsupervised keypoints.
+
+Protocol. A linear map is fitted on the keypoints of the training images and measured on the test
+images; the error is the mean over images of the mean over an image's visible landmarks of the
+distance to the truth, in % of the inter-ocular distance. The papers fit it without an intercept,
+so their numbers depend on where coordinates have their origin, and each puts it elsewhere: Deep
+Latent Particles and KeyNet count landmarks in pixels from the window's corner, KeyNet its
+keypoints too, Zhang et al. count both from the centre. Settings without "intercept" are in the
+frame of the run's own paper; those with it do not depend on any frame.
+
+Deep Latent Particles' "Ours" is the setting "", its "Ours+" is "mu+logvar". There the constant
+log-variance of the background particle is an intercept by another name; what it is worth is
+measured as `implicit_intercept`.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple, Self
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from pydantic import Field, PositiveInt, model_validator
+
+from partbench.data.prepared import Prepared, Split
+from partbench.errors import BadInput
+from partbench.files import read_json, read_npz
+from partbench.frame import Frame
+from partbench.metrics import landmarks as metrics
+from partbench.metrics.intervals import over_seeds_and_samples
+from partbench.metrics.landmarks import FloatArray, LinearMap, Truth
+from partbench.probe import Metric, Probe, Result
+from partbench.settings import Settings, nearest
+
+VERSION = 1
+"""Version of the definition; numbers of different versions are not comparable."""
+CURVE_TO, CURVE_STEPS = 15.0, 61
+FACES = 8
+KEYS = ("points", "extra", "landmarks", "visible", "box")
+UNITS = {"iod": "% inter-ocular", "box": "% of box", "image": "% of image side"}
+Normaliser = Literal["iod", "box", "image"]
+Origin = Literal["corner", "centred"]
+
+
+class LandmarkSettings(Settings):
+    """Settings of the landmark probe."""
+
+    points_frame: Literal["paper", "centred", "corner"] = Field(
+        "paper",
+        description="the keypoints' frame: from -1 to 1 (DLP, Zhang), pixels from the window's "
+        "corner (KeyNet), or that of the run's own paper",
+    )
+    landmarks_frame: Literal["paper", "centred", "corner"] = Field(
+        "paper",
+        description="the landmarks' frame: pixels from the window's corner (DLP, KeyNet), sides "
+        "of the window from its centre (Zhang), or that of the run's own paper",
+    )
+    normaliser: Normaliser = Field(
+        "iod",
+        description="what errors are a share of: the inter-ocular distance (MAFL, all three "
+        "papers), sqrt(width * height) of the box (Bulat and Tzimiropoulos, ICCV 2017), or the "
+        "prepared image's side (Lorenz et al., CVPR 2019)",
+    )
+    eyes: tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=0)]] = Field(
+        (0, 1), description="the landmarks between which the inter-ocular distance is"
+    )
+    few_shot: tuple[PositiveInt, ...] = Field(
+        (1, 5, 10, 100, 500, 1000, 5000),
+        description="numbers of annotations of the few-shot curve (KeyNet), which ends with all; "
+        "empty: no curve",
+    )
+    draws: int = Field(10, ge=2, description="draws of each number of annotations (KeyNet)")
+    failure_at: float = Field(10.0, gt=0, description="% from which on an image has failed")
+
+    @model_validator(mode="after")
+    def _two_eyes(self) -> Self:
+        if self.eyes[0] == self.eyes[1]:
+            raise ValueError("eyes must be two different landmarks")
+        return self
+
+
+class KeypointFile(NamedTuple):
+    """What keypoints.json says of a run's keypoints."""
+
+    frame: Frame
+    background: bool
+    """Whether the last keypoint is a constant that stands for the background."""
+    points: Origin
+    """The frame in which the run's paper regresses from keypoints."""
+    landmarks: Origin
+    """The frame in which it regresses to landmarks."""
+
+
+def read_keypoint_file(path: Path) -> KeypointFile:
+    """Read keypoints.json; raises BadInput where a key is missing or a frame unknown."""
+    found = read_json(path)
+    try:
+        frame = Frame(**{key: found[key] for key in Frame._fields})
+        points, landmarks = found["protocol"]["points"], found["protocol"]["landmarks"]
+        background = found["background"]
+    except (KeyError, TypeError) as error:
+        raise BadInput(f"{path}: no key {error}; extract the run's outputs again") from None
+    for name, origin in (("points", points), ("landmarks", landmarks)):
+        if origin not in ("corner", "centred"):
+            raise BadInput(f"{path}: protocol.{name} is {origin!r}, must be corner or centred")
+    return KeypointFile(frame, background, points, landmarks)
+
+
+class LandmarkFrame(NamedTuple):
+    """The frame that landmarks are regressed in: (pixels - origin) / unit."""
+
+    origin: float
+    unit: float
+
+    def of_pixels(self, pixels: Any) -> FloatArray:
+        """Return pixels of the prepared image in this frame."""
+        return (np.asarray(pixels, np.float64) - self.origin) / self.unit
+
+    def to_pixels(self, points: FloatArray) -> FloatArray:
+        """Return points of this frame as pixels of the prepared image."""
+        return points * self.unit + self.origin
+
+
+def landmark_frame(name: Origin, frame: Frame) -> LandmarkFrame:
+    """Return the frame of landmarks `name`, for a method that sees the window of `frame`."""
+    if name == "corner":
+        return LandmarkFrame(frame.left, 1)
+    return LandmarkFrame(frame.left + frame.side / 2, frame.side)
+
+
+class Landmarks(Probe):
+    """The landmark probe of a run's keypoints.
+
+    It reads `keypoints.json`, `<split>.points.npy` [N, K, 2], `<split>.logvar.npy` [N, K, 2] if
+    there are log-variances, and `test.carried.npy` [N, K, 2]: the keypoints found on a warped
+    copy of each test image, carried back to the original; NaN where they cannot be.
+
+    An image whose normaliser is unknown, as one of its eyes is invisible, is left out of the
+    errors and has NaN in the table of samples.
+    """
+
+    Settings = LandmarkSettings
+    # A bird from the side shows one eye.
+    PAPER = {name: {"normaliser": "box"} for name in ("cub", "cub-001", "cub-002", "cub-003")}
+    version = VERSION
+    needs = ("keypoints",)
+
+    def run(self, source: Path, data: Path, settings: Any, seed: int, device: str) -> Result:
+        """Measure the keypoints in `source`; see `Probe.run`."""
+        prepared = Prepared(data)
+        names = prepared.meta["landmark_names"]
+        file = read_keypoint_file(source / "keypoints.json")
+        points_frame = file.points if settings.points_frame == "paper" else settings.points_frame
+        origin = file.landmarks if settings.landmarks_frame == "paper" else settings.landmarks_frame
+        frame = landmark_frame(origin, file.frame)
+
+        splits = {name: prepared.split(name) for name in ("train", "test")}
+        pixels = {name: np.array(split.annotation("landmarks")) for name, split in splits.items()}
+        visible = {name: np.array(split.annotation("visible")) for name, split in splits.items()}
+        for name in splits:
+            where = f"{data}: split '{name}'"
+            metrics.check_landmarks(pixels[name], visible[name], names, where)
+        targets = {name: frame.of_pixels(values) for name, values in pixels.items()}
+        length = lengths(splits["test"], prepared.size, settings)
+        truth = Truth(targets["test"], visible["test"], length / frame.unit)
+        metrics.check_landmarks(pixels["test"], truth.counted, names, f"{data}: split 'test'")
+        sizes = {name: len(split) for name, split in splits.items()}
+        raw, designs = read_designs(source, file, points_frame, sizes)
+
+        table = Table(UNITS[settings.normaliser])
+        metric = f"{settings.normaliser}_error"
+        errors: dict[str, FloatArray] = {}
+        predicted: dict[str, FloatArray] = {}
+        for name, design in designs.items():
+            for intercept in (False, True):
+                setting = ", ".join(filter(None, [name, "intercept" if intercept else ""]))
+                mapped = metrics.fit(design["train"], targets["train"], visible["train"], intercept)
+                predicted[setting] = mapped(design["test"])
+                errors[setting] = metrics.per_image(truth.errors(predicted[setting]))
+                table.add(metric, setting, errors[setting])
+        if "mu+logvar, no background" in errors:
+            table.add(
+                "implicit_intercept",
+                "",
+                errors["mu+logvar, no background"] - errors["mu+logvar"],
+                note="what the background particle's constants take off the error of mu+logvar: "
+                "they are an intercept where the protocol has none",
+            )
+        for setting in ("", "intercept"):
+            failed = np.where(
+                np.isfinite(errors[setting]), errors[setting] > settings.failure_at, np.nan
+            )
+            note = f"images with an error above {settings.failure_at:g} %"
+            table.add("failure_rate", setting, failed, unit="%", scale=100, note=note)
+        curves = {}
+        for intercept in (False, True) if settings.few_shot else ():
+            curve = metrics.few_shot(
+                (designs[""]["train"], targets["train"], visible["train"]),
+                designs[""]["test"],
+                truth,
+                intercept,
+                settings.few_shot,
+                settings.draws,
+                seed,
+            )
+            ending = ", intercept" if intercept else ""
+            for n, found in curve.items():
+                spread = curve_point(found)["sd"]
+                note = (
+                    f"SD over {len(found)} draws {spread:.2f}"
+                    if spread is not None
+                    else "all images"
+                )
+                table.add(f"few_shot_{metric}", f"n={n}{ending}", found.mean(0), note=note)
+            curves["intercept" if intercept else ""] = curve_json(curve)
+        baseline = metrics.mean_shape(targets["train"], visible["train"])
+        shape = baseline(np.zeros((sizes["test"], 1)))
+        table.add("mean_shape", "", metrics.per_image(truth.errors(shape)))
+        carried = load(source / "test.carried.npy")
+        table.add(
+            "equivariance",
+            "",
+            inconsistency(raw, carried, file, str(source / "test.carried.npy")),
+            unit="% of window side",
+            note="mean distance between keypoints and those of a warped copy, carried back",
+        )
+        details = {
+            "K": raw.shape[1],
+            "background": file.background,
+            "frames": {"points": points_frame, "landmarks": origin},
+            "images that count": int(np.isfinite(errors[""]).sum()),
+            "inputs": {
+                setting: input_json(designs[""]["train"], setting == "intercept")
+                for setting in ("", "intercept")
+            },
+            "cumulative errors": {
+                setting: error_curve(errors[setting], settings.failure_at)
+                for setting in ("", "intercept")
+            },
+            "landmarks": {
+                setting: dict(zip(names, per_landmark(truth.errors(values)), strict=True))
+                for setting, values in predicted.items()
+            },
+            "few-shot": curves,
+            "faces": faces(
+                errors["intercept"],
+                frame.to_pixels(predicted["intercept"]),
+                pixels["test"],
+                visible["test"],
+            ),
+        }
+        return Result(table.metrics, pd.DataFrame(table.samples), details)
+
+
+def lengths(test: Split, size: int, settings: LandmarkSettings) -> FloatArray:
+    """Return what each test image's errors are divided by, pixels, [N]; NaN where unknown.
+
+    Raises:
+        BadInput: as `metrics.interocular` and `metrics.box_side`; the data set has no boxes.
+    """
+    where = f"{test.folder}: split '{test.name}'"
+    visible = np.array(test.annotation("visible"))
+    if settings.normaliser == "iod":
+        landmarks = np.array(test.annotation("landmarks"), np.float64)
+        return metrics.interocular(landmarks, visible, settings.eyes, where)
+    if settings.normaliser == "box":
+        box = np.array(test.annotation("box"), np.float64)
+        return metrics.box_side(box, visible, f"{where}: box")
+    return np.full(len(test), float(size))
+
+
+def read_designs(
+    source: Path, file: KeypointFile, points_frame: Origin, sizes: Mapping[str, int]
+) -> tuple[FloatArray, dict[str, dict[str, FloatArray]]]:
+    """Return the test keypoints [N, K, 2] in the method's frame, and the regressions' inputs.
+
+    Args:
+        source: the folder of the outputs.
+        file: its keypoints.json.
+        points_frame: of the inputs.
+        sizes: split -> images.
+
+    Returns:
+        The keypoints, and setting -> split -> inputs [N, D].
+
+    Raises:
+        BadInput: a file is missing or damaged, does not fit the others, or is not finite; there
+            is no keypoint beside the background's.
+    """
+    points, logvar = {}, {}
+    for name, n in sizes.items():
+        points[name] = read_points(source / f"{name}.points.npy", n)
+    check_alike(points["train"], points["test"], "keypoints")
+    if file.background and points["test"].shape[1] == 1:
+        raise BadInput(f"{source}: only the background's keypoint; a method needs one more")
+    raw = points["test"]
+    if points_frame == "corner":
+        points = {name: (x + 1) / 2 * file.frame.side for name, x in points.items()}
+    parts = {"": points}
+    if any((source / f"{name}.logvar.npy").exists() for name in sizes):
+        for name, n in sizes.items():
+            path = source / f"{name}.logvar.npy"
+            logvar[name] = read_points(path, n)
+            if logvar[name].shape != points[name].shape:
+                raise BadInput(
+                    f"{path}: log-variances have {list(logvar[name].shape[1:])}, keypoints "
+                    f"{list(points[name].shape[1:])}; extract the run's outputs again"
+                )
+        parts["mu+logvar"] = {
+            name: np.concatenate([points[name], logvar[name]], axis=2) for name in sizes
+        }
+    designs = {}
+    for setting, values in parts.items():
+        designs[setting] = {name: flat(x) for name, x in values.items()}
+        if file.background:
+            without = ", ".join(filter(None, [setting, "no background"]))
+            designs[without] = {name: flat(x[:, :-1]) for name, x in values.items()}
+    return raw, designs
+
+
+class Table:
+    """The metrics and, beside each, its outcomes by image."""
+
+    def __init__(self, unit: str) -> None:
+        self.unit = unit
+        self.metrics: list[Metric] = []
+        self.samples: dict[str, FloatArray] = {}
+
+    def add(
+        self,
+        metric: str,
+        setting: str,
+        outcomes: FloatArray,
+        unit: str = "",
+        scale: float = 1,
+        note: str = "",
+    ) -> None:
+        """Add a metric that is the mean of its finite outcomes [N] times `scale`."""
+        column = ", ".join(filter(None, [metric, setting]))
+        known = outcomes[np.isfinite(outcomes)]
+        value = scale * float(known.mean())
+        self.samples[column] = outcomes
+        self.metrics.append(
+            Metric(
+                metric, setting, value, unit or self.unit, "lower", len(known), column, scale, note
+            )
+        )
+
+
+def load(path: Path) -> FloatArray:
+    """Return an npy file as float64; raises BadInput if it is missing, damaged or no numbers."""
+    try:
+        array = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise BadInput(f"{path}: {error}; extract the run's outputs again") from None
+    if array.dtype.kind not in "fiu":
+        raise BadInput(f"{path}: {array.dtype}, expected numbers; extract the outputs again")
+    return np.asarray(array, np.float64)
+
+
+def read_points(path: Path, n: int) -> FloatArray:
+    """Return an npy file [n, K, 2] as float64.
+
+    Raises:
+        BadInput: it cannot be read, has another shape, or holds what is not finite.
+    """
+    points = load(path)
+    check_points(points, n, str(path))
+    return points
+
+
+def check_points(points: NDArray[Any], n: int, where: str, values: int | None = 2) -> None:
+    """Refuse, with `BadInput`, what is not an [n, K, values] array of finite numbers."""
+    fits = points.ndim == 3 and len(points) == n and 0 not in points.shape
+    if not fits or points.dtype.kind not in "fiu" or values not in (None, points.shape[2]):
+        raise BadInput(
+            f"{where}: {points.dtype} of shape {list(points.shape)}; expected numbers of shape "
+            f"[{n} images, keypoints, {values or 'values'}]"
+        )
+    if (bad := np.argwhere(~np.isfinite(points))).size:
+        row, keypoint, _ = bad[0]
+        raise BadInput(
+            f"{where}: row {row}, keypoint {keypoint} is {points[row, keypoint].tolist()}; "
+            "give finite numbers"
+        )
+
+
+def check_alike(train: FloatArray, test: FloatArray, what: str) -> None:
+    """Refuse, with `BadInput`, training and test images with different numbers of something."""
+    if train.shape[1:] != test.shape[1:]:
+        raise BadInput(
+            f"training images have {what} of shape {list(train.shape[1:])}, test images "
+            f"{list(test.shape[1:])}; make both with the same model"
+        )
+
+
+def flat(values: FloatArray) -> FloatArray:
+    """Return [N, K, E] as [N, K * E]."""
+    return values.reshape(len(values), -1)
+
+
+def inconsistency(
+    points: FloatArray, carried: FloatArray, file: KeypointFile, where: str
+) -> FloatArray:
+    """Return the mean distance of keypoints that a warp moved and brought back, [N].
+
+    It is in % of the window's side, over the keypoints that are not the background; those that
+    cannot be carried back (NaN) do not count, and an image with no other has NaN.
+
+    Raises:
+        BadInput: the shapes differ, or nothing was carried back.
+    """
+    if carried.shape != points.shape:
+        raise BadInput(
+            f"{where}: shape {list(carried.shape)}, but the keypoints have "
+            f"{list(points.shape)}; extract the run's outputs again"
+        )
+    moved = file.frame.to_pixels(points) - file.frame.to_pixels(carried)
+    if file.background:
+        moved = moved[:, :-1]
+    shares = 100 * np.hypot(*np.moveaxis(moved, -1, 0)) / file.frame.side
+    if not np.isfinite(shares).any():
+        raise BadInput(f"{where}: no keypoint was carried back; extract the run's outputs again")
+    return metrics.per_image(shares)
+
+
+def per_landmark(errors: FloatArray) -> list[float]:
+    """Return the mean error of each landmark where it counts, [L], of errors [N, L]."""
+    return [float(column[np.isfinite(column)].mean()) for column in errors.T]
+
+
+def error_curve(errors: FloatArray, failure_at: float) -> dict[str, Any]:
+    """Return the cumulative error curve of errors [N], plain json."""
+    thresholds = np.linspace(0, CURVE_TO, CURVE_STEPS)
+    return {
+        "thresholds": thresholds.tolist(),
+        "share": metrics.cumulative_errors(errors, thresholds).tolist(),
+        "area": metrics.area_under_curve(errors, failure_at),
+        "area up to": failure_at,
+    }
+
+
+def curve_point(errors: FloatArray) -> dict[str, float | None]:
+    """Return mean and SD over draws (none with one) of per-image errors [draws, N]."""
+    means = metrics.per_image(errors)
+    sd = float(means.std(ddof=1)) if len(means) > 1 else None
+    return {"mean": float(means.mean()), "sd": sd}
+
+
+def curve_json(curve: dict[int, FloatArray]) -> dict[str, Any]:
+    """Return a few-shot curve as plain json: n -> mean and SD over draws."""
+    return {str(n): curve_point(errors) for n, errors in curve.items()}
+
+
+def input_json(inputs: FloatArray, intercept: bool) -> dict[str, Any]:
+    """Return number, rank and singular values of a regression's inputs, plain json."""
+    singular, rank = metrics.spectrum(inputs, intercept)
+    return {"number": inputs.shape[1], "rank": rank, "singular values": singular.tolist()}
+
+
+def faces(
+    errors: FloatArray,
+    predicted: FloatArray,
+    landmarks: NDArray[np.floating],
+    visible: NDArray[np.bool_],
+) -> dict[str, list[dict[str, Any]]]:
+    """Return the images with the least and greatest errors, with landmarks in pixels."""
+    order = np.argsort(errors, kind="stable")[: np.isfinite(errors).sum()]
+    chosen = {"best": order[:FACES], "worst": order[::-1][:FACES]}
+    return {
+        name: [
+            {
+                "index": int(i),
+                "error": float(errors[i]),
+                "predicted": predicted[i].tolist(),
+                "true": landmarks[i].tolist(),
+                "visible": visible[i].tolist(),
+            }
+            for i in indices
+        ]
+        for name, indices in chosen.items()
+    }
+
+
+class LandmarkFile(NamedTuple):
+    """What a file of keypoints and landmarks holds."""
+
+    points: FloatArray
+    """[N, K, 2 + E]: coordinates, and the extra values of each keypoint."""
+    landmarks: FloatArray
+    """[N, L, 2]."""
+    visible: NDArray[np.bool_]
+    """[N, L]."""
+    box: FloatArray | None
+    """[N, 4]."""
+
+
+def load_landmarks(path: Path) -> LandmarkFile:
+    """Read keypoints and landmarks from an npz file.
+
+    Args:
+        path: npz with `points` [N, K, 2], `landmarks` [N, L, 2], and where there are any `extra`
+            [N, K, E], `visible` [N, L] and `box` [N, 4], (x, y, width, height); other arrays are
+            ignored.
+
+    Raises:
+        BadInput: no such file, not an npz, an array that is missing, damaged, of the wrong shape
+            or not finite, a landmark that is visible nowhere.
+    """
+    arrays = read_npz(path)
+    if missing := [key for key in ("points", "landmarks") if key not in arrays]:
+        unknown = [f"'{key}': {nearest(key, KEYS)}" for key in sorted(arrays) if key not in KEYS]
+        raise BadInput("\n".join([f"{path}: no array named {', '.join(missing)}.", *unknown]))
+    for key in KEYS:
+        if key in arrays and arrays[key].dtype.kind not in "fiub":
+            raise BadInput(f"{path}: {key} is {arrays[key].dtype}; give plain numbers")
+    points, landmarks = arrays["points"], arrays["landmarks"]
+    check_points(points, len(points) if points.ndim else 0, f"{path}: points")
+    if "extra" in arrays:
+        check_points(arrays["extra"], len(points), f"{path}: extra", values=None)
+        if arrays["extra"].shape[1] != points.shape[1]:
+            raise BadInput(
+                f"{path}: extra has {arrays['extra'].shape[1]} keypoints, points has "
+                f"{points.shape[1]}"
+            )
+        points = np.concatenate([points, arrays["extra"]], axis=2)
+    if landmarks.ndim and len(landmarks) != len(points):
+        raise BadInput(f"{path}: {len(points)} rows of points, {len(landmarks)} of landmarks")
+    visible = arrays.get("visible", np.ones(landmarks.shape[:2], bool)).astype(bool)
+    metrics.check_landmarks(landmarks, visible, _numbers(landmarks), str(path))
+    box = arrays["box"].astype(np.float64) if "box" in arrays else None
+    return LandmarkFile(points.astype(np.float64), landmarks.astype(np.float64), visible, box)
+
+
+def _numbers(landmarks: NDArray[Any]) -> list[str]:
+    """Return names for landmarks that have none: their indices."""
+    return [str(i) for i in range(landmarks.shape[1] if landmarks.ndim > 1 else 0)]
+
+
+def score(
+    train_path: Path,
+    test_path: Path,
+    *,
+    intercept: bool = False,
+    normaliser: Normaliser = "iod",
+    side: float | None = None,
+    curve: bool = True,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Run MAFL's protocol on two files of keypoints and landmarks, in the frame they are in.
+
+    Args:
+        train_path: see `load_landmarks`.
+        test_path: likewise.
+        intercept: the papers have none.
+        normaliser: the inter-ocular distance between the landmarks 0 and 1 is the protocol's.
+        side: of the image, in the landmarks' unit, for the normaliser "image".
+        curve: whether to measure the few-shot curve.
+        seed: of its draws.
+
+    Returns:
+        What a result file holds, ready for `json.dumps`; errors are in %. The 95 % interval is
+        Student's over test images.
+
+    Raises:
+        BadInput: as `load_landmarks`; files that do not fit one another; an inter-ocular distance
+            of zero, no boxes or no side where they are needed.
+    """
+    settings = LandmarkSettings(normaliser=normaliser)
+    train, test = load_landmarks(train_path), load_landmarks(test_path)
+    check_alike(train.points, test.points, "keypoints with their extra values")
+    check_alike(train.landmarks, test.landmarks, "landmarks")
+    if normaliser == "iod":
+        length = metrics.interocular(test.landmarks, test.visible, settings.eyes, str(test_path))
+    elif normaliser == "box":
+        if test.box is None:
+            raise BadInput(f"{test_path}: no array named box; the normaliser 'box' needs it")
+        length = metrics.box_side(test.box, test.visible, f"{test_path}: box")
+    else:
+        if side is None or not 0 < side < np.inf:
+            raise BadInput(f"--side is {side}; the normaliser 'image' needs the image's side")
+        length = np.full(len(test.points), side)
+    truth = Truth(test.landmarks, test.visible, length)
+    names = _numbers(test.landmarks)
+    metrics.check_landmarks(test.landmarks, truth.counted, names, str(test_path))
+
+    inputs, test_inputs = flat(train.points), flat(test.points)
+    known = (inputs, train.landmarks, train.visible)
+
+    def measured(mapped: LinearMap, inputs: FloatArray) -> FloatArray:
+        return truth.errors(mapped(inputs))
+
+    errors = measured(metrics.fit(*known, intercept), test_inputs)
+    by_image = metrics.per_image(errors)
+    counted = by_image[np.isfinite(by_image)]
+    if len(counted) < 2:
+        raise BadInput(f"{test_path}: {len(counted)} image that counts; an interval needs two")
+    baseline = measured(
+        metrics.mean_shape(train.landmarks, train.visible), np.zeros((len(test_inputs), 1))
+    )
+    interval = over_seeds_and_samples(counted[None])
+    few = None
+    if curve:
+        few = metrics.few_shot(
+            known, test_inputs, truth, intercept, settings.few_shot, settings.draws, seed
+        )
+    singular, rank = metrics.spectrum(inputs, intercept)
+    return {
+        "probe": "landmarks",
+        "version": VERSION,
+        "protocol": "mafl",
+        "metric": f"{normaliser}_error",
+        "unit": UNITS[normaliser],
+        "direction": "lower is better",
+        "value": interval.mean,
+        "interval95": [interval.low, interval.high],
+        "mean_shape": float(np.nanmean(metrics.per_image(baseline))),
+        "failure_rate": metrics.failure_rate(by_image, settings.failure_at),
+        "area_under_curve": metrics.area_under_curve(by_image, settings.failure_at),
+        "per_landmark": per_landmark(errors),
+        "few_shot": None if few is None else curve_json(few),
+        "n_train": len(inputs),
+        "n_test": len(test_inputs),
+        "n_counted": len(counted),
+        "keypoints": train.points.shape[1],
+        "inputs": inputs.shape[1],
+        "rank": rank,
+        "singular_values": singular.tolist(),
+        "seed": seed,
+        "settings": {
+            "intercept": intercept,
+            "normaliser": normaliser,
+            "side": side,
+            "eyes": list(settings.eyes),
+            "failure_at": settings.failure_at,
+            "sizes": list(settings.few_shot) if curve else [],
+            "draws": settings.draws,
+        },
+    }
