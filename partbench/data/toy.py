@@ -11,7 +11,7 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from partbench.data.drawing import (
     Array,
@@ -25,6 +25,7 @@ from partbench.data.drawing import (
     chain,
 )
 from partbench.data.reader import DataSettings, Reader, Sample
+from partbench.settings import nearest
 
 PARTS = ("head", "ears", "torso", "arms", "legs", "tail")
 ACTIONS = ("walk", "wave", "jump", "spin", "nod")
@@ -341,9 +342,13 @@ class Puppet:
         self.canvas.paint([Ellipse(frame, a, b)], colour, GROUP_NUMBER["head"])
 
 
-def paint_clutter(canvas: Canvas, draw: Draw, bright: bool, palette: Sequence[Colour]) -> None:
-    """Fill the canvas with textured shapes, some of them in the colours of `palette`."""
+def paint_ground(canvas: Canvas, draw: Draw, bright: bool) -> None:
+    """Fill the canvas with a colour."""
     canvas.image[:] = draw.colour(bright)
+
+
+def paint_clutter(canvas: Canvas, draw: Draw, bright: bool, palette: Sequence[Colour]) -> None:
+    """Paint textured shapes over the canvas, some of them in the colours of `palette`."""
     for _ in range(draw.count(9, 14)):
         frame = Frame(draw.between(0, 1), draw.between(0, 1)).moved(0, 0, draw.around(math.pi))
         shape: Shape
@@ -443,9 +448,23 @@ class Toy(Reader):
         occluded: float = Field(
             0.3, ge=0, le=1, description="share of images with something before the creature"
         )
+        species: tuple[str, ...] = Field(
+            tuple(SPECIES),
+            min_length=1,
+            description="which are drawn; one alone is one kind of object, as faces are",
+        )
+        clutter: bool = Field(True, description="shapes behind the creature, or a plain colour")
         noise: float = Field(
             0.06, ge=0, le=0.5, description="largest noise of a pixel, as a share of full scale"
         )
+
+        @field_validator("species")
+        @classmethod
+        def _known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+            for name in names:
+                if name not in SPECIES:
+                    raise ValueError(f"no species '{name}'; {nearest(name, SPECIES)}")
+            return names
 
     part_names = PARTS
     landmark_names: Sequence[str] = tuple(LANDMARKS)
@@ -454,7 +473,9 @@ class Toy(Reader):
 
     def __init__(self, root: Path, settings: Settings) -> None:
         super().__init__(root, settings)
-        self.class_names = {"images": tuple(SPECIES), "scenes": (), "clips": ACTIONS}[settings.kind]
+        self.class_names = {"images": settings.species, "scenes": (), "clips": ACTIONS}[
+            settings.kind
+        ]
         self.counts = {split: getattr(settings, split) for split in SPLITS}
         if settings.kind == "scenes":
             self.landmark_names = self.landmark_swap = ()
@@ -478,11 +499,13 @@ class Toy(Reader):
         return self._scene(draw, name) if kind == 1 else self._clip(draw, name, index)
 
     def _image(self, draw: Draw, name: str, index: int) -> Sample:
-        label = index % len(SPECIES)
+        label = index % len(self.class_names)
         canvas = Canvas(self.settings.size)
         bright = draw.chance(0.5)
         look = draw_look(draw, bright)
-        paint_clutter(canvas, draw, not bright, (look.body, look.accent))
+        paint_ground(canvas, draw, not bright)
+        if self.settings.clutter:
+            paint_clutter(canvas, draw, not bright, (look.body, look.accent))
         points = Puppet(canvas, SPECIES[self.class_names[label]], look, draw_pose(draw)).paint()
         if draw.chance(self.settings.occluded):
             paint_occluder(canvas, draw, not bright)
@@ -502,12 +525,14 @@ class Toy(Reader):
         canvas = Canvas(self.settings.size)
         bright, most = draw.chance(0.5), self.settings.creatures
         looks = [draw_look(draw, bright) for _ in range(draw.count(min(2, most), most))]
-        paint_clutter(canvas, draw, not bright, [look.body for look in looks])
+        paint_ground(canvas, draw, not bright)
+        if self.settings.clutter:
+            paint_clutter(canvas, draw, not bright, [look.body for look in looks])
         quadrants = [(0.27, 0.28), (0.73, 0.28), (0.27, 0.77), (0.73, 0.77)]
         while len(quadrants) > len(looks):
             quadrants.remove(draw.choice(quadrants))
         for look, (x, y) in zip(looks, quadrants, strict=True):
-            species = SPECIES[draw.choice(tuple(SPECIES))]
+            species = SPECIES[draw.choice(self.settings.species)]
             pose = draw_pose(draw)
             pose = replace(
                 pose,
@@ -525,8 +550,10 @@ class Toy(Reader):
         background = Canvas(self.settings.size)
         bright = draw.chance(0.5)
         look = draw_look(draw, bright)
-        paint_clutter(background, draw, not bright, (look.body, look.accent))
-        species = SPECIES[draw.choice(tuple(SPECIES))]
+        paint_ground(background, draw, not bright)
+        if self.settings.clutter:
+            paint_clutter(background, draw, not bright, (look.body, look.accent))
+        species = SPECIES[draw.choice(self.settings.species)]
         pose, light = draw_pose(draw), draw_light(draw)
         phase, periods = draw.between(0, 1), draw.between(0.9, 1.6)
         frames = []
