@@ -334,7 +334,9 @@ class Zhang(Method):
     def optimizers(self) -> dict[str, Optimizer]:
         """Adam over everything."""
         s = self.settings
-        self.adam = Adam(self.parameters(), s.learning_rate, weight_decay=s.weight_decay)
+        self.adam = Adam(
+            self.parameters(), s.learning_rate, weight_decay=s.weight_decay, fused=True
+        )
         return {"all": self.adam}
 
     def after_step(self, step: int) -> None:
