@@ -107,7 +107,7 @@ def test_every_method_trains_and_offers_what_it_says(name: str, tiny: Path, tmp_
 
     pictures = tmp_path / "pictures.npz"
     extract(tmp_path / "run" / "model.pt", tiny, tmp_path / "outputs", pictures, "cpu", 1)
-    for split in ("train", "test"):
+    for split in ("train", "test") if hasattr(cls, "features") else ():
         features = np.load(tmp_path / "outputs" / f"{split}.features.npy")
         assert features.shape[0] == TINY[split]
         assert features.dtype == np.float32

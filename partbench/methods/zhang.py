@@ -113,8 +113,8 @@ def locate(scores: Tensor) -> Landmarks:
 
     The maps compete at every cell; what each landmark wins is normalised over the cells.
     """
-    won = scores.softmax(1)[:, :-1]
-    maps = won / won.sum((2, 3), keepdim=True)
+    won = scores.log_softmax(1)[:, :-1]  # in logarithms, as a map may win almost nothing
+    maps = won.flatten(2).softmax(2).view_as(won)
     return Landmarks(maps, expectation(maps))
 
 
@@ -202,13 +202,27 @@ class Zhang(Method):
             "stride": 4,
             "depth": 3,
             "width": 16,
-            "reconstruction_weights": (1.0, 10.0, 10.0),
+            "reconstruction_weights": (1.0, 1.0, 1.0),
             "separation": 20.0,
             "bandwidth": 0.08,
-            "learning_rate": 0.003,
-            "milestones": (300, 600),
+            "displacement": 0.05,
+            "milestones": (500, 600),
             "batch_size": 16,
-            "epochs": 6,
+            "epochs": 5,
+            "images_per_epoch": None,
+        },
+        "subset": {
+            "margin": 8,
+            "stride": 4,
+            "depth": 3,
+            "width": 24,
+            "reconstruction_weights": (1.0, 10.0, 10.0),
+            "separation": 20.0,
+            "bandwidth": 0.05,
+            "displacement": 0.05,
+            "milestones": (7500, 10_500),
+            "batch_size": 16,
+            "epochs": 30,
             "images_per_epoch": None,
         },
     }
