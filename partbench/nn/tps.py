@@ -75,6 +75,27 @@ class ThinPlateSpline(nn.Module):
             spread.translation * torch.stack(shift, 1),
         )
 
+    def interpolate(self, displacements: Tensor) -> Tensor:
+        """Return the weights of the smoothest f with given values at the control points.
+
+        Of all that pass through them, the thin-plate spline bends least: its w sum to 0 and have
+        no moment (Bookstein, PAMI 1989). Add a `similarity` for a warp.
+
+        Args:
+            displacements: [n, C, 2], row by row.
+
+        Returns:
+            [n, C + 3, 2].
+        """
+        count = len(self.control)
+        terms = self._terms(self.control)
+        system = terms.new_zeros(count + 3, count + 3)
+        system[:count] = terms
+        system[count:, :count] = terms[:, count:].T
+        values = F.pad(displacements, (0, 0, 0, 3)).permute(1, 0, 2).flatten(1)
+        weights = torch.linalg.solve(system, values)
+        return weights.unflatten(1, (-1, 2)).permute(1, 0, 2)
+
     def grid(self, weights: Tensor) -> Tensor:
         """Return the sampling grids of warps, [n, C + 3, 2] -> [n, side, side, 2]."""
         n = len(weights)

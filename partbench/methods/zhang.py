@@ -1,0 +1,375 @@
+"""Unsupervised discovery of object landmarks as structural representations (CVPR 2018).
+
+Y. Zhang, Y. Guo, Y. Jin, Y. Luo, Z. He, H. Lee. An autoencoder whose code is K landmarks, each
+with a short descriptor: soft constraints make the landmarks points that keep apart and move with
+the image. Facts: the authors' code, lmdis-rep; what is called "not stated" below is in none of
+the sources read.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+from torch.optim import Adam, Optimizer
+
+from partbench.errors import BadInput
+from partbench.frame import Frame, of_cells
+from partbench.method import Batch, DataInfo, Keypoints, Method, MethodSettings
+from partbench.nn.hourglass import Hourglass, block
+from partbench.nn.keypoints import cell_centres, expectation, gaussian_maps
+from partbench.nn.tps import ThinPlateSpline, similarity, warp
+
+
+class ZhangSettings(MethodSettings):
+    """The settings for faces with K = 30; lengths are in sides of the window unless said."""
+
+    landmarks: int = Field(30, ge=1, description="K, number of landmarks")
+    descriptor: int = Field(8, ge=1, description="d, numbers that describe a landmark's looks")
+    margin: int = Field(
+        10,
+        ge=0,
+        description="pixels of the prepared image that are cut off on each side after the warp: "
+        "the paper's 80-px window of 100 px",
+    )
+    stride: Literal[1, 2, 4, 8] = Field(
+        2, description="pixels per cell of the heat maps; not stated"
+    )
+    depth: int = Field(
+        4,
+        ge=1,
+        description="halvings inside an hourglass, whose maps are padded to a multiple of "
+        "2^depth cells: 40 to 48, as 80 px to 96; not stated",
+    )
+    width: int = Field(64, ge=1, description="channels of the hourglasses; not stated")
+    sigma: float = Field(0.05, gt=0, description="SD of a rendered landmark; not stated")
+    reconstruction_weights: tuple[float, float, float] = Field(
+        (0.1, 10.0, 100.0),
+        description="weight of the squared error, a mean over pixels and channels, before, "
+        "between and after the milestones",
+    )
+    concentration: float = Field(
+        100.0, ge=0, description="weight of the variances of the heat maps, summed over x and y"
+    )
+    balance: float = Field(
+        200.0,
+        ge=0,
+        description="weight of the axis balancing: the absolute difference of the variances "
+        "along x and y; its formula is not stated",
+    )
+    separation: float = Field(10.0, ge=0, description="weight of the separation")
+    bandwidth: float = Field(0.04, gt=0, description="SD of the separation's Gaussian")
+    equivariance: float = Field(1e4, ge=0, description="weight of the equivariance")
+    learning_rate: float = Field(0.01, gt=0, description="Adam, betas (0.9, 0.999)")
+    weight_decay: float = Field(1e-6, ge=0, description="L2, in Adam's gradient")
+    milestones: tuple[int, int] = Field(
+        (100_000, 200_000), description="steps at which the learning rate falls to a tenth"
+    )
+    control: int = Field(7, ge=2, description="control points along a side of the warps")
+    displacement: float = Field(
+        0.1,
+        ge=0,
+        description="SD of the control points' displacement, in halves of the prepared image's "
+        "side; the unit is not stated",
+    )
+    translation: float = Field(
+        0.15,
+        ge=0,
+        description="largest, uniform, in halves of the prepared image's side; neither the "
+        "distribution nor the unit is stated",
+    )
+    rotation: float = Field(10.0, ge=0, description="SD, degrees")
+    scale: float = Field(math.log(1.25), ge=0, description="SD of the logarithm")
+    jitter: float = Field(
+        0.3,
+        ge=0,
+        le=1,
+        description="brightness, contrast and saturation are each multiplied by 1 - jitter to "
+        "1 + jitter, for an image and its warp apart; the paper jitters colours, how much is "
+        "not stated",
+    )
+    normalize: Literal["imagenet", "half"] = Field(
+        "half", description="mean and SD taken off the images; not stated"
+    )
+    batch_size: int = Field(8, ge=1, description="images a step, over all processes")
+    epochs: int = Field(220, ge=0, description="220,000 steps in all")
+    images_per_epoch: int | None = Field(8000, ge=1, description="1000 steps")
+
+
+class Landmarks(NamedTuple):
+    """What the detector says of a batch."""
+
+    maps: Tensor
+    """[B, K, h, w], where each landmark may be: sums to 1 over the cells."""
+    points: Tensor
+    """[B, K, 2], its mean place, (x, y) in [-1, 1] between the centres of the outermost cells."""
+
+
+def locate(scores: Tensor) -> Landmarks:
+    """Return the landmarks of score maps [B, K + 1, h, w], the last of which is the background.
+
+    The maps compete at every cell; what each landmark wins is normalised over the cells.
+    """
+    won = scores.log_softmax(1)[:, :-1]  # in logarithms, as a map may win almost nothing
+    maps = won.flatten(2).softmax(2).view_as(won)
+    return Landmarks(maps, expectation(maps))
+
+
+def variances(landmarks: Landmarks) -> Tensor:
+    """Return the variance of each heat map along x and y, in squared sides: [B, K, 2]."""
+    height, width = landmarks.maps.shape[2:]
+    x = (cell_centres(width, landmarks.maps) - landmarks.points[..., :1]).square()
+    y = (cell_centres(height, landmarks.maps) - landmarks.points[..., 1:]).square()
+    across, down = landmarks.maps.sum(2), landmarks.maps.sum(3)
+    return torch.stack([(across * x).sum(2), (down * y).sum(2)], 2) / 4
+
+
+def separation(points: Tensor, bandwidth: float) -> Tensor:
+    """Return how near a landmark's others are to it: the sum over them of exp(-d^2 / 2 sd^2).
+
+    Args:
+        points: [B, K, 2], in [-1, 1].
+        bandwidth: the SD, in sides.
+
+    Returns:
+        The mean over images and landmarks, a scalar from 0 to K - 1.
+    """
+    squared = (points.unsqueeze(2) - points.unsqueeze(1)).square().sum(3) / 4
+    near = (-squared / (2 * bandwidth**2)).exp()
+    return (near.sum(2) - 1).mean()
+
+
+def equivariance(points: Tensor, carried: Tensor) -> Tensor:
+    """Return the mean squared distance, in squared sides, of points [B, K, 2] in [-1, 1]."""
+    return (points - carried).square().sum(2).mean() / 4
+
+
+def masks(points: Tensor, height: int, width: int, sigma: float) -> Tensor:
+    """Return how cells are shared by the rendered landmarks and the background.
+
+    A landmark is an isotropic Gaussian of height 1. The background, the last mask, is what the
+    highest of them leaves (the sources do not state it).
+
+    Args:
+        points: [B, K, 2], in [-1, 1].
+        height: cells.
+        width: cells.
+        sigma: SD of the Gaussians, in sides.
+
+    Returns:
+        [B, K + 1, height, width], sums to 1 over the masks.
+    """
+    rendered = gaussian_maps(points, height, width, 2 * sigma)
+    rendered = torch.cat([rendered, 1 - rendered.amax(1, keepdim=True)], 1)
+    return rendered / rendered.sum(1, keepdim=True)
+
+
+def jitter(images: Tensor, amount: float) -> Tensor:
+    """Return images [B, 3, H, W] in [0, 1] with other brightness, contrast and saturation."""
+    factors = 1 + amount * (2 * torch.rand(3, len(images), 1, 1, 1, device=images.device) - 1)
+    brightness, contrast, saturation = factors
+    images = images * brightness
+    mean = images.mean((1, 2, 3), keepdim=True)
+    images = mean + contrast * (images - mean)
+    grey = images.mean(1, keepdim=True)
+    return (grey + saturation * (images - grey)).clamp(0, 1)
+
+
+class Zhang(Method):
+    """Landmarks with descriptors; variants `k30`, the default, and `k10`."""
+
+    Settings = ZhangSettings
+    VARIANTS = {
+        "k30": {},
+        "k10": {
+            "landmarks": 10,
+            "reconstruction_weights": (0.1, 1.0, 10.0),
+            "separation": 20.0,
+            "bandwidth": 0.08,
+            "learning_rate": 0.001,
+            "batch_size": 16,
+            "images_per_epoch": 16_000,
+        },
+        "untrained": {"epochs": 0},
+    }
+    REDUCED = {
+        "demo": {
+            "landmarks": 10,
+            "margin": 0,
+            "stride": 4,
+            "depth": 3,
+            "width": 16,
+            "reconstruction_weights": (1.0, 1.0, 1.0),
+            "separation": 20.0,
+            "bandwidth": 0.08,
+            "displacement": 0.05,
+            "milestones": (500, 600),
+            "batch_size": 16,
+            "epochs": 5,
+            "images_per_epoch": None,
+        },
+        "subset": {
+            "margin": 8,
+            "stride": 4,
+            "depth": 3,
+            "width": 24,
+            "reconstruction_weights": (1.0, 10.0, 10.0),
+            "separation": 20.0,
+            "bandwidth": 0.05,
+            "displacement": 0.05,
+            "milestones": (7500, 10_500),
+            "batch_size": 16,
+            "epochs": 30,
+            "images_per_epoch": None,
+        },
+    }
+    paper = "zhang"
+    protocol: ClassVar[Mapping[str, Any]] = {"points": "centred", "landmarks": "centred"}
+    """The authors' regression is without intercept, from points and landmarks around 0."""
+
+    def __init__(self, settings: ZhangSettings, data: DataInfo) -> None:
+        """Build the networks.
+
+        Raises:
+            BadInput: the margin leaves no window, or one that the stride does not divide.
+        """
+        super().__init__(settings, data)
+        s = self.settings = settings
+        window = data.size - 2 * s.margin
+        if window <= 0:
+            raise BadInput(
+                f"zhang: a margin of {s.margin} px on each side leaves nothing of images of "
+                f"{data.size} px; lower `margin` or raise the data's `size`"
+            )
+        self.cells, rest = divmod(window, s.stride)
+        if rest or self.cells < 2:
+            raise BadInput(
+                f"zhang: the window of {window} px (`size` {data.size} less twice `margin` "
+                f"{s.margin}) must be two or more cells of {s.stride} px, `stride`; change one "
+                "of the three"
+            )
+        maps, halvings = s.landmarks + 1, s.stride.bit_length() - 1
+
+        def network() -> nn.Sequential:
+            """Return an hourglass with the convolutions before it, [B, 3, S, S] -> cells."""
+            first = block(3, s.width, min(s.stride, 2))
+            rest = [block(s.width, s.width, 2) for _ in range(halvings - 1)]
+            return nn.Sequential(first, *rest, Hourglass(s.width, s.depth))
+
+        self.warps = ThinPlateSpline(data.size, s.control)
+        self.detector = nn.Sequential(network(), nn.Conv2d(s.width, maps, 1))
+        self.looks = network()
+        self.describe = nn.Parameter(torch.randn(maps, s.width, s.descriptor) / s.width**0.5)
+        self.recall = nn.Parameter(torch.randn(maps, s.descriptor, s.width) / s.descriptor**0.5)
+        self.decoder = nn.Sequential(
+            block(maps + s.width, s.width),
+            Hourglass(s.width, s.depth),
+            nn.Conv2d(s.width, 3 * s.stride**2, 3, padding=1),
+            nn.PixelShuffle(s.stride),
+        )
+        self.register_buffer("reconstruction_weight", torch.tensor(s.reconstruction_weights[0]))
+
+    reconstruction_weight: Tensor
+
+    def frame(self) -> Frame:
+        """Return the frame of the landmarks."""
+        return of_cells(self.data.size, self.cells, self.settings.margin)
+
+    def window(self, images: Tensor) -> Tensor:
+        """Return what the networks see of prepared images, normalised: [B, 3, window, window]."""
+        margin, end = self.settings.margin, images.shape[-1] - self.settings.margin
+        return self.normalize(images[:, :, margin:end, margin:end])
+
+    def draw_warps(self, n: int) -> Tensor:
+        """Return the weights of n random warps of prepared images."""
+        s, device = self.settings, self.mean.device
+        displacements = s.displacement * torch.randn(n, s.control**2, 2, device=device)
+        angle, log_scale = torch.randn(2, n, device=device)
+        shift = 2 * torch.rand(n, 2, device=device) - 1
+        return self.warps.interpolate(displacements) + similarity(
+            torch.zeros_like(displacements),
+            torch.deg2rad(s.rotation * angle),
+            (s.scale * log_scale).exp(),
+            s.translation * shift,
+        )
+
+    def carry_back(self, points: Tensor, weights: Tensor) -> Tensor:
+        """Return where the originals show what their warps show at points, [B, K, 2]."""
+        frame, whole = self.frame(), of_cells(self.data.size, self.data.size)
+        places = whole.from_pixels(frame.to_pixels(points))
+        return frame.from_pixels(whole.to_pixels(self.warps.carry_back(places, weights)))
+
+    def decode(self, x: Tensor, points: Tensor) -> Tensor:
+        """Return the image rebuilt from landmarks and the descriptors read there.
+
+        Args:
+            x: [B, 3, window, window], normalised.
+            points: [B, K, 2].
+
+        Returns:
+            [B, 3, window, window] float32, normalised.
+        """
+        shares = masks(points, self.cells, self.cells, self.settings.sigma)
+        pool = shares / shares.sum((2, 3), keepdim=True)
+        seen = torch.einsum("bkhw,bchw->bkc", pool, self.looks(x))
+        descriptors = torch.einsum("bkc,kcd->bkd", seen, self.describe)
+        recalled = torch.einsum("bkd,kdc->bkc", descriptors, self.recall)
+        spread = torch.einsum("bkc,bkhw->bchw", recalled, shares)
+        return self.decoder(torch.cat([shares, spread], 1)).float()
+
+    def forward(self, batch: Batch, phase: str) -> dict[str, Tensor]:
+        """Return the weighted sum of the reconstruction and of what makes landmarks of maps."""
+        s, images = self.settings, batch.images
+        exact = torch.autocast(images.device.type, enabled=False)
+        with exact:
+            weights = self.draw_warps(len(images))
+            x = self.window(jitter(images, s.jitter))
+            warped = warp(jitter(images, s.jitter), self.warps.grid(weights))
+        scores = self.detector(torch.cat([x, self.window(warped)]))
+        with exact:
+            landmarks = locate(scores.float())
+            points, moved = landmarks.points.chunk(2)
+            variance = variances(landmarks)
+            terms = {
+                "concentration": variance.sum(2).mean(),
+                "balance": (variance[..., 0] - variance[..., 1]).abs().mean(),
+                "separation": separation(landmarks.points, s.bandwidth),
+                "equivariance": equivariance(points, self.carry_back(moved, weights)),
+            }
+        terms["reconstruction"] = (self.decode(x, points) - x).square().mean()
+        loss = self.reconstruction_weight * terms["reconstruction"]
+        for name in ("concentration", "balance", "separation", "equivariance"):
+            loss = loss + getattr(s, name) * terms[name]
+        return {"loss": loss, **terms}
+
+    def optimizers(self) -> dict[str, Optimizer]:
+        """Adam over everything."""
+        s = self.settings
+        self.adam = Adam(
+            self.parameters(), s.learning_rate, weight_decay=s.weight_decay, fused=True
+        )
+        return {"all": self.adam}
+
+    def after_step(self, step: int) -> None:
+        """At the milestones, raise the weight of the reconstruction and lower the learning rate."""
+        s = self.settings
+        if step in s.milestones:
+            passed = sum(step >= milestone for milestone in s.milestones)
+            self.reconstruction_weight.fill_(s.reconstruction_weights[passed])
+            for group in self.adam.param_groups:
+                group["lr"] = s.learning_rate * 0.1**passed
+
+    def keypoints(self, images: Tensor) -> Keypoints:
+        """Return the landmarks."""
+        scores = self.detector(self.window(images))
+        with torch.autocast(images.device.type, enabled=False):
+            return Keypoints(locate(scores.float()).points)
+
+    def reconstruct(self, images: Tensor) -> Tensor:
+        """Return the image rebuilt from its landmarks; the margin, which is not seen, is black."""
+        x = self.window(images)
+        rebuilt = self.denormalize(self.decode(x, self.keypoints(images).points))
+        return F.pad(rebuilt, (self.settings.margin,) * 4)
