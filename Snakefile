@@ -35,6 +35,7 @@ localrules:
     all,
     configuration,
     fetch,
+    fetch_weights,
     report,
 
 

@@ -104,6 +104,10 @@ def _parser() -> argparse.ArgumentParser:
     fetch.add_argument("--settings", required=True)
     fetch.add_argument("--out", type=Path, required=True)
 
+    fetch_weights = command("fetch-weights", _fetch_weights, "Stage: have a trained network.")
+    fetch_weights.add_argument("--name", required=True)
+    fetch_weights.add_argument("--out", type=Path, required=True)
+
     prepare = command("prepare", _prepare, "Stage: decode a data set into arrays.")
     prepare.add_argument("--data-set", required=True)
     prepare.add_argument("--reader", required=True)
@@ -232,6 +236,17 @@ def _fetch(args: argparse.Namespace) -> None:
     from partbench.files import write_json
 
     write_json(args.out, catalogue.provide(args.reader, _reader(args)))
+
+
+def _fetch_weights(args: argparse.Namespace) -> None:
+    from partbench.config import data_root
+    from partbench.data import fetch
+    from partbench.data.archives import archives
+    from partbench.files import write_json
+
+    files = archives(args.name)
+    fetch.fetch(files, data_root())
+    write_json(args.out, {file.name: fetch.state(file, data_root()) for file in files})
 
 
 def _prepare(args: argparse.Namespace) -> None:

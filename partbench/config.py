@@ -14,6 +14,7 @@ from partbench import plugins
 from partbench.data.reader import DataSettings, Reader
 from partbench.errors import BadInput
 from partbench.probe import Probe
+from partbench.published import version_of
 from partbench.run import Run, Runtime
 from partbench.settings import Settings, nearest
 
@@ -130,7 +131,7 @@ def data_settings(config: Config, name: str, where: str = "") -> DataSettings:
 def probe_settings(config: Config, name: str, data: str, where: str = "") -> Settings:
     """Return the validated settings of the probe `name` on the data set `data`."""
     cls = plugins.load("probes", name, Probe, f"{where}: probes")  # type: ignore[type-abstract]
-    values = {**cls.PAPER.get(data, {}), **config.probes.get(name, {})}
+    values = {**cls.PAPER.get(version_of(data), {}), **config.probes.get(name, {})}
     return cls.Settings.parse(values, f"{where}: probes.{name}")
 
 

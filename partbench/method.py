@@ -125,6 +125,11 @@ class Method(nn.Module, ABC):
         """Return normalised images brought back to [0, 1]."""
         return (images.float() * self.std + self.mean).clamp(0, 1)
 
+    @classmethod
+    def weights(cls, settings: Any) -> tuple[str, ...]:
+        """Return the trained networks that it needs, names of `partbench data list`."""
+        return ()
+
     def optimizers(self) -> dict[str, Optimizer]:
         """Return the optimiser of each phase; a method that does not train has none."""
         return {}

@@ -62,6 +62,11 @@ def load(path: Path = FILE) -> pd.DataFrame:
     )
 
 
+def version_of(name: str) -> str:
+    """Return the data set that a configuration's is a version of: `mafl-stretch` is of mafl."""
+    return name.partition("-")[0]
+
+
 def words(variant: str) -> frozenset[str]:
     """Return the parts of a variant: `lw+demo` -> {lw, demo}; `paper` says nothing."""
     return frozenset(variant.split("+")) - {"", "paper"}
@@ -92,7 +97,7 @@ def match(
     best: tuple[tuple[bool, ...], Mapping[str, Any]] | None = None
     same = (
         (ours["probe"] == row["probe"])
-        & (ours["eval"] == row["dataset"])
+        & (ours["eval"].map(version_of) == row["dataset"])
         & ours["metric"].isin([row["metric"], ""])
         & ((ours["setting"] == row["setting"]) | (ours["metric"] == ""))
     )
@@ -104,7 +109,7 @@ def match(
         distance = (
             bool(candidate["reduced"]),
             bool(candidate["subset"]),
-            candidate["train"] != row["dataset"],
+            version_of(candidate["train"]) != row["dataset"],
         )
         if best is None or distance < best[0]:
             best = distance, {str(key): value for key, value in candidate.items()}
@@ -186,7 +191,7 @@ def _obstacles(
         found.append(f"the probe's settings were changed ({', '.join(measured)})")
     if ours["subset"]:
         found.append("the data set is incomplete")
-    if ours["train"] not in (row["dataset"], *TRANSFERS.get(row["dataset"], ())):
+    if version_of(ours["train"]) not in (row["dataset"], *TRANSFERS.get(row["dataset"], ())):
         found.append(f"trained on {ours['train']}")
     if ours["unit"] != row["unit"]:
         found.append(f"our unit is {ours['unit'] or 'none'}, theirs is {row['unit'] or 'none'}")

@@ -38,7 +38,7 @@ from partbench.nn.particles import (
     proposals,
     to_patches,
 )
-from partbench.nn.perceptual import Name, Perceptual
+from partbench.nn.perceptual import Name, Perceptual, fetched
 from partbench.nn.tps import STRONG, ThinPlateSpline, warp
 
 WEAK = STRONG.times(0.1)
@@ -247,7 +247,9 @@ class DLP(Method):
                 nn.init.normal_(layer.weight, std=0.01)
         self.warper = ThinPlateSpline(data.size) if s.warps else None
         layers = PERCEPTUAL_LAYERS[s.perceptual]
-        self.perceptual = Perceptual(s.perceptual, layers, normalize=False)
+        # The paper gives VGG its images as they are.
+        normalize = s.perceptual == "mobilenet"
+        self.perceptual = Perceptual(s.perceptual, layers, normalize)
         self.register_buffer("epoch", torch.tensor(0))
 
     epoch: Tensor
@@ -450,6 +452,11 @@ class DLP(Method):
             for have, want in zip(self.perceptual(output), wanted, strict=True):
                 error = error + F.mse_loss(have, want, reduction="sum")
         return error / len(target)
+
+    @classmethod
+    def weights(cls, settings: DLPSettings) -> tuple[str, ...]:
+        """Return the network of the reconstruction loss."""
+        return fetched(settings.perceptual)
 
     def optimizers(self) -> dict[str, Optimizer]:
         """Adam over everything; the paper's two with equal settings are the same."""

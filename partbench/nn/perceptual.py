@@ -67,6 +67,11 @@ class Perceptual:
         return found
 
 
+def fetched(name: Name) -> tuple[str, ...]:
+    """Return what is to be fetched for a network: `mobilenet` is placed by hand."""
+    return (name,) if name in ("vgg16", "vgg19") else ()
+
+
 def load(name: str) -> nn.Sequential:
     """Return a trained network, frozen, in eval mode, channels last.
 

@@ -16,6 +16,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 from partbench import config as grid
 from partbench import plugins
 from partbench.errors import BadInput
+from partbench.method import Method
 from partbench.probe import Probe
 
 ENVIRONMENT = f"{workflow.basedir}/environment.yml"
@@ -70,6 +71,18 @@ def train_settings(method):
         return grid.dump(grid.method_settings(CONFIG, method, wildcards.variant))
 
     return settings
+
+
+def weights_of(method):
+    """Return the function of the wildcards that gives the trained networks a run needs."""
+    cls = plugins.load("methods", method, Method)
+
+    def weights(wildcards):
+        settings = grid.method_settings(CONFIG, method, wildcards.variant)
+        needed = cls.weights(settings) if settings.epochs else ()
+        return [f"{RESULTS}/weights/{name}.files.json" for name in needed]
+
+    return weights
 
 
 def probe_settings(probe):

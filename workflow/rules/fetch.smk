@@ -11,3 +11,14 @@ rule fetch:
     shell:
         "python -m partbench fetch --data-set {wildcards.data_set} --reader {params.reader}"
         " --settings {params.settings:q} --out {output.files} 2> {log}"
+
+
+rule fetch_weights:
+    output:
+        files=f"{RESULTS}/weights/{{weights}}.files.json",
+    log:
+        f"{RESULTS}/logs/fetch/{{weights}}.log",
+    conda:
+        ENVIRONMENT
+    shell:
+        "python -m partbench fetch-weights --name {wildcards.weights} --out {output.files} 2> {log}"

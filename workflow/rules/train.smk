@@ -7,6 +7,7 @@ for method in METHODS:
         input:
             data=f"{RESULTS}/data/{{train}}/meta.json",
             code=sources("methods", method),
+            weights=weights_of(method),
         output:
             model=f"{RESULTS}/runs/{method}/{{variant}}/{{train}}/{{seed}}/model.pt",
         log:
