@@ -141,7 +141,7 @@ class KeyNet(Method):
         self.cells = self.side // s.stride
         if self.cells < 2 or self.side % s.stride:
             raise BadInput(
-                f"keynet sees a window of {self.side} px, the {data.size} px of the prepared images "
+                f"keynet sees a window of {self.side} px, the {data.size} px of the images "
                 f"less a `margin` of {s.margin} on each side; it must be a multiple of {s.stride} "
                 f"and at least {2 * s.stride}: change the data set's `size` or `margin`"
             )
