@@ -298,23 +298,30 @@ def test_bf16_keeps_places_and_losses_exact() -> None:
 # Training.
 
 
-@pytest.mark.parametrize("perceptual", ["pixels", "mobilenet"])
-def test_every_term_falls(
-    perceptual: str,
-    tiny: Path,
-    tmp_path: Path,
-    request: pytest.FixtureRequest,
-    monkeypatch: pytest.MonkeyPatch,
+def test_it_learns(tiny: Path, tmp_path: Path) -> None:
+    """The error falls; the loss is relative to the error's own average."""
+    pixels = [line["all/pixels"] for line in log_of(run_small("keynet", tiny, tmp_path, epochs=20))]
+    assert np.mean(pixels[-10:]) < 0.8 * np.mean(pixels[:10])
+
+
+def test_each_term_alone_is_lowered_by_its_gradient(
+    tiny: Path, shared_data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if perceptual != "pixels":
-        monkeypatch.setenv("PARTBENCH_DATA", str(request.getfixturevalue("shared_data")))
-    log = log_of(run_small("keynet", tiny, tmp_path, epochs=20, perceptual=perceptual, flip=False))
-    terms = {key for key in log[0] if key.startswith("all/")}
-    assert len(terms) == (2 if perceptual == "pixels" else 7)
-    for term in terms:
-        values = [line[term] for line in log]
-        share = 1 if "layer" in term else 0.8  # edges and textures come last
-        assert np.mean(values[-10:]) < share * np.mean(values[:10]), term
+    monkeypatch.setenv("PARTBENCH_DATA", str(shared_data))
+    images = torch.from_numpy(np.load(tiny / "train.images.npy")[:8]).permute(0, 3, 1, 2) / 255
+    for term in range(6):
+        method = make(perceptual="mobilenet")
+        adam, values = method.optimizers()["all"], []
+        for _ in range(12):
+            torch.manual_seed(0)  # the same warps
+            pair = method.pair(images)
+            output = method.render(pair.source, method.locate(pair.target))
+            error = method.errors(output, 255 * pair.target, pair.mask)[term]
+            adam.zero_grad()
+            error.backward()
+            adam.step()
+            values.append(error.item())
+        assert values[-1] < 0.8 * values[0], term
 
 
 def test_a_run_stopped_and_gone_on_with_ends_as_if_it_had_not_been(
