@@ -110,7 +110,7 @@ class KeyNet(Method):
         "untrained": {"epochs": 0, "init_std": None},
     }
     REDUCED = {
-        # Of a thousand steps none can be spent on the way to the first image, nor on telling
+        # Of some hundred steps none can be spent on the way to the first image, nor on telling
         # keypoints apart that all begin in the centre.
         "demo": {
             "k": 10,
