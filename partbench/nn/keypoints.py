@@ -18,15 +18,16 @@ def marginal_softmax(maps: Tensor) -> Tensor:
     The mean over rows is a distribution over columns, and the other way round (Jakab et al.,
     NeurIPS 2018, section 3.1).
     """
-    x = maps.mean(2).softmax(-1) @ cell_centres(maps.shape[3], maps)
-    y = maps.mean(3).softmax(-1) @ cell_centres(maps.shape[2], maps)
+    # Sums of products here and below: under autocast a matrix product would round to bfloat16.
+    x = (maps.mean(2).softmax(-1) * cell_centres(maps.shape[3], maps)).sum(-1)
+    y = (maps.mean(3).softmax(-1) * cell_centres(maps.shape[2], maps)).sum(-1)
     return torch.stack([x, y], -1)
 
 
 def expectation(weights: Tensor) -> Tensor:
     """Return the mean place under weights that sum to 1 over a map, [B, K, H, W] -> [B, K, 2]."""
-    x = weights.sum(2) @ cell_centres(weights.shape[3], weights)
-    y = weights.sum(3) @ cell_centres(weights.shape[2], weights)
+    x = (weights.sum(2) * cell_centres(weights.shape[3], weights)).sum(-1)
+    y = (weights.sum(3) * cell_centres(weights.shape[2], weights)).sum(-1)
     return torch.stack([x, y], -1)
 
 

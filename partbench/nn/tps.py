@@ -99,7 +99,9 @@ class ThinPlateSpline(nn.Module):
     def grid(self, weights: Tensor) -> Tensor:
         """Return the sampling grids of warps, [n, C + 3, 2] -> [n, side, side, 2]."""
         n = len(weights)
-        flat = self.basis @ weights.permute(1, 0, 2).reshape(len(weights[0]), 2 * n)
+        columns = weights.permute(1, 0, 2).reshape(len(weights[0]), 2 * n)
+        with torch.autocast(columns.device.type, enabled=False):  # bfloat16 would miss by pixels
+            flat = self.basis @ columns
         return flat.view(self.side, self.side, n, 2).permute(2, 0, 1, 3)
 
     def carry_back(self, points: Tensor, weights: Tensor) -> Tensor:

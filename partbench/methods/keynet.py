@@ -1,0 +1,322 @@
+"""KeyNet: landmarks through conditional image generation (Jakab et al., NeurIPS 2018).
+
+Two warps of one image differ in where things are and agree in how they look. One gives the
+appearance, the other K keypoints and nothing else; from both together it is rendered again, so
+the keypoints must say where things are. Facts: arXiv 1806.07823, and the numbers of the authors'
+training code, which has no licence and of which nothing is used here.
+"""
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any, Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+from torch.optim import Adam, Optimizer
+
+from partbench.errors import BadInput
+from partbench.frame import Frame, of_cells
+from partbench.method import Batch, DataInfo, Keypoints, Method, MethodSettings
+from partbench.nn.keypoints import gaussian_maps, marginal_softmax
+from partbench.nn.perceptual import Name, Perceptual
+from partbench.nn.tps import Spread, ThinPlateSpline, warp
+
+TARGET = Spread(every=0.001, half=0.005, translation=0.1, scale=0.0, rotation=0.0)
+"""The warp of the image that is rendered again, and gives the keypoints."""
+SOURCE = Spread(every=0.001, half=0.01, translation=0.1, scale=0.1, rotation=5.0)
+"""The warp of that one, which gives the appearance."""
+LAYERS: dict[str, tuple[int, ...]] = {
+    "pixels": (),
+    "vgg16": (3, 8, 13, 20, 27),
+    "vgg19": (3, 8, 13, 22, 31),
+    "mobilenet": (1, 3, 5, 11, 13),
+}
+"""Activations compared: VGG's after conv1_2 to conv5_2 and its ReLU; of MobileNet, the last block
+of each of its five strides, so that there are five terms as well."""
+FIRST_AVERAGES = (100.0, 1.6, 2.3, 1.8, 2.8, 100.0)
+"""Of the errors in pixels and in each layer: where their running averages begin."""
+RHO = 0.99
+LOSS_SCALE = 1000.0
+
+
+class KeyNetSettings(MethodSettings):
+    """The settings for CelebA: images prepared at 160 px, of which 128 px are seen."""
+
+    k: int = Field(30, ge=1, description="K, number of keypoints")
+    margin: int = Field(
+        16,
+        ge=0,
+        description="pixels of the prepared image cut off on each side after the warp, so that "
+        "no border shows",
+    )
+    width: int = Field(32, ge=1, description="channels at full resolution; doubled at each halving")
+    stride: Literal[4, 8] = Field(8, description="pixels per cell of the heat maps")
+    gaussian_std: float = Field(
+        0.1, gt=0, description="s of the rendered keypoints exp(-d^2 / s^2), no 1/2; side is 2"
+    )
+    warp: float = Field(1.0, ge=0, description="factor on the SDs of the random warps")
+    perceptual: Name = Field(
+        "vgg16",
+        description="network whose activations are compared beside the pixels; the paper's VGG16 "
+        "had learnt to colour images and seen no label, torchvision's has seen ImageNet's",
+    )
+    mask_margin: float = Field(
+        10.0, ge=0, description="border without loss, px of a 128-px window, scaled to others"
+    )
+    mask_ramp: float = Field(
+        20.0, gt=0, description="then the loss's weight rises as tanh(px / this), scaled likewise"
+    )
+    grey_levels: float = Field(
+        1.0,
+        gt=0,
+        description="grey levels, of 255, that 1 of the renderer's output stands for; more than "
+        "the paper's 1 shortens the way to the first image",
+    )
+    init_std: float | None = Field(
+        0.01, gt=0, description="SD of the first weights; none: torch's own initialisation"
+    )
+    batch_size: int = Field(50, ge=1, description="images a step, over all processes")
+    learning_rate: float = Field(1e-3, gt=0, description="Adam")
+    decay: float = Field(0.95, gt=0, le=1, description="of the learning rate, every 100,000 steps")
+    weight_decay: float = Field(1e-5, ge=0, description="added to the gradients, as L2")
+    clip: float = Field(1.0, gt=0, description="largest norm of all gradients together")
+    images_per_epoch: int | None = Field(50_000, ge=1, description="an 'epoch' is 1000 steps")
+    epochs: int = Field(
+        150, ge=0, description="the authors: 100,000 to 150,000 steps are enough (their issue 1)"
+    )
+
+
+class Pair(NamedTuple):
+    """Two views of the same images, [B, 3, side, side] in [0, 1]."""
+
+    source: Tensor
+    target: Tensor
+    mask: Tensor
+    """[B, 1, side, side] in [0, 1], the weight of the target's pixels; 0 outside the image."""
+
+
+class KeyNet(Method):
+    """KeyNet with K keypoints: `k10`, `k30`, `k50`; `untrained` is its own floor."""
+
+    Settings = KeyNetSettings
+    VARIANTS = {
+        "k10": {"k": 10},
+        "k30": {"k": 30},
+        "k50": {"k": 50},
+        # Weights of SD 0.01 without the statistics of BatchNorm leave no trace of the image.
+        "untrained": {"epochs": 0, "init_std": None},
+    }
+    REDUCED = {
+        # Of some hundred steps none can be spent on the way to the first image, nor on telling
+        # keypoints apart that all begin in the centre.
+        "demo": {
+            "k": 10,
+            "margin": 8,
+            "width": 8,
+            "stride": 4,
+            "gaussian_std": 0.3,
+            "perceptual": "pixels",
+            "grey_levels": 64.0,
+            "init_std": None,
+            "batch_size": 16,
+            "images_per_epoch": None,
+            "epochs": 4,
+            "learning_rate": 2e-3,
+        },
+        "subset": {
+            "margin": 8,
+            "width": 16,
+            "stride": 4,
+            "gaussian_std": 0.2,
+            "perceptual": "mobilenet",
+            "grey_levels": 64.0,
+            "init_std": None,
+            "batch_size": 16,
+            "images_per_epoch": None,
+            "epochs": 10,
+            "learning_rate": 2e-3,
+        },
+    }
+    paper = "keynet"
+    protocol = {"points": "corner", "landmarks": "corner"}
+
+    def __init__(self, settings: KeyNetSettings, data: DataInfo) -> None:
+        super().__init__(settings, data)
+        s = self.settings = settings
+        self.side = data.size - 2 * s.margin
+        self.cells = self.side // s.stride
+        if self.cells < 2 or self.side % s.stride:
+            raise BadInput(
+                f"keynet sees a window of {self.side} px, the {data.size} px of the images "
+                f"less a `margin` of {s.margin} on each side; it must be a multiple of {s.stride} "
+                f"and at least {2 * s.stride}: change the data set's `size` or `margin`"
+            )
+        widths = [s.width * 2**i for i in range(s.stride.bit_length())]
+        self.image_encoder = encoder(widths)
+        self.pose_encoder = nn.Sequential(encoder(widths), nn.Conv2d(widths[-1], s.k, 1))
+        self.renderer = renderer(widths[-1] + s.k, widths)
+        if s.init_std:
+            for layer in self.modules():
+                if isinstance(layer, nn.Conv2d):
+                    nn.init.normal_(layer.weight, std=s.init_std)
+                    if layer.bias is not None:
+                        nn.init.zeros_(layer.bias)
+        self.perceptual = Perceptual(s.perceptual, LAYERS[s.perceptual], normalize=True)
+        terms = 1 + len(LAYERS[s.perceptual])
+        self.register_buffer("averages", torch.tensor(FIRST_AVERAGES[:terms]))
+        px = self.side / 128
+        mask = border_mask(data.size, s.mask_margin * px, s.mask_ramp * px)
+        self.register_buffer("mask", mask, persistent=False)
+        self.thin_plate = ThinPlateSpline(data.size)
+
+    averages: Tensor
+    """[1 + layers], of the errors so far."""
+    mask: Tensor
+    """[S, S]."""
+
+    def window(self, images: Tensor) -> Tensor:
+        """Return what is seen of prepared images, [B, C, S, S] -> [B, C, side, side]."""
+        m, end = self.settings.margin, self.settings.margin + self.side
+        return images[:, :, m:end, m:end]
+
+    def pair(self, images: Tensor) -> Pair:
+        """Return two random warps of images [B, 3, S, S]: a target, and a source made of it."""
+        n, factor = len(images), self.settings.warp
+        drawn = [self.thin_plate.draw(n, spread.times(factor)) for spread in (TARGET, SOURCE)]
+        to_target, to_source = (self.thin_plate.grid(weights) for weights in drawn)
+        masked = torch.cat([images, self.mask.expand(n, 1, -1, -1)], 1)
+        target, mask = warp(masked, to_target).split([3, 1], 1)
+        return Pair(*map(self.window, (warp(target, to_source), target, mask)))
+
+    def locate(self, images: Tensor) -> Tensor:
+        """Return the keypoints (x, y) of windows [B, 3, side, side]: [B, K, 2] float32."""
+        return marginal_softmax(self.pose_encoder(self.normalize(images)).float())
+
+    def render(self, appearance: Tensor, points: Tensor) -> Tensor:
+        """Return the image that looks like one and has its keypoints at `points`.
+
+        Args:
+            appearance: [B, 3, side, side] in [0, 1].
+            points: [B, K, 2].
+
+        Returns:
+            [B, 3, side, side] float32, 0 to 255 but for the renderer's errors.
+        """
+        sigma = self.settings.gaussian_std / math.sqrt(2)
+        maps = gaussian_maps(points, self.cells, self.cells, sigma)
+        code = torch.cat([self.image_encoder(self.normalize(appearance)), maps], 1)
+        return self.renderer(code).float() * self.settings.grey_levels
+
+    def errors(self, output: Tensor, target: Tensor, mask: Tensor) -> Tensor:
+        """Return the masked mean squared errors in pixels and in each layer, [1 + layers].
+
+        Args:
+            output: [B, 3, side, side], 0 to 255.
+            target: [B, 3, side, side], 0 to 255.
+            mask: [B, 1, side, side].
+        """
+        with torch.no_grad():
+            wanted = [target, *self.perceptual(target / 255)]
+        found = [output, *self.perceptual(output / 255)]
+        return torch.stack([masked_error(a, b, mask) for a, b in zip(wanted, found, strict=True)])
+
+    def balance(self, errors: Tensor) -> Tensor:
+        """Return the sum of errors, each relative to its running average, times 1000.
+
+        In training the averages take the errors in first.
+        """
+        if self.training:
+            self.averages.lerp_(errors.detach(), 1 - RHO)
+        return LOSS_SCALE * (errors / self.averages).sum()
+
+    def forward(self, batch: Batch, phase: str) -> dict[str, Tensor]:
+        """Return the balanced loss, and the errors that it balances."""
+        pair = self.pair(batch.images)
+        output = self.render(pair.source, self.locate(pair.target))
+        errors = self.errors(output, 255 * pair.target, pair.mask)
+        names = ("pixels", *(f"layer{i}" for i in range(1, len(errors))))
+        return {"loss": self.balance(errors), **dict(zip(names, errors.detach(), strict=True))}
+
+    def optimizers(self) -> dict[str, Optimizer]:
+        """Adam over everything, which clips its gradients before each step."""
+        s, parameters = self.settings, list(self.parameters())
+        self.adam = Adam(parameters, s.learning_rate, weight_decay=s.weight_decay)
+
+        def clip(*_: Any) -> None:
+            nn.utils.clip_grad_norm_(parameters, s.clip)
+
+        self.adam.register_step_pre_hook(clip)
+        return {"all": self.adam}
+
+    def after_step(self, step: int) -> None:
+        """Lower the learning rate every 100,000 steps."""
+        if step % 100_000 == 0:
+            for group in self.adam.param_groups:
+                group["lr"] *= self.settings.decay
+
+    def frame(self) -> Frame:
+        """Return the frame of the keypoints: between the centres of the window's outer cells."""
+        return of_cells(self.data.size, self.cells, self.settings.margin)
+
+    def keypoints(self, images: Tensor) -> Keypoints:
+        """Return the keypoints of images [B, 3, S, S]."""
+        return Keypoints(self.locate(self.window(images)))
+
+    def reconstruct(self, images: Tensor) -> Tensor:
+        """Return images rendered from their own appearance and keypoints, black in the margin."""
+        seen = self.window(images)
+        output = self.render(seen, self.locate(seen)) / 255
+        return F.pad(output.clamp(0, 1), 4 * [self.settings.margin])
+
+
+def conv(before: int, after: int, kernel: int = 3, stride: int = 1) -> list[nn.Module]:
+    """Return the layers of a convolution that keeps the size but for its stride."""
+    return [
+        nn.Conv2d(before, after, kernel, stride, kernel // 2, bias=False),
+        nn.BatchNorm2d(after),
+        nn.ReLU(inplace=True),
+    ]
+
+
+def encoder(widths: Sequence[int]) -> nn.Sequential:
+    """Return an encoder, [B, 3, S, S] -> [B, widths[-1], s, s]; each width but the first halves."""
+    layers = conv(3, widths[0], 7) + conv(widths[0], widths[0])
+    for before, after in pairwise(widths):
+        layers += conv(before, after, stride=2) + conv(after, after)
+    return nn.Sequential(*layers)
+
+
+def renderer(channels: int, widths: Sequence[int]) -> nn.Sequential:
+    """Return the way back, [B, channels, s, s] -> [B, 3, S, S]; the last layer is linear."""
+    layers: list[nn.Module] = []
+    for width in widths[:0:-1]:
+        layers += conv(channels, width) + conv(width, width) + [nn.Upsample(None, 2, "bilinear")]
+        channels = width
+    return nn.Sequential(*layers, *conv(channels, widths[0]), nn.Conv2d(widths[0], 3, 3, padding=1))
+
+
+def border_mask(side: int, margin: float, ramp: float) -> Tensor:
+    """Return tanh((distance to the nearest border pixel - margin) / ramp), 0 below: [side, side].
+
+    The paper's facts are a margin of zeros and a smooth ramp; that the ramp's length is tanh's
+    scale is our reading.
+    """
+    steps = torch.arange(side, dtype=torch.float32)
+    line = ((torch.minimum(steps, side - 1 - steps) - margin).clamp(min=0) / ramp).tanh()
+    return torch.minimum(line[:, None], line[None, :])
+
+
+def masked_error(target: Tensor, output: Tensor, mask: Tensor) -> Tensor:
+    """Return the mean of the squared differences times the mask: a scalar, at least float32.
+
+    Args:
+        target: [B, C, H, W].
+        output: [B, C, H, W].
+        mask: [B, 1, S, S], brought to H x W bilinearly.
+    """
+    weight = F.interpolate(mask, target.shape[2:], mode="bilinear")
+    difference = (target - output).to(torch.promote_types(output.dtype, torch.float32))
+    return (weight * difference.square()).mean()
