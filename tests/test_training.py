@@ -28,7 +28,7 @@ from partbench.data.prepared import Prepared
 from partbench.data.reader import DataSettings, Reader, Sample
 from partbench.errors import BadInput
 from partbench.extract import extract
-from partbench.files import atomic, locked
+from partbench.files import atomic, locked, read_json
 from partbench.method import Method, MethodSettings
 from partbench.methods.vae import VAE
 from partbench.model import load_model, precision_of
@@ -115,13 +115,17 @@ def test_every_method_trains_and_offers_what_it_says(name: str, tiny: Path, tmp_
         features = np.load(tmp_path / "outputs" / f"{split}.features.npy")
         assert features.shape[0] == TINY[split]
         assert features.dtype == np.float32
+    if hasattr(cls, "keypoints"):
+        about = read_json(tmp_path / "outputs" / "keypoints.json")
+        for name in ("train.points", "test.points", "test.carried"):
+            points = np.load(tmp_path / "outputs" / f"{name}.npy")
+            assert points.shape[0] == TINY[name.partition(".")[0]]
+            assert points.shape[2] == 2
+        assert set(about) == {"first", "last", "left", "side", "background", "protocol"}
     made = np.load(pictures)
-    assert {"originals"} | {
-        key
-        for key, attribute in (("reconstructions", "reconstruct"), ("samples", "generate"))
-        if hasattr(cls, attribute)
-    } == set(made)
-    assert all(made[key].shape[1:] == (32, 32, 3) for key in made)
+    offered = {"reconstructions": "reconstruct", "samples": "generate", "keypoints": "keypoints"}
+    assert {"originals"} | {k for k, has in offered.items() if hasattr(cls, has)} == set(made)
+    assert all(made[key].shape[1:] == (32, 32, 3) for key in set(made) - {"keypoints"})
 
 
 def test_what_was_not_trained_is_a_floor(tiny: Path, tmp_path: Path) -> None:

@@ -95,6 +95,9 @@ class DLPSettings(MethodSettings):
     )
     sigma: float = Field(0.1, gt=0, description="SD of the prior and of the Gaussian maps")
     mask_threshold: float = Field(0.2, gt=0, lt=1, description="of Gaussian maps as masks")
+    init_std: float | None = Field(
+        0.01, gt=0, description="SD of the convolutions' first weights; none: torch's own"
+    )
     learning_rate: float = Field(2e-4, gt=0, description="Adam, eps 1e-4")
     milestones: tuple[int, ...] = Field((50, 100, 200), description="epochs")
     gamma: float = Field(
@@ -242,9 +245,10 @@ class DLP(Method):
         )
         last = (k + 1) * (s.channels[0] // (k + 1) + 1)
         self.decoder = decoder((2 if s.objects else 3) * k, (*reversed(s.channels[1:]), last), 3)
-        for layer in self.modules():
-            if isinstance(layer, nn.Conv2d):
-                nn.init.normal_(layer.weight, std=0.01)
+        if s.init_std is not None:
+            for layer in self.modules():
+                if isinstance(layer, nn.Conv2d):
+                    nn.init.normal_(layer.weight, std=s.init_std)
         self.warper = ThinPlateSpline(data.size) if s.warps else None
         layers = PERCEPTUAL_LAYERS[s.perceptual]
         # The paper gives VGG its images as they are.

@@ -21,7 +21,7 @@ from partbench.errors import BadInput
 from partbench.frame import Frame, of_cells
 from partbench.method import Batch, DataInfo, Keypoints, Method, MethodSettings
 from partbench.nn.keypoints import gaussian_maps, marginal_softmax
-from partbench.nn.perceptual import Name, Perceptual
+from partbench.nn.perceptual import Name, Perceptual, fetched
 from partbench.nn.tps import Spread, ThinPlateSpline, warp
 
 TARGET = Spread(every=0.001, half=0.005, translation=0.1, scale=0.0, rotation=0.0)
@@ -239,6 +239,11 @@ class KeyNet(Method):
         errors = self.errors(output, 255 * pair.target, pair.mask)
         names = ("pixels", *(f"layer{i}" for i in range(1, len(errors))))
         return {"loss": self.balance(errors), **dict(zip(names, errors.detach(), strict=True))}
+
+    @classmethod
+    def weights(cls, settings: KeyNetSettings) -> tuple[str, ...]:
+        """Return the network of the reconstruction loss."""
+        return fetched(settings.perceptual)
 
     def optimizers(self) -> dict[str, Optimizer]:
         """Adam over everything, which clips its gradients before each step."""
