@@ -179,6 +179,7 @@ def lines(
     *,
     threshold: tuple[float, str] | None = None,
     level: tuple[float, str] | None = None,
+    within: tuple[float, float] | None = None,
     log: bool = False,
 ) -> Markup:
     """Draw one line a method, with the legend below.
@@ -190,16 +191,17 @@ def lines(
         key: names this chart in the page; unique.
         threshold: x of a dashed line across the chart, and its label.
         level: y of such a line.
+        within: limits of the y axis; without them the lines decide.
         log: whether the axes are logarithmic.
     """
     columns = 2
     rows = -(-len(lines) // columns)
-    width, plot, bottom = 390, 230, 46 + 18 * rows
+    width, plot, bottom = 390, 240, 42 + 17 * rows
     height = plot + bottom
     nth: Counter[str] = Counter()
     with mpl.rc_context(STYLE):
         fig = Figure(figsize=(width / 72, height / 72), facecolor="none")
-        ax = fig.add_axes((0.12, bottom / height, 0.86, 1 - (bottom + 8) / height))
+        ax = fig.add_axes((0.12, bottom / height, 0.86, 1 - (bottom + 18) / height))
         if log:
             ax.set_xscale("log")
             ax.set_yscale("log")
@@ -228,8 +230,8 @@ def lines(
         if threshold is not None:
             x, text = threshold
             ax.axvline(x, color=MUTED, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
-            top = ax.get_xaxis_transform()
-            ax.text(x, 0.02, f" {text}", transform=top, fontsize=11, color=MUTED)
+            inside = ax.get_xaxis_transform()
+            ax.text(x, 1.02, text, transform=inside, ha="center", fontsize=11, color=MUTED)
         if level is not None:
             y0, text = level
             ax.axhline(y0, color=MUTED, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
@@ -242,14 +244,15 @@ def lines(
                 fontsize=11,
                 color=MUTED,
             )
-        for axis in (ax.xaxis, ax.yaxis):
+        for axis, subs in ((ax.xaxis, (1,)), (ax.yaxis, (1, 2, 3, 5, 7))):
             if log:
-                axis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=8))
+                axis.set_major_locator(LogLocator(subs=subs, numticks=12))
                 axis.set_major_formatter(lambda value, _: f"{value:g}")
-                axis.set_minor_formatter(NullFormatter())
             else:
-                axis.set_major_locator(MaxNLocator(5))
+                axis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
         ax.minorticks_off()
+        if within is not None:
+            ax.set_ylim(*within)
         ax.set_xlabel(axes[0], fontsize=11.5)
         ax.set_ylabel(axes[1], fontsize=11.5)
         ax.grid(axis="y", color=RULE, linewidth=0.6)
@@ -286,10 +289,10 @@ def sheet(path: Path, most: int = 1100) -> Markup:
         return uri(image.convert("RGB"))
 
 
-def uri(image: Image.Image, quality: int = 92) -> Markup:
+def uri(image: Image.Image, quality: int = 92, effort: int = 6) -> Markup:
     """Encode as WebP, which every browser reads, keeps transparency and is a tenth of a PNG."""
     buffer = io.BytesIO()
-    image.save(buffer, "webp", quality=quality, method=6)
+    image.save(buffer, "webp", quality=quality, method=effort)
     return Markup("data:image/webp;base64,") + base64.b64encode(buffer.getvalue()).decode()
 
 

@@ -21,8 +21,9 @@ PICTURED, TOGETHER = 20, 5
 """Images with keypoints, and how many share a file: they break into lines as the page narrows."""
 TILE, FINE, GAP = 160, 2, 4
 """Side of an image, how many times finer it is drawn, and the gap between two; pixels."""
-OUTLINE, QUALITY = "#111111", 85
-PAIR = "white"
+OUTLINE, PAIR = "#111111", "white"
+ENCODING = {"quality": 85, "effort": 4}
+"""Many pictures: neither the page nor the wait for it should grow with them."""
 NUMBERS = ("equivariance", "failure_rate", "implicit_intercept")
 
 Point = tuple[float, float]
@@ -211,7 +212,8 @@ def parse(cell: Cell) -> Measured | None:
 def tiles_view(subject: Subject, pictures: Pictures) -> View | None:
     """Return the first test images with a method's keypoints, a few a file; None if damaged."""
     images, points = pictures.arrays["originals"], pictures.arrays["keypoints"]
-    if images.ndim != 4 or points.ndim != 3 or points.dtype.kind != "f":
+    pictured = images.dtype == np.uint8 and images.ndim == 4 and images.shape[3] == 3
+    if not pictured or points.ndim != 3 or points.shape[2] != 2 or points.dtype.kind != "f":
         return None
     background = any(cell.details.background for cell in subject.cells)
     points = points[:, :-1] if background else points
@@ -223,7 +225,7 @@ def tiles_view(subject: Subject, pictures: Pictures) -> View | None:
         f"seed {pictures.seed}",
         "images": [
             (
-                figures.uri(side_by_side(tiles[i : i + TOGETHER]), QUALITY),
+                figures.uri(side_by_side(tiles[i : i + TOGETHER]), **ENCODING),
                 f"Test images {i + 1} to {min(i + TOGETHER, shown)} with the "
                 f"{points.shape[1]} keypoints of {subject.name} drawn on",
             )
@@ -325,6 +327,7 @@ def error_chart(first: Sequence[tuple[Subject, Measured]], setting: str, key: st
         (f"error ({_unit(first)})", "images (%)"),
         f"Images with an error of at most {failure_at:g} %: {'; '.join(spoken)}",
         f"{key}.errors.{setting}",
+        within=(-2, 102),
         threshold=(failure_at, f"{failure_at:g} %"),
     )
 
@@ -386,7 +389,7 @@ def faces_views(found: Sequence[Subject], images: np.ndarray | None) -> list[Vie
                 f"Least error ({unit})" if kind == "best" else f"Greatest error ({unit})",
                 [
                     (
-                        figures.uri(face_tile(np.array(images[face.index]), face), QUALITY),
+                        figures.uri(face_tile(np.array(images[face.index]), face), **ENCODING),
                         f"Test image {face.index + 1}: {subject.name} is "
                         f"{text.number(face.error, '%')} {unit} off",
                         text.number(face.error, "%"),
@@ -420,7 +423,7 @@ def table(found: Sequence[Subject]) -> View:
             setting = HONEST if metric == "failure_rate" else ""
             numbers = [cell.number(metric, setting) for cell in subject.cells]
             row[metric] = _mean(numbers)
-            units[metric] = next((f" ({n.unit})" for n in numbers if n), units[metric])
+            units[metric] = next((n.unit for n in numbers if n), units[metric])
         curves = [cell.details.errors.get(HONEST) for cell in subject.cells]
         areas = [curve.area for curve in curves if curve]
         row["area"] = float(np.mean(areas)) if areas else float("nan")

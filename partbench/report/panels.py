@@ -27,7 +27,7 @@ HEADLINES = (
 """A probe's first metric is the first of these that it has; the others are folded away."""
 HEADLINE_SETTINGS: Mapping[str, Mapping[str, str]] = {
     "landmarks": {
-        "": "papers' protocol: no intercept",
+        "": "papers\N{RIGHT SINGLE QUOTATION MARK} protocol: no intercept",
         "intercept": "honest: with intercept",
     }
 }
