@@ -40,6 +40,13 @@ FAKES = (
     Fake("supervised", "demo", "ceiling", 88.0),
 )
 SETTINGS = ("frozen conv1", "frozen conv1-3", "frozen conv1-5")
+KEYPOINTS = {
+    ("patchvae", "demo"): 4.0,
+    ("patchvae", "lw+demo"): 6.0,
+    ("vae", "demo"): 5.0,
+    ("random_init", "demo"): 9.0,
+}
+"""Methods with keypoints, and their error on toy, in % of the inter-ocular distance."""
 TERMS = ("loss", "reconstruction", "kl_occurrence")
 
 
@@ -157,12 +164,76 @@ def _cells(folder: Path, fake: Fake, seed: int, rng: np.random.Generator) -> lis
     rows = [
         row("linear", metric="accuracy", value=accuracy, unit="%", note=note),
         row("linear", metric="log_loss", value=error, unit="nat", better="lower"),
+        *_landmarks(folder, fake, seed),
     ]
     if fake.role != "method":
         why = "the method offers no generate"
         return [*rows, row("generation", status="not applicable", reason=why)]
     psnr = np.nan if fake.method == HOSTILE else 14 + fake.level / 20 + float(rng.normal(0, 0.1))
     return [*rows, row("generation", metric="psnr", value=psnr, unit="dB")]
+
+
+def _landmarks(folder: Path, fake: Fake, seed: int) -> list[dict[str, Any]]:
+    """Write the cell of the landmark probe, of three landmarks of 60 images, and its pictures."""
+    level = KEYPOINTS.get((fake.method, fake.variant))
+    if level is None:
+        return []
+    rng = np.random.default_rng((seed, int(level)))
+    errors = np.sort(rng.gamma(4, level / 4, 60))
+    true = np.array([[8.0, 10.0], [22.0, 10.0], [15.0, 20.0]])
+    lower = {"": 1.2, "intercept": 1.0, "no background": 1.3, "no background, intercept": 1.1}
+    unit = "% inter-ocular"
+    numbers = [
+        *(("iod_error", s, float(errors.mean() * factor), unit) for s, factor in lower.items()),
+        *(("failure_rate", s, float(100 * (errors > 10).mean()), "%") for s in ("", "intercept")),
+        *([("implicit_intercept", "", 0.31, unit)] if fake.method == "vae" else []),
+        ("mean_shape", "", 9.5, unit),
+        ("equivariance", "", level / 3, "% of window side"),
+    ]
+    thresholds = np.linspace(0, 15, 31)
+    curves: dict[str, Any] = {"cumulative errors": {}, "few-shot": {}}
+    for setting in ("", "intercept"):
+        scaled = errors * lower[setting]
+        shares = [float((scaled <= threshold).mean()) for threshold in thresholds]
+        area = float(np.maximum(0, 1 - scaled / 10).mean())
+        curves["cumulative errors"][setting] = {
+            "thresholds": thresholds.tolist(),
+            "share": shares,
+            "area": area,
+            "area up to": 10.0,
+        }
+        curves["few-shot"][setting] = {
+            str(n): {"mean": level * (1 + 20 / n), "sd": None if n == 2000 else level / n}
+            for n in (2000, 1, 10, 100)
+        }
+    faces = [
+        {
+            "index": int(i),
+            "error": float(errors[i]),
+            "predicted": (true + rng.normal(0, errors[i] / 6, true.shape)).tolist(),
+            "true": [*true[:2].tolist(), [float("nan")] * 2],
+            "visible": [True, True, False],
+        }
+        for i in range(60)
+    ]
+    background = fake.method == "patchvae"
+    points = np.concatenate([np.tile(true, (8, 1, 1)), rng.normal(15, 6, (8, 8, 2))], axis=1)
+    run = f"{fake.method}/{fake.variant}/toy/{seed}"
+    cells = folder / "cells" / run / "toy"
+    cells.mkdir(parents=True, exist_ok=True)
+    details = {"K": points.shape[1], "background": background, **curves}
+    details["faces"] = {"best": faces[:8], "worst": faces[:-9:-1]}
+    keys = ("metric", "setting", "value", "unit")
+    metrics = [dict(zip(keys, number, strict=True)) for number in numbers]
+    _write(cells / "landmarks.json", {"metrics": metrics, "details": details})
+    if seed == 0:
+        path = cells / "pictures.npz"
+        arrays = dict(np.load(path)) if path.exists() else {}
+        images = {"originals": _images(np.random.default_rng(7), 8)}
+        np.savez(path, **(images | arrays), keypoints=points.astype(np.float32))
+    return [
+        _row(fake, "toy", seed, "landmarks", **metric, better="lower", n=60) for metric in metrics
+    ]
 
 
 def _classify(
@@ -194,7 +265,9 @@ def _run(folder: Path, fake: Fake, train: str, seed: int, rng: np.random.Generat
         path / "train.json",
         {
             "run": {"method": fake.method, "variant": fake.variant, "train": train, "seed": seed},
-            "settings": {"epochs": 12},
+            "settings": {"epochs": 12, "perceptual": "mobilenet"}
+            if fake.method == "vae"
+            else {"epochs": 12},
             "changes": changes if reduced else {},
             "runtime": {"device": "cpu", "threads": 2},
             "steps": 400,
@@ -262,6 +335,8 @@ def _data(path: Path, name: str, rng: np.random.Generator) -> None:
             "licence": f"made up {SCRIPT}",
         },
     )
+    if name == "toy":
+        np.save(path / "test.images.npy", _images(rng, 60))
     tiles = _images(rng, 40).reshape(4, 10, 32, 32, 3).transpose(0, 2, 1, 3, 4)
     Image.fromarray(tiles.reshape(128, 320, 3)).save(path / "sheet.png")
 

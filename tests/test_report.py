@@ -15,9 +15,12 @@ import pytest
 from fake_results import HOSTILE, SCRIPT, make
 
 from partbench import published
-from partbench.report import text
+from partbench.data.sheet import COLOURS
+from partbench.report import landmarks, text
 from partbench.report.compare import outcome, statements
+from partbench.report.landmarks import TILE, keypoint_tile, landmark_views
 from partbench.report.page import palette, write
+from partbench.report.panels import panel_views
 from partbench.report.papers import paper_views
 from partbench.report.read import read
 
@@ -222,6 +225,168 @@ def test_a_failed_cell_fails_its_published_rows(results: Path, tmp_path: Path) -
     summary = summary[(summary["method"] != "vae") | (summary["train"] != "cifar100")]
     summary.to_parquet(tmp_path / "summary.parquet")
     assert verdicts(tmp_path, published.load()).count(("failed", "boom")) == 3
+
+
+def section(page: str, name: str) -> str:
+    """Return a section of a page."""
+    return page[page.index(f'<section id="{name}">') :].partition("</section>")[0]
+
+
+def test_landmark_panels_open_with_two_settings(results: Path) -> None:
+    found = read(results)
+    panels = {panel["probe"]: panel for panel in panel_views(found, palette(found))}
+    panel = panels["landmarks"]
+    assert [group["title"] for group in panel["first"]] == [
+        "iod_error, papers\N{RIGHT SINGLE QUOTATION MARK} protocol: no intercept",
+        "iod_error, honest: with intercept",
+    ]
+    more = [group["title"] for group in panel["more"]]
+    assert more[:2] == ["iod_error, no background", "iod_error, no background, intercept"]
+    assert {"mean_shape", "failure_rate", "failure_rate, intercept"} <= set(more)
+    assert len(panels["classify"]["first"]) == 3
+
+
+def test_the_numbers_behind_landmarks(results: Path) -> None:
+    [view] = landmark_views(read(results), palette(read(results)))
+    rows = {row["name"]: row for row in view["table"]}
+    assert list(rows) == [
+        *("PatchVAE (demo)", "PatchVAE (lw+demo)", "VAE (demo)", "Random initialisation (demo)")
+    ]
+    vae, patchvae = rows["VAE (demo)"], rows["PatchVAE (demo)"]
+    assert (vae["perceptual"], patchvae["perceptual"]) == ("mobilenet", "")
+    assert vae["implicit_intercept"] == pytest.approx(0.31)
+    assert np.isnan(patchvae["implicit_intercept"])
+    assert (patchvae["k"], patchvae["role"]) == (11, "method")
+    summary = pd.read_parquet(results / "summary.parquet").query("method == 'vae'")
+    for metric, setting in (("equivariance", ""), ("failure_rate", "intercept")):
+        row = summary[(summary["metric"] == metric) & (summary["setting"] == setting)]
+        assert vae[metric] == pytest.approx(row["mean"].item())
+    areas = [
+        json.loads(path.read_text())["details"]["cumulative errors"]["intercept"]["area"]
+        for path in results.glob("cells/vae/demo/toy/*/toy/landmarks.json")
+    ]
+    assert len(areas) == 3
+    assert vae["area"] == pytest.approx(np.mean(areas))
+    assert view["units"]["implicit_intercept"] == "% inter-ocular"
+
+
+def test_keypoints_curves_and_faces_are_shown(results: Path, page: str) -> None:
+    [view] = landmark_views(read(results), palette(read(results)))
+    assert [one["title"] for one in view["pictures"]] == [
+        *("PatchVAE (demo)", "PatchVAE (lw+demo)", "VAE (demo)")
+    ]
+    assert [one["title"] for one in view["controls"]] == ["Random initialisation (demo)"]
+    assert [alt for _, alt in view["pictures"][0]["images"]] == [
+        "Test images 1 to 5 with the 10 keypoints of PatchVAE (demo) drawn on",
+        "Test images 6 to 8 with the 10 keypoints of PatchVAE (demo) drawn on",
+    ]
+    assert view["pictures"][2]["note"] == "11 keypoints, seed 0"
+    assert [len(charts) for _, charts in view["charts"]] == [2, 2]
+    assert view["charts"][0][0] == "honest: with intercept"
+    [(_, errors), (_, few)] = view["charts"][0][1]
+    for name in ("PatchVAE (demo)", "VAE (demo)", "Random initialisation", "10 %"):
+        assert name in words(errors)
+    assert "mean shape" in words(few)
+    assert "VAE (demo) 105.0 with 1 and 5.0 with 2000" in html.unescape(few)
+    means = [
+        np.mean([cell.error.value for cell in subject.cells if cell.error])
+        for subject in landmarks.subjects(read(results), palette(read(results)), "toy", "toy")
+        if subject.role == "method"
+    ]
+    names = [one["title"] for one in view["pictures"]]
+    assert [one["title"] for one in view["faces"]] == [names[i] for i in np.argsort(means)]
+    for one in view["faces"]:
+        best, worst = ([float(error) for _, _, error in row] for _, row in one["rows"])
+        assert (len(best), len(worst)) == (8, 8)
+        assert max(best) < min(worst)
+        assert worst == sorted(worst, reverse=True)
+    assert '<a href="#keypoints">' in page
+    values = re.findall(r'data-value="([^"]*)"', section(page, "keypoints"))
+    assert len(values) == 4 * 5
+    assert values.count("nan") == 3  # three methods have no implicit intercept
+    assert "nan" not in words(section(page, "keypoints")).lower().split()
+
+
+@pytest.mark.parametrize("ground", [0, 255])
+def test_a_keypoint_keeps_its_colour_and_stands_out(ground: int) -> None:
+    image = np.full((32, 32, 3), ground, np.uint8)
+    points = np.array([[8.0, 8.0], [24.0, 8.0], [np.nan, 3.0], [8.0, 24.0], [200.0, -90.0]])
+    scale = TILE / 32
+
+    def colour(tile: np.ndarray, x: float, y: float) -> list[int]:
+        return tile[int((y + 0.5) * scale), int((x + 0.5) * scale)].tolist()
+
+    for places in (points, points[:, ::-1]):
+        tile = np.asarray(keypoint_tile(image, places))
+        assert tile.shape == (TILE, TILE, 3)
+        for number in (0, 1, 3):
+            wanted = list(bytes.fromhex(COLOURS[number][1:]))
+            np.testing.assert_allclose(colour(tile, *places[number]), wanted, atol=3)
+        around = tile[30:56, 30:56].astype(int).sum(-1)
+        if ground:
+            assert around.min() < 120
+        assert colour(tile, 16, 16) == [ground] * 3
+
+
+def test_fifty_keypoints_look_different() -> None:
+    image = np.full((32, 32, 3), 128, np.uint8)
+    away = np.full((50, 2), -99.0)
+    tiles = []
+    for number in range(50):
+        points = away.copy()
+        points[number] = 15.5
+        tiles.append(np.asarray(keypoint_tile(image, points)).tobytes())
+    assert len(set(tiles)) == 50
+
+
+def drop_images(results: Path) -> None:
+    (results / "data" / "toy" / "test.images.npy").unlink()
+
+
+def drop_pictures(results: Path) -> None:
+    for path in results.rglob("pictures.npz"):
+        path.unlink()
+
+
+def drop_cells(results: Path) -> None:
+    for path in results.rglob("landmarks.json"):
+        path.write_text('{"metrics": [], "details": {"K": "many"}}')
+
+
+def drop_curves(results: Path) -> None:
+    for path in results.rglob("landmarks.json"):
+        record = json.loads(path.read_text())
+        for key in ("cumulative errors", "few-shot", "faces"):
+            del record["details"][key]
+        path.write_text(json.dumps(record))
+
+
+@pytest.mark.parametrize(
+    ("damage", "gone"),
+    [
+        (drop_images, {"faces"}),
+        (drop_pictures, {"pictures", "controls"}),
+        (drop_cells, {"charts", "faces", "table"}),
+        (drop_curves, {"charts", "faces"}),
+    ],
+)
+def test_what_is_missing_of_keypoints_is_left_out(
+    damage: Callable[[Path], None], gone: set[str], tmp_path: Path
+) -> None:
+    results = make(tmp_path / "fake", seeds=1)
+    damage(results)
+    found = read(results)
+    [view] = landmark_views(found, palette(found))
+    parts = ("pictures", "controls", "charts", "faces", "table")
+    assert {part for part in parts if not view[part]} == gone
+
+
+def test_images_out_of_reach_are_left_out(results: Path, tmp_path: Path) -> None:
+    shutil.copytree(results, tmp_path, dirs_exist_ok=True)
+    np.save(tmp_path / "data" / "toy" / "test.images.npy", np.zeros((3, 32, 32, 3), np.uint8))
+    found = read(tmp_path)
+    [view] = landmark_views(found, palette(found))
+    assert [[len(row) for _, row in one["rows"]] for one in view["faces"]] == [[3]] * 3
 
 
 def nothing(results: Path) -> None:

@@ -7,6 +7,7 @@ one chart serves the light scheme, the dark one and print.
 import base64
 import io
 import re
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,7 +18,7 @@ import pandas as pd
 from markupsafe import Markup, escape
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, NullFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 from PIL import Image
 
 INK, MUTED, RULE, FLOOR, CEILING, PAPER = (f"#0102{i:02x}" for i in range(6))
@@ -28,6 +29,8 @@ COLOURS = 8
 """Colours for methods; the style sheet holds them, safe for colour-blind readers."""
 MARKERS = "osD^vPXp"
 """One shape per colour, so that colour never stands alone."""
+DASHES = ("-", (0, (4, 2)), (0, (1, 1.5)), (0, (6, 1.5, 1, 1.5)))
+"""For lines of one colour: the variants of a method, and the controls."""
 POINTS = 120
 """A curve's points at most: more cannot be seen, and make the page heavy."""
 
@@ -72,6 +75,18 @@ class Bar(NamedTuple):
     high: float
     seeds: Sequence[float]
     text: str
+
+
+class Line(NamedTuple):
+    """One line of a line chart."""
+
+    label: str
+    role: str
+    colour: int
+    x: Sequence[float]
+    y: Sequence[float]
+    sd: Sequence[float] | None = None
+    """Bars around `y`, 0 where there is none."""
 
 
 def colour(index: int) -> str:
@@ -156,6 +171,105 @@ def curve(seeds: Sequence[pd.Series], index: int, title: str, key: str) -> Marku
         return _svg(fig, title, key)
 
 
+def lines(
+    lines: Sequence[Line],
+    axes: tuple[str, str],
+    title: str,
+    key: str,
+    *,
+    threshold: tuple[float, str] | None = None,
+    level: tuple[float, str] | None = None,
+    within: tuple[float, float] | None = None,
+    log: bool = False,
+) -> Markup:
+    """Draw one line a method, with the legend below.
+
+    Args:
+        lines: the lines.
+        axes: labels of the x and y axes.
+        title: what the chart says, for those who cannot see it.
+        key: names this chart in the page; unique.
+        threshold: x of a dashed line across the chart, and its label.
+        level: y of such a line.
+        within: limits of the y axis; without them the lines decide.
+        log: whether the axes are logarithmic.
+    """
+    columns = 2
+    rows = -(-len(lines) // columns)
+    width, plot, bottom = 390, 240, 42 + 17 * rows
+    height = plot + bottom
+    nth: Counter[str] = Counter()
+    with mpl.rc_context(STYLE):
+        fig = Figure(figsize=(width / 72, height / 72), facecolor="none")
+        ax = fig.add_axes((0.12, bottom / height, 0.86, 1 - (bottom + 18) / height))
+        if log:
+            ax.set_xscale("log")
+            ax.set_yscale("log")
+        for line in lines:
+            shade = {"floor": FLOOR, "ceiling": CEILING}.get(line.role, colour(line.colour))
+            control = line.role != "method"
+            marker = MARKERS[(nth[shade] if control else line.colour) % len(MARKERS)]
+            style: Any = DASHES[(nth[shade] + control) % len(DASHES)]
+            nth[shade] += 1
+            every = 1 if log else max(1, len(line.x) // 12)
+            ax.plot(
+                *(line.x, line.y, marker),
+                color=shade,
+                linestyle=style,
+                linewidth=1.2 if control else 2,
+                markersize=4.5,
+                mew=0,
+                markevery=every,
+                label=_short(line.label, 27),
+            )
+            if line.sd is not None:
+                y, sd = np.array(line.y), np.array(line.sd)
+                # On a logarithmic axis a bar that reaches below zero has no end.
+                low = np.maximum(y - sd, y / 10) if log else y - sd
+                ax.vlines(line.x, low, y + sd, color=shade, linewidth=1.2, alpha=0.7)
+        if threshold is not None:
+            x, text = threshold
+            ax.axvline(x, color=MUTED, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
+            inside = ax.get_xaxis_transform()
+            ax.text(x, 1.02, text, transform=inside, ha="center", fontsize=11, color=MUTED)
+        if level is not None:
+            y0, text = level
+            ax.axhline(y0, color=MUTED, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
+            right = ax.get_yaxis_transform()
+            ax.text(
+                *(0.99, y0, text),
+                transform=right,
+                ha="right",
+                va="bottom",
+                fontsize=11,
+                color=MUTED,
+            )
+        for axis, subs in ((ax.xaxis, (1,)), (ax.yaxis, (1, 2, 3, 5, 7))):
+            if log:
+                axis.set_major_locator(LogLocator(subs=subs, numticks=12))
+                axis.set_major_formatter(lambda value, _: f"{value:g}")
+            else:
+                axis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
+        ax.minorticks_off()
+        if within is not None:
+            ax.set_ylim(*within)
+        ax.set_xlabel(axes[0], fontsize=11.5)
+        ax.set_ylabel(axes[1], fontsize=11.5)
+        ax.grid(axis="y", color=RULE, linewidth=0.6)
+        ax.tick_params(length=0, labelsize=11)
+        fig.legend(
+            loc="lower left",
+            bbox_to_anchor=(0, 0),
+            ncols=columns,
+            frameon=False,
+            fontsize=11,
+            borderaxespad=0,
+            columnspacing=1,
+            handlelength=2.6,
+        )
+        return _svg(fig, title, key)
+
+
 def strip(images: np.ndarray, most: int = 8) -> Markup:
     """Return the first images of an array uint8 [n, S, S, 3] side by side, as a data URI."""
     images = images[:most]
@@ -165,20 +279,20 @@ def strip(images: np.ndarray, most: int = 8) -> Markup:
         left = i * (size + gap)
         canvas[:, left : left + size, :3] = image
         canvas[:, left : left + size, 3] = 255
-    return _uri(Image.fromarray(canvas))
+    return uri(Image.fromarray(canvas))
 
 
 def sheet(path: Path, most: int = 1100) -> Markup:
     """Return a contact sheet, at most `most` pixels wide, as a data URI."""
     with Image.open(path) as image:
         image.thumbnail((most, most * 4))
-        return _uri(image.convert("RGB"))
+        return uri(image.convert("RGB"))
 
 
-def _uri(image: Image.Image) -> Markup:
+def uri(image: Image.Image, quality: int = 92, effort: int = 6) -> Markup:
     """Encode as WebP, which every browser reads, keeps transparency and is a tenth of a PNG."""
     buffer = io.BytesIO()
-    image.save(buffer, "webp", quality=92, method=6)
+    image.save(buffer, "webp", quality=quality, method=effort)
     return Markup("data:image/webp;base64,") + base64.b64encode(buffer.getvalue()).decode()
 
 

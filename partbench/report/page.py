@@ -15,6 +15,7 @@ from markupsafe import Markup
 from partbench import published as literature
 from partbench.files import atomic
 from partbench.report import figures, text
+from partbench.report.landmarks import landmark_views
 from partbench.report.panels import View, optimism, panel_views, tally
 from partbench.report.papers import paper_views
 from partbench.report.read import RUN, Pictures, Results, Run, read
@@ -69,6 +70,7 @@ def render(results: Results, published: pd.DataFrame) -> str:
         labels=literature.LABELS,
         settings=settings_views(runs),
         curves=curve_views(runs, colours),
+        landmarks=landmark_views(results, colours),
         pictures=picture_views(in_order(results.pictures, colours)),
         data=data_views(results),
         optimism=optimism(results.summary),

@@ -25,6 +25,14 @@ HEADLINES = (
     "fid",
 )
 """A probe's first metric is the first of these that it has; the others are folded away."""
+HEADLINE_SETTINGS: Mapping[str, Mapping[str, str]] = {
+    "landmarks": {
+        "": "papers\N{RIGHT SINGLE QUOTATION MARK} protocol: no intercept",
+        "intercept": "honest: with intercept",
+    }
+}
+"""Probe -> the settings of its first metric that are not folded away, and what they are called; a
+probe that is not here has none folded."""
 CELL = ["method", "variant", "train", "eval", "probe"]
 View = dict[str, Any]
 """What the template reads of one thing."""
@@ -37,12 +45,19 @@ def panel_views(results: Results, colours: Mapping[str, int]) -> list[View]:
     by_data = results.summary.groupby(["probe", "train", "eval"], sort=False)
     for (probe, train, evaluated), table in by_data:
         names = list(dict.fromkeys(table["metric"]))
-        first = next((m for m in HEADLINES if m in names), names[0])
+        metric = next((m for m in HEADLINES if m in names), names[0])
+        settings = HEADLINE_SETTINGS.get(str(probe), {})
+        places = {(metric, setting): i for i, setting in enumerate(settings)}
         groups = [
-            group_view(group, colours, wanted)
-            for _, group in sorted(
-                table.groupby(GROUP, sort=False), key=lambda item: item[0][3] != first
-            )
+            group_view(same, colours, wanted, settings if same["metric"].iloc[0] == metric else {})
+            for _, same in table.groupby(GROUP, sort=False)
+        ]
+        groups.sort(key=lambda g: places.get((g["metric"], g["setting"]), len(places)))
+        groups.sort(key=lambda g: g["metric"] != metric)
+        first = [
+            group
+            for group in groups
+            if group["metric"] == metric and (not settings or group["setting"] in settings)
         ]
         panels.append(
             {
@@ -51,8 +66,8 @@ def panel_views(results: Results, colours: Mapping[str, int]) -> list[View]:
                 "probe": probe,
                 "train": train,
                 "eval": evaluated,
-                "first": [group for group in groups if group["metric"] == first],
-                "more": [group for group in groups if group["metric"] != first],
+                "first": first,
+                "more": groups[len(first) :],
                 "tables": [
                     table_view([row for g in groups if g["metric"] == metric for row in g["rows"]])
                     for metric in dict.fromkeys(group["metric"] for group in groups)
@@ -85,14 +100,27 @@ def table_view(rows: list[View]) -> View:
     }
 
 
-def group_view(group: pd.DataFrame, colours: Mapping[str, int], wanted: Mapping[Any, int]) -> View:
-    """Return one chart with its statements and table rows: one metric in one setting."""
+def group_view(
+    group: pd.DataFrame,
+    colours: Mapping[str, int],
+    wanted: Mapping[Any, int],
+    titles: Mapping[str, str],
+) -> View:
+    """Return one chart with its statements and table rows: one metric in one setting.
+
+    Args:
+        group: the rows.
+        colours: of the methods, see `partbench.report.page.palette`.
+        wanted: see `asked`.
+        titles: setting -> what it is called; one that is not here goes by its own name.
+    """
     group = ordered(group)
     one = group.iloc[0]
     unit, better = one["unit"], one["better"]
     floor = best_floor(group)
     key = text.address(*(one[column] for column in GROUP))
-    title = one["metric"] + (f", {one['setting']}" if one["setting"] else "")
+    setting = titles.get(one["setting"], one["setting"])
+    title = one["metric"] + (f", {setting}" if setting else "")
     label = f"{one['metric']}{f' ({unit})' if unit else ''}, {better} is better"
     rows = [
         row_view({str(k): v for k, v in row.items()}, floor, wanted)
@@ -119,6 +147,7 @@ def group_view(group: pd.DataFrame, colours: Mapping[str, int], wanted: Mapping[
         "id": f"chart-{key}",
         "title": title,
         "metric": one["metric"],
+        "setting": one["setting"],
         "chart": figures.intervals(bars, label, f"{title}. {spoken}", key),
         "statements": statements(group),
         "rows": rows,

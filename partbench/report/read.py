@@ -85,6 +85,8 @@ class Data(NamedTuple):
     name: str
     meta: dict[str, Any]
     sheet: Path | None
+    images: np.ndarray | None
+    """Of its test split, uint8 [N, S, S, 3], opened and not read."""
 
 
 class Pictures(NamedTuple):
@@ -98,6 +100,18 @@ class Pictures(NamedTuple):
     arrays: dict[str, np.ndarray]
 
 
+class Cell(NamedTuple):
+    """What one probe found of one run on a data set."""
+
+    method: str
+    variant: str
+    train: str
+    seed: str
+    eval: str
+    record: dict[str, Any]
+    """Its json file."""
+
+
 class Results(NamedTuple):
     """All that the page is made of."""
 
@@ -107,6 +121,8 @@ class Results(NamedTuple):
     runs: list[Run]
     data: list[Data]
     pictures: list[Pictures]
+    landmarks: list[Cell]
+    """The cells of the landmark probe."""
 
 
 def read(folder: Path) -> Results:
@@ -119,13 +135,18 @@ def read(folder: Path) -> Results:
     data = []
     for path in sorted((folder / "data").glob("*/meta.json")):
         sheet = path.with_name("sheet.png")
-        data.append(Data(path.parent.name, _json(path), sheet if sheet.exists() else None))
+        images = _images(path.with_name("test.images.npy"))
+        data.append(Data(path.parent.name, _json(path), sheet if sheet.exists() else None, images))
     pictures = []
     for path in sorted((folder / "cells").glob("*/*/*/*/*/pictures.npz")):
         arrays = _arrays(path)
         if "originals" in arrays:
             method, variant, train, seed, evaluated = path.parts[-6:-1]
             pictures.append(Pictures(method, variant, train, seed, evaluated, arrays))
+    landmarks = []
+    for path in sorted((folder / "cells").glob("*/*/*/*/*/landmarks.json")):
+        method, variant, train, seed, evaluated = path.parts[-6:-1]
+        landmarks.append(Cell(method, variant, train, seed, evaluated, _json(path)))
     return Results(
         _json(folder / "config.json"),
         _table(folder / "metrics.parquet", METRICS),
@@ -133,6 +154,7 @@ def read(folder: Path) -> Results:
         runs,
         data,
         pictures,
+        landmarks,
     )
 
 
@@ -165,6 +187,14 @@ def _arrays(path: Path) -> dict[str, np.ndarray]:
             return {key: archive[key] for key in archive.files}
     except (OSError, ValueError, zipfile.BadZipFile):
         return {}
+
+
+def _images(path: Path) -> np.ndarray | None:
+    try:
+        images = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError):
+        return None
+    return images if images.dtype == np.uint8 and images.shape[3:] == (3,) else None
 
 
 def _table(path: Path, columns: list[str]) -> pd.DataFrame:
