@@ -29,7 +29,7 @@ class MeanShape(Method):
 
     Settings = MeanShapeSettings
     VARIANTS = {"mafl": {"margin": 16}}
-    REDUCED = {"demo": {}, "subset": {}}
+    REDUCED = {"demo": {}, "subset": {"margin": 8}}
     role = "floor"
     protocol = {"points": "centred", "landmarks": "corner"}
 

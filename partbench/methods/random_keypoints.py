@@ -26,7 +26,7 @@ class RandomKeypoints(Method):
 
     Settings = RandomKeypointsSettings
     VARIANTS = {"k10": {"k": 10}, "k30": {}, "k50": {"k": 50}, "mafl": {"margin": 16}}
-    REDUCED = {"demo": {"k": 10}, "subset": {}}
+    REDUCED = {"demo": {"k": 10}, "subset": {"margin": 8}}
     role = "floor"
     protocol = {"points": "centred", "landmarks": "corner"}
 

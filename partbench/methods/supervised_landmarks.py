@@ -78,7 +78,7 @@ class SupervisedLandmarks(Method):
     VARIANTS = {"mafl": {"margin": 16}, "untrained": {"epochs": 0}}
     REDUCED = {
         "demo": {"width": 8, "epochs": 5, "batch_size": 32, "learning_rate": 6e-3},
-        "subset": {"width": 16, "epochs": 10, "learning_rate": 3e-3},
+        "subset": {"margin": 8, "width": 16, "epochs": 10, "learning_rate": 3e-3},
     }
     role = "ceiling"
     learns_from = "landmarks"
