@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.plugins import MixedPrecision
 from lightning_fabric.strategies.ddp import DDPStrategy
 from torch import Tensor
 from torch.optim import Optimizer
@@ -61,10 +62,12 @@ def train(run: Run, settings: Any, runtime: Runtime, data: Path, out: Path) -> N
     cls = methods.load(run.method)
     # Each phase of an adversarial method leaves the other player's parameters without gradients.
     several = DDPStrategy(find_unused_parameters=len(cls.phases) > 1)
+    mixed = precision_of(runtime) == "bf16-mixed"
     fabric = Fabric(
         accelerator=device_of(runtime),
         devices=runtime.devices,
-        precision=precision_of(runtime),
+        precision=None if mixed else "32-true",
+        plugins=[_Mixed("bf16-mixed", device_of(runtime))] if mixed else [],
         strategy=several if runtime.devices > 1 else "auto",
     )
     if runtime.devices > 1:
@@ -75,6 +78,13 @@ def train(run: Run, settings: Any, runtime: Runtime, data: Path, out: Path) -> N
     with locked(out):
         sweep(out)
         _Training(fabric, run, settings, runtime, Prepared(data), out).go()
+
+
+class _Mixed(MixedPrecision):
+    """bfloat16 where autocast chooses it; Fabric's own would round images and landmarks first."""
+
+    def convert_input(self, data: Any) -> Any:
+        return data
 
 
 class _Training:

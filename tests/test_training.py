@@ -336,6 +336,24 @@ def test_bf16_trains_and_keeps_its_state_in_float32(tiny: Path, tmp_path: Path) 
             assert [line[k] for k in terms] == pytest.approx([near[k] for k in terms], rel=0.05)
 
 
+def test_bf16_leaves_images_and_landmarks_as_they_are(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+    cls = methods.load("supervised_landmarks")
+    forward = cls.forward
+
+    def look(self: Any, batch: Any, phase: str) -> Any:
+        seen.append((batch.images.dtype, batch.landmarks.dtype))
+        return forward(self, batch, phase)
+
+    monkeypatch.setattr(cls, "forward", look)
+    settings = methods.resolve(cls, "demo", {"epochs": 1, "batch_size": 32}, "test")
+    mixed = CPU.model_copy(update={"precision": "bf16-mixed"})
+    train(Run("supervised_landmarks", "demo", "toy", 0), settings, mixed, tiny, tmp_path / "out")
+    assert set(seen) == {(torch.float32, torch.float32)}
+
+
 @pytest.mark.parametrize("has", [True, False])
 def test_auto_precision_is_what_the_hardware_has(
     has: bool, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
