@@ -32,7 +32,7 @@ from partbench.method import Batch, DataInfo, resolve
 from partbench.methods.dlp import DLP, PERCEPTUAL_LAYERS, STRONG, WEAK
 from partbench.model import precision_of
 from partbench.nn import particles, perceptual
-from partbench.nn.tps import ThinPlateSpline, warp
+from partbench.nn.tps import warp
 from partbench.run import Runtime
 
 SIZE, K, PROPOSALS = 160, 30, 50
@@ -241,23 +241,18 @@ def compare_glimpses(turns: int, device: str) -> dict[str, Any]:
 
 
 def compare_pairs(turns: int, device: str) -> dict[str, Any]:
-    """Compare warped pairs of 64 images of 160 px."""
-    images = torch.rand(64, SIZE, SIZE, 3).permute(0, 3, 1, 2)
+    """Compare the warped pairs of 64 images of 160 px, windows of 128 px."""
+    method, images = celeba(64, device)
     on_device, one_by_one = images.to(device), images.contiguous()
-    spline = ThinPlateSpline(SIZE).to(device)
-
-    def ours() -> None:
-        weak, strong = (spline.grid(spline.draw(len(images), s)) for s in (WEAK, STRONG))
-        warp(warp(on_device, weak), strong)
-
     loaders = {
         "kept": plain_dlp.LoaderWarper(SIZE),
         "recomputed": plain_dlp.LoaderWarper(SIZE, keep=False),
     }
-    runs = {
-        name: lambda loader=loader: loader.pairs(one_by_one) for name, loader in loaders.items()
+    runs: dict[str, Callable[[], Any]] = {
+        name: lambda loader=loader: [method.window(t) for t in loader.pairs(one_by_one)]
+        for name, loader in loaders.items()
     }
-    took = in_turn({"ours": ours, **runs}, turns, device)
+    took = in_turn({"ours": lambda: method.pair(on_device), **runs}, turns, device)
     return {
         name: ratio(f"pairs, terms {name}", took["ours"], took[name], PAIRS_TARGET)
         for name in loaders
