@@ -21,6 +21,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import nullcontext
+from functools import partial
 from multiprocessing import get_context
 from typing import Any
 
@@ -29,10 +30,10 @@ from torch import Tensor
 
 from benchmarks import common, plain_dlp
 from partbench.method import Batch, DataInfo, resolve
-from partbench.methods.dlp import DLP, PERCEPTUAL_LAYERS, STRONG, WEAK
+from partbench.methods.dlp import DLP, PERCEPTUAL_LAYERS, WEAK
 from partbench.model import precision_of
 from partbench.nn import particles, perceptual
-from partbench.nn.tps import warp
+from partbench.nn.tps import STRONG, warp
 from partbench.run import Runtime
 
 SIZE, K, PROPOSALS = 160, 30, 50
@@ -101,7 +102,8 @@ def check_same(device: str) -> float:
     parameters = list(method.parameters())
 
     def terms(*pair: Tensor) -> list[Tensor]:
-        values = method.loss(*map(method.window, pair), noise)
+        x, x_prior = map(method.window, pair)
+        values = method.loss(x, x_prior, noise)
         gradient = torch.autograd.grad(values["loss"], parameters)
         return [*(value.detach() for value in values.values()), *(g.norm() for g in gradient)]
 
@@ -153,30 +155,35 @@ def ratio(
     return result
 
 
-def compare_step(batch: int, turns: int, device: str) -> dict[str, Any]:
-    """Compare training steps, memory before time."""
+def compare_memory(batch: int, device: str) -> dict[str, Any]:
+    """Compare the peak memory of steps.
+
+    Comes before all else, as a process starts with the peak of the one that started it.
+    """
     peaks = {}
     for way in WAYS:
         with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
             arguments = (way, batch, device, torch.get_num_threads())
             peaks[way] = pool.submit(peak_bytes, *arguments).result()
     less = peaks["plain"] / peaks["ours"]
-    met = "met" if less >= MEMORY_TARGET else "not met"
+    met = less >= MEMORY_TARGET
     mib = ", ".join(f"{way} {peak / 2**20:.0f} MiB" for way, peak in peaks.items())
     print(
-        f"dlp, peak memory of a step: {mib}, ratio {less:.3g} (target >= {MEMORY_TARGET}: {met})",
+        f"dlp, peak memory of a step: {mib}, ratio {less:.3g} "
+        f"(target >= {MEMORY_TARGET}: {'met' if met else 'not met'})",
         flush=True,
     )
+    return {"bytes": peaks, "ratio": less, "target": MEMORY_TARGET, "met": met}
+
+
+def compare_step(batch: int, turns: int, device: str) -> dict[str, Any]:
+    """Compare training steps."""
     trainings = {way: Training(way, batch, device) for way in WAYS}
     took = in_turn({way: training.step for way, training in trainings.items()}, turns, device)
     return {
         "bf16": trainings["ours"].bf16,
-        "peak_bytes": peaks,
-        "peak_ratio": less,
-        "peak_target": MEMORY_TARGET,
-        "peak_met": less >= MEMORY_TARGET,
-        "step": ratio("step", took["ours"], took["plain"], STEP_TARGET),
-        "step_float32": ratio("step, float32", took["ours_float32"], took["plain"]),
+        "default": ratio("step", took["ours"], took["plain"], STEP_TARGET),
+        "float32": ratio("step, float32", took["ours_float32"], took["plain"]),
     }
 
 
@@ -248,11 +255,9 @@ def compare_pairs(turns: int, device: str) -> dict[str, Any]:
         "kept": plain_dlp.LoaderWarper(SIZE),
         "recomputed": plain_dlp.LoaderWarper(SIZE, keep=False),
     }
-    runs: dict[str, Callable[[], Any]] = {
-        name: lambda loader=loader: [method.window(t) for t in loader.pairs(one_by_one)]
-        for name, loader in loaders.items()
-    }
-    took = in_turn({"ours": lambda: method.pair(on_device), **runs}, turns, device)
+    runs: dict[str, Callable[[], Any]] = {"ours": partial(method.pair, on_device)}
+    runs |= {name: partial(loader.pairs, one_by_one) for name, loader in loaders.items()}
+    took = in_turn(runs, turns, device)
     return {
         name: ratio(f"pairs, terms {name}", took["ours"], took[name], PAIRS_TARGET)
         for name in loaders
@@ -265,6 +270,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--batch", type=int, default=64 if device == "cuda" else 8)
     parser.add_argument("--turns", type=int, default=20 if device == "cuda" else 5)
     args = parser.parse_args(argv)
+    memory = compare_memory(args.batch, device)
     difference = check_same(device)
     print(
         f"dlp: ours and the plain formulation differ by {difference:.1g} of a loss term", flush=True
@@ -272,6 +278,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     torch.manual_seed(0)
     result = {
         "largest_relative_difference": difference,
+        "peak_memory": memory,
         "training_step": compare_step(args.batch, args.turns, device),
         "chamfer_kl": compare_chamfer(args.turns, device),
         "glimpses": compare_glimpses(args.turns, device),

@@ -257,16 +257,22 @@ class PointConv(nn.Module):
 
 def conv_block(before: int, after: int, kernel: int, stride: int, slope: float) -> nn.Sequential:
     """Return a convolution with replicate padding and no bias, BatchNorm, and LeakyReLU."""
-    conv = nn.Conv2d(
-        before,
-        after,
-        kernel,
-        stride,
-        kernel // 2,
-        padding_mode="replicate",
-        bias=False,
-    )
+    conv = ReplicateConv(before, after, kernel, stride, bias=False)
     return nn.Sequential(conv, nn.BatchNorm2d(after), nn.LeakyReLU(slope))
+
+
+class ReplicateConv(nn.Conv2d):
+    """A convolution of maps that go on beyond their border as at their border.
+
+    Padding is kept out of autocast, which on a CPU would make it float32 and keep that copy for
+    the backward pass, though nothing is computed.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """[B, before, H, W] -> [B, after, H / stride, W / stride]."""
+        with torch.autocast(input.device.type, enabled=False):
+            padded = F.pad(input, [self.kernel_size[0] // 2] * 4, mode="replicate")
+        return super().forward(padded)
 
 
 def encoder(widths: tuple[int, ...], maps: int, kernel: int) -> nn.Sequential:
@@ -287,11 +293,12 @@ def decoder(before: int, widths: tuple[int, ...], out: int) -> nn.Sequential:
 
 
 class Double(nn.Module):
-    """Bilinear enlargement to twice the side."""
+    """Bilinear enlargement to twice the side, in the precision of the maps."""
 
     def forward(self, maps: Tensor) -> Tensor:
         """[B, C, H, W] -> [B, C, 2H, 2W]."""
-        return F.interpolate(maps, scale_factor=2, mode="bilinear")
+        with torch.autocast(maps.device.type, enabled=False):
+            return F.interpolate(maps, scale_factor=2, mode="bilinear")
 
 
 def mlp(before: int, after: int) -> nn.Sequential:
