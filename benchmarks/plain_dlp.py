@@ -7,6 +7,7 @@ that nobody trains. The functions take and return what those of partbench of the
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 from unittest.mock import patch
 
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from partbench.methods import dlp
 from partbench.nn.particles import PointConv
-from partbench.nn.tps import ThinPlateSpline
+from partbench.nn.tps import STRONG, ThinPlateSpline
 
 
 def chamfer_kl(mu: Tensor, logvar: Tensor, prior_mu: Tensor, prior_logvar: float) -> Tensor:
@@ -108,7 +109,7 @@ def pass_messages(layer: PointConv, h: Tensor, points: Tensor) -> Tensor:
     """Pass messages along a list of edges, the whole network applied to each."""
     batch, n = h.shape[:2]
     k = min(layer.neighbours, n)
-    senders = []
+    senders: list[Tensor] = []
     for own in points:
         near = torch.cdist(own, own).topk(k, -1, largest=False).indices
         senders.append(near.flatten() + n * len(senders))
@@ -137,9 +138,10 @@ def distance(method: dlp.DLP, output: Tensor, target: Tensor) -> Tensor:
 @contextmanager
 def formulation() -> Iterator[None]:
     """Have DLP compute its terms by the functions of this module."""
-    terms = (chamfer_kl, composite, gaussian_maps, glimpses)
+    functions = (chamfer_kl, composite, gaussian_maps, glimpses)
+    terms: dict[str, Any] = {function.__name__: function for function in functions}
     with (
-        patch.multiple(dlp, **{term.__name__: term for term in terms}),
+        patch.multiple(dlp, **terms),
         patch.object(dlp.DLP, "distance", distance),
         patch.object(PointConv, "forward", pass_messages),
     ):
@@ -186,7 +188,7 @@ class LoaderWarper:
     def pairs(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Return pairs of random warps of images [B, C, side, side]."""
         found = [
-            self.pair(image, self.spline.draw(1, dlp.WEAK)[0], self.spline.draw(1, dlp.STRONG)[0])
+            self.pair(image, self.spline.draw(1, dlp.WEAK)[0], self.spline.draw(1, STRONG)[0])
             for image in images
         ]
         weak, strong = zip(*found, strict=True)
