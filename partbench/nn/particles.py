@@ -258,7 +258,7 @@ class PointConv(nn.Module):
 def conv_block(before: int, after: int, kernel: int, stride: int, slope: float) -> nn.Sequential:
     """Return a convolution with replicate padding and no bias, BatchNorm, and LeakyReLU."""
     conv = ReplicateConv(before, after, kernel, stride, bias=False)
-    return nn.Sequential(conv, nn.BatchNorm2d(after), nn.LeakyReLU(slope))
+    return nn.Sequential(conv, nn.BatchNorm2d(after), nn.LeakyReLU(slope, inplace=True))
 
 
 class ReplicateConv(nn.Conv2d):
