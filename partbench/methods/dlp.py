@@ -434,7 +434,9 @@ class DLP(Method):
         weak, strong = (self.warper.draw(len(images), spread) for spread in (WEAK, STRONG))
         with torch.autocast(images.device.type, enabled=False):
             x = warp(images, self.warper.grid(weak))
-            return self.window(x), self.window(warp(x, self.warper.grid(strong)))
+            # The strong warp only where it is seen; the whole weak one is its source.
+            seen = self.window(self.warper.grid(strong).movedim(-1, 1)).movedim(1, -1)
+            return self.window(x), warp(x, seen)
 
     def window(self, images: Tensor) -> Tensor:
         """Return the part of prepared images that the networks see."""

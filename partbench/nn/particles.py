@@ -77,8 +77,7 @@ def placement(points: Tensor, glimpse: int, side: int) -> tuple[Tensor, Tensor]:
     """Return the bilinear weights between a glimpse's pixels and the image's, per axis.
 
     The weight of pixel s of the image for pixel i of a glimpse around p is the hat function
-    max(0, 1 - |s - i - c - p side / 2|), with c the first pixel of a centred glimpse. The same
-    matrix cuts a glimpse out (over s) and puts it back (over i).
+    max(0, 1 - |s - i - c - p side / 2|), with c the first pixel of a centred glimpse.
 
     Args:
         points: [B, K, 2], where glimpses are centred; gradients flow to them.
@@ -175,14 +174,51 @@ def composite(
         [B, 3, side, side], the sum over particles of share times colour; [B, 1, side, side], the
         sum of shares, clamped to [0, 1].
     """
-    x, y = placement(points, patches.shape[-1], side)
-    rows = torch.einsum("bkis,bkcij->bkcsj", y, patches)
-    placed = torch.einsum("bkcsj,bkjt->bkcst", rows, x).clamp(0, 1)
-    alpha = placed[:, :, :1]
+    batch, margin = len(patches), patches.shape[-1] + 1
+    wide = side + 2 * margin
+    placed, pixel = _placed(patches, points, side)
+    alpha, colour = placed[:, :, 0], placed[:, :, 1:]
     if noise is not None:
-        alpha = torch.where(alpha > 0.1, alpha + noise, alpha)
-    share = shares(on[..., None, None, None] * alpha)
-    return (share * placed[:, :, 1:]).sum(1), share.sum(1).clamp(0, 1)
+        here = F.pad(noise, [margin] * 4).flatten(2).gather(2, pixel)
+        alpha = torch.where(alpha > 0.1, alpha + here, alpha)
+    alpha = on.unsqueeze(-1) * alpha
+    left, space = [], alpha.new_ones(batch, wide**2)
+    for own, where in zip(alpha.detach().unbind(1), pixel.unbind(1), strict=True):
+        left.append(space.gather(1, where))
+        space.scatter_add_(1, where, -torch.minimum(left[-1], own))
+    share = torch.minimum(torch.stack(left, 1), alpha).unsqueeze(2)
+    layers = torch.cat([share * colour, share], 2).transpose(1, 2).flatten(2)
+    index = pixel.flatten(1).unsqueeze(1).expand_as(layers)
+    image = layers.new_zeros(batch, 4, wide**2).scatter_add(2, index, layers)
+    image = image.view(batch, 4, wide, wide)[..., margin:-margin, margin:-margin]
+    return image[:, :3], image[:, 3:].clamp(0, 1)
+
+
+def _placed(patches: Tensor, points: Tensor, side: int) -> tuple[Tensor, Tensor]:
+    """Return what patches show where they lie, and where that is.
+
+    A patch of side g that lies between pixels covers g + 1 of them a side. They are counted row by
+    row in the image with a margin of g + 1 pixels, on which everything outside of it falls.
+
+    Args:
+        patches: [B, K, C, g, g].
+        points: [B, K, 2], their centres.
+        side: of the image, pixels.
+
+    Returns:
+        [B, K, C, (g + 1)^2]; [B, K, (g + 1)^2], int64.
+    """
+    glimpse = patches.shape[-1]
+    margin, start = glimpse + 1, points * (side / 2) + (side - glimpse) // 2
+    first = start.detach().floor()
+    x, y = (start - first)[..., None, None, None].unbind(2)
+    across = torch.lerp(F.pad(patches, (0, 1)), F.pad(patches, (1, 0)), x)
+    placed = torch.lerp(F.pad(across, (0, 0, 0, 1)), F.pad(across, (0, 0, 1, 0)), y)
+    line = torch.arange(glimpse + 1, device=points.device)
+    corner = (first.long() + margin).clamp(0, side + margin).unsqueeze(-1)
+    column, row = (corner + line).unbind(2)
+    pixel = row.unsqueeze(-1) * (side + 2 * margin) + column.unsqueeze(-2)
+    return placed.flatten(3), pixel.flatten(2)
 
 
 class PointConv(nn.Module):
@@ -221,16 +257,22 @@ class PointConv(nn.Module):
 
 def conv_block(before: int, after: int, kernel: int, stride: int, slope: float) -> nn.Sequential:
     """Return a convolution with replicate padding and no bias, BatchNorm, and LeakyReLU."""
-    conv = nn.Conv2d(
-        before,
-        after,
-        kernel,
-        stride,
-        kernel // 2,
-        padding_mode="replicate",
-        bias=False,
-    )
-    return nn.Sequential(conv, nn.BatchNorm2d(after), nn.LeakyReLU(slope))
+    conv = ReplicateConv(before, after, kernel, stride, bias=False)
+    return nn.Sequential(conv, nn.BatchNorm2d(after), nn.LeakyReLU(slope, inplace=True))
+
+
+class ReplicateConv(nn.Conv2d):
+    """A convolution of maps that go on beyond their border as at their border.
+
+    Padding is kept out of autocast, which on a CPU would make it float32 and keep that copy for
+    the backward pass, though nothing is computed.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """[B, before, H, W] -> [B, after, H / stride, W / stride]."""
+        with torch.autocast(input.device.type, enabled=False):
+            padded = F.pad(input, [self.kernel_size[0] // 2] * 4, mode="replicate")
+        return super().forward(padded)
 
 
 def encoder(widths: tuple[int, ...], maps: int, kernel: int) -> nn.Sequential:
@@ -251,11 +293,12 @@ def decoder(before: int, widths: tuple[int, ...], out: int) -> nn.Sequential:
 
 
 class Double(nn.Module):
-    """Bilinear enlargement to twice the side."""
+    """Bilinear enlargement to twice the side, in the precision of the maps."""
 
     def forward(self, maps: Tensor) -> Tensor:
         """[B, C, H, W] -> [B, C, 2H, 2W]."""
-        return F.interpolate(maps, scale_factor=2, mode="bilinear")
+        with torch.autocast(maps.device.type, enabled=False):
+            return F.interpolate(maps, scale_factor=2, mode="bilinear")
 
 
 def mlp(before: int, after: int) -> nn.Sequential:

@@ -99,10 +99,10 @@ class ThinPlateSpline(nn.Module):
     def grid(self, weights: Tensor) -> Tensor:
         """Return the sampling grids of warps, [n, C + 3, 2] -> [n, side, side, 2]."""
         n = len(weights)
-        columns = weights.permute(1, 0, 2).reshape(len(weights[0]), 2 * n)
-        with torch.autocast(columns.device.type, enabled=False):  # bfloat16 would miss by pixels
-            flat = self.basis @ columns
-        return flat.view(self.side, self.side, n, 2).permute(2, 0, 1, 3)
+        # Pixel after pixel in memory, image by image: sampling at strided places is half as fast.
+        with torch.autocast(weights.device.type, enabled=False):  # bfloat16 would miss by pixels
+            flat = weights.transpose(1, 2).reshape(2 * n, -1) @ self.basis.T
+        return flat.view(n, 2, self.side, self.side).permute(0, 2, 3, 1)
 
     def carry_back(self, points: Tensor, weights: Tensor) -> Tensor:
         """Return the places of the originals that places of the warped images show.
