@@ -94,6 +94,14 @@ def _parser() -> argparse.ArgumentParser:
         "--few-shot", action=argparse.BooleanOptionalAction, default=True, help="default: yes"
     )
 
+    moving = command("move", _move, "Move a particle of a test image; writes an animation.")
+    moving.add_argument("model", type=Path, metavar="MODEL.pt")
+    moving.add_argument("data", type=Path, help="folder of the prepared data set")
+    moving.add_argument("--image", type=int, default=0, help="which test image")
+    moving.add_argument("--particle", type=int, help="default: the one whose place is surest")
+    moving.add_argument("--reach", type=float, default=0.4, help="in halves of the window's side")
+    moving.add_argument("--out", type=Path, default=Path("moved.webp"), help="webp or gif file")
+
     configuration = command("configuration", _configuration, "Stage: write down a configuration.")
     configuration.add_argument("--json", required=True)
     configuration.add_argument("--out", type=Path, required=True)
@@ -220,6 +228,13 @@ def _train_and_test(args: argparse.Namespace) -> tuple[Path, Path]:
     if len(args.files) != 2:
         raise BadInput("score takes two files: TRAIN.npz TEST.npz")
     return args.files[0], args.files[1]
+
+
+def _move(args: argparse.Namespace) -> None:
+    from partbench.manipulate import move
+
+    which = move(args.model, args.data, args.image, args.particle, args.reach, args.out)
+    print(f"{args.out}: particle {which} of test image {args.image}")
 
 
 def _configuration(args: argparse.Namespace) -> None:

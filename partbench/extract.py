@@ -11,8 +11,8 @@ The folder of outputs holds, for the splits `train` and `test`, what the method 
     keypoints.json         the frame, the paper's protocol, whether the last is the background
 
 Beside it goes `pictures.npz` for the report: `originals`, `reconstructions` and `samples`, uint8
-[n, S, S, 3], and `keypoints` [n, K, 2] in pixels of the originals, as far as the method makes
-them.
+[n, S, S, 3], `keypoints` [n, K, 2] in pixels of the originals, and `moved` [T, S, S, 3], the
+first image with its surest particle moving, as far as the method makes them.
 """
 
 import shutil
@@ -30,6 +30,7 @@ from partbench.data.prepared import Prepared, Split
 from partbench.errors import BadInput
 from partbench.files import atomic, create_array, explained, write_json
 from partbench.frame import Frame
+from partbench.manipulate import surest, sweep
 from partbench.model import load_model
 from partbench.nn.tps import STRONG, ThinPlateSpline, warp
 from partbench.progress import Progress
@@ -143,6 +144,9 @@ def _pictures(method: Any, split: Split) -> dict[str, NDArray[Any]]:
     if hasattr(method, "keypoints"):
         images = to_float(torch.from_numpy(originals).to(method.mean.device))
         made["keypoints"] = method.frame().to_pixels(method.keypoints(images).points).cpu().numpy()
+    if hasattr(method, "move"):
+        first = images[:1]
+        made["moved"] = sweep(method, first, surest(method, first))
     if hasattr(method, "generate"):
         made["samples"] = _to_bytes(method.generate(PICTURES))
     return made

@@ -85,6 +85,7 @@ class Method(nn.Module, ABC):
       `protocol`: in which frames the paper's least squares reads points and landmarks, such as
       `{"points": "centred", "landmarks": "corner"}`: from -1 to 1 about the centre of the window,
       or pixels from its corner;
+    - `move(images, particle, (x, y)) -> [B, 3, S, S]`: decoded with one keypoint moved;
     - `reconstruct(images) -> [B, 3, S, S]` and `generate(n) -> [n, 3, S, S]`, in [0, 1].
 
     They all take images in [0, 1] (float32, NCHW) and are called in eval mode without gradients.

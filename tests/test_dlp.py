@@ -1,6 +1,8 @@
 """Deep Latent Particles beside the authors' numbers: slow versions, settings, training, moving."""
 
 import math
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +12,12 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from torch import Tensor
 
+from partbench import cli, manipulate
 from partbench import method as methods
+from partbench.data.image import read_image
 from partbench.data.loader import to_float
 from partbench.data.prepared import Prepared
 from partbench.errors import BadInput
@@ -21,8 +26,9 @@ from partbench.methods.dlp import DLP
 from partbench.model import load_model
 from partbench.nn import particles, perceptual
 from partbench.nn.tps import STRONG, ThinPlateSpline, similarity, warp
+from partbench.progress import Progress
 from partbench.run import Run, Runtime
-from partbench.train import train
+from partbench.train import Stopped, train
 
 CPU = Runtime(device="cpu", threads=1, precision="32-true")
 SMALL = {
@@ -251,8 +257,6 @@ def test_mobilenet_s_real_weights_tell_classes_apart(shared_data: Path) -> None:
         network = perceptual.Perceptual("mobilenet", (13,), normalize=True)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PARTBENCH_DATA", str(shared_data))
-        from partbench.data.image import read_image
-
         features = []
         for folder in sorted((data / "train").iterdir())[:4]:
             paths = sorted(folder.rglob("*.*"))[:40]
@@ -349,12 +353,6 @@ def test_it_learns(objects: bool, tiny: Path, tmp_path: Path) -> None:
 def test_a_stopped_run_ends_as_if_it_had_not_been(
     stop: int, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import os
-    import signal
-
-    from partbench.progress import Progress
-    from partbench.train import Stopped
-
     # Two epochs of eight steps: the phase and the rate change in between.
     changes = {**OBJECTS, "epochs": 2, "warmup_epochs": 1, "milestones": (1,)}
     whole = grown("whole", tiny, tmp_path / "whole", **changes).state_dict()
@@ -415,3 +413,46 @@ def test_mixed_precision_keeps_places_in_float32() -> None:
         points = method.eval().keypoints(torch.rand(4, 3, 32, 32)).points
     assert {value.dtype for value in terms.values()} == {torch.float32}
     assert points.dtype == torch.float32
+
+
+def test_the_command_writes_an_animation(
+    tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    grown("moved", tiny, tmp_path, epochs=2, init_std=None, learning_rate=3e-3)
+    out = tmp_path / "moved.webp"
+    arguments = ["move", str(tmp_path / "model.pt"), str(tiny), "--out", str(out)]
+    assert cli.main([*arguments, "--image", "3", "--particle", "2"]) == 0
+    assert "particle 2 of test image 3" in capsys.readouterr().out
+    with Image.open(out) as animation:
+        assert animation.size == (32, 32)
+        assert 8 <= animation.n_frames <= manipulate.FRAMES  # equal neighbours become one
+    for wrong, message in (
+        (["--image", "99"], "test image 99 of 32"),
+        (["--particle", "4"], "particle 4 of 4"),
+        (["--out", str(tmp_path / "moved.avi")], "must end in .webp or .gif"),
+    ):
+        assert cli.main([*arguments, *wrong]) == 1
+        assert message in capsys.readouterr().err
+
+
+def test_a_method_without_particles_cannot_move_any(
+    tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    raw = methods.load("raw_pixels")
+    run = Run("raw_pixels", "paper", "toy", 0)
+    train(run, methods.resolve(raw, "paper", {}, "test"), CPU, tiny, tmp_path)
+    assert cli.main(["move", str(tmp_path / "model.pt"), str(tiny)]) == 1
+    assert "raw_pixels has no particles" in capsys.readouterr().err
+
+
+def test_a_sweep_goes_both_ways_and_the_surest_particle_has_the_least_variance() -> None:
+    method = build().eval()
+    image = torch.rand(1, 3, 32, 32)
+    frames = manipulate.sweep(method, image, 1)
+    still = (method.reconstruct(image)[0].permute(1, 2, 0) * 255).round().byte().numpy()
+    assert frames.shape == (manipulate.FRAMES, 32, 32, 3)
+    np.testing.assert_array_equal(frames[0], still)
+    np.testing.assert_array_equal(frames[manipulate.FRAMES // 2], still)
+    logvar = method.keypoints(image).logvar
+    assert logvar is not None
+    assert manipulate.surest(method, image) == int(logvar[0, :-1].sum(-1).argmin())

@@ -124,6 +124,7 @@ def test_every_method_trains_and_offers_what_it_says(name: str, tiny: Path, tmp_
         assert set(about) == {"first", "last", "left", "side", "background", "protocol"}
     made = np.load(pictures)
     offered = {"reconstructions": "reconstruct", "samples": "generate", "keypoints": "keypoints"}
+    offered["moved"] = "move"
     assert {"originals"} | {k for k, has in offered.items() if hasattr(cls, has)} == set(made)
     assert all(made[key].shape[1:] == (32, 32, 3) for key in set(made) - {"keypoints"})
 

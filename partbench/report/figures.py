@@ -282,6 +282,23 @@ def strip(images: np.ndarray, most: int = 8) -> Markup:
     return uri(Image.fromarray(canvas))
 
 
+def animation(frames: np.ndarray, scale: int = 3, duration: int = 80) -> Markup:
+    """Return frames uint8 [T, S, S, 3] as an endless animation, as a data URI.
+
+    Args:
+        frames: the pictures.
+        scale: how many times larger they are shown.
+        duration: of a frame, milliseconds.
+    """
+    side = frames.shape[1] * scale
+    images = [Image.fromarray(frame).resize((side, side)) for frame in frames]
+    buffer = io.BytesIO()
+    images[0].save(
+        buffer, "webp", save_all=True, append_images=images[1:], duration=duration, loop=0
+    )
+    return Markup("data:image/webp;base64,") + base64.b64encode(buffer.getvalue()).decode()
+
+
 def sheet(path: Path, most: int = 1100) -> Markup:
     """Return a contact sheet, at most `most` pixels wide, as a data URI."""
     with Image.open(path) as image:

@@ -207,6 +207,11 @@ def picture_views(pictures: list[Pictures]) -> list[View]:
                     )
                 what = f"{kind}, seed {picture.seed}"
                 strips.append((title, what, figures.strip(picture.arrays[kind])))
+        for picture in same:
+            if "moved" in picture.arrays:
+                title, frames = text.name(picture.method, picture.variant), picture.arrays["moved"]
+                strips.append((title, "its surest particle moves", figures.strip(frames[::2])))
+                strips.append((title, "the same, moving", figures.animation(frames)))
         views.append(
             {
                 "id": text.address("pictures", train, evaluated),
