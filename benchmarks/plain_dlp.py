@@ -111,7 +111,8 @@ def pass_messages(layer: PointConv, h: Tensor, points: Tensor) -> Tensor:
     k = min(layer.neighbours, n)
     senders: list[Tensor] = []
     for own in points:
-        near = torch.cdist(own, own).topk(k, -1, largest=False).indices
+        away = (own[:, None] - own).norm(dim=-1)
+        near = away.topk(k, -1, largest=False).indices
         senders.append(near.flatten() + n * len(senders))
     sender = torch.cat(senders)
     receiver = torch.arange(batch * n, device=h.device).repeat_interleave(k)
