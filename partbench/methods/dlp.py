@@ -236,7 +236,7 @@ class DLP(Method):
             "channels": (16, 32, 64),
             "batch_size": 16,
             "epochs": 10,
-            "milestones": (8,),
+            "milestones": (5, 8),
         },
     }
     paper = "dlp"
