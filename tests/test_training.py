@@ -19,7 +19,7 @@ from conftest import TINY
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from partbench import cli, plugins
+from partbench import cli, plan, plugins
 from partbench import method as methods
 from partbench import train as training
 from partbench.data.loader import Loader, Schedule, _shuffle, mirror_landmarks, to_float
@@ -29,7 +29,7 @@ from partbench.data.reader import DataSettings, Reader, Sample
 from partbench.errors import BadInput
 from partbench.extract import extract
 from partbench.files import atomic, locked, read_json
-from partbench.method import Method, MethodSettings
+from partbench.method import DataInfo, Method, MethodSettings
 from partbench.methods.vae import VAE
 from partbench.model import load_model, precision_of
 from partbench.progress import Progress
@@ -127,6 +127,23 @@ def test_every_method_trains_and_offers_what_it_says(name: str, tiny: Path, tmp_
     offered["moved"] = "move"
     assert {"originals"} | {k for k, has in offered.items() if hasattr(cls, has)} == set(made)
     assert all(made[key].shape[1:] == (32, 32, 3) for key in set(made) - {"keypoints"})
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_s_work_is_counted_without_its_data_or_weights(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PARTBENCH_DATA", str(tmp_path))
+    cls = methods.load(name)
+    settings = methods.resolve(cls, "paper", {}, "test")
+    if settings.epochs:
+        size = {"dlp": 160, "keynet": 160, "zhang": 100, "supervised_landmarks": 128}.get(name, 64)
+        assert plan._flops(name, settings, DataInfo(size, 10, 5), trunk=False) > 1e6
+
+
+def test_the_object_model_s_work_is_counted_too() -> None:
+    settings = methods.resolve(methods.load("dlp"), "shapes", {}, "test")
+    assert plan._flops("dlp", settings, DataInfo(64, 0), trunk=False) > 1e6
 
 
 def test_what_was_not_trained_is_a_floor(tiny: Path, tmp_path: Path) -> None:

@@ -39,6 +39,7 @@ from partbench.nn.particles import (
     to_patches,
 )
 from partbench.nn.perceptual import Name, Perceptual, fetched
+from partbench.nn.precision import exact
 from partbench.nn.tps import STRONG, ThinPlateSpline, warp
 
 WEAK = STRONG.times(0.1)
@@ -329,7 +330,7 @@ class DLP(Method):
         """Return the particles of images [B, 3, S, S], S the window's side."""
         s, batch = self.settings, len(x)
         maps = self.encoder(x).to(x.dtype)
-        with torch.autocast(x.device.type, enabled=False):  # bfloat16 places are too coarse
+        with exact(x):
             place = self.place(maps.flatten(1)).view(batch, s.k, 2, 2)
         mu = torch.cat([place[:, :, 0].tanh(), maps.new_zeros(batch, 1, 2)], 1)
         constant = maps.new_full((batch, 1, 2), self.background_logvar)
@@ -432,7 +433,7 @@ class DLP(Method):
             x = self.window(images)
             return x, x
         weak, strong = (self.warper.draw(len(images), spread) for spread in (WEAK, STRONG))
-        with torch.autocast(images.device.type, enabled=False):
+        with exact(images):
             x = warp(images, self.warper.grid(weak))
             # The strong warp only where it is seen; the whole weak one is its source.
             seen = self.window(self.warper.grid(strong).movedim(-1, 1)).movedim(1, -1)
@@ -448,16 +449,20 @@ class DLP(Method):
         s, batch, device = self.settings, len(x), x.device
         position = torch.randn(batch, s.k + 1, 2, device=device)
         features = torch.randn(batch, s.k + 1, s.features, device=device)
-        if not (s.objects and self.epoch < 5 * s.warmup_epochs):
+        if not (s.objects and self.phase() < 5 * s.warmup_epochs):
             return Noise(position, features)
         seen, shown = torch.rand(2, batch, s.k, device=device)
         alpha = torch.randn(batch, s.k, 1, self.side, self.side, device=device)
         return Noise(position, features, seen, shown, alpha)
 
+    def phase(self) -> int:
+        """Return the epoch, by which the object model's warm-up goes."""
+        return 0 if self.epoch.is_meta else int(self.epoch)
+
     def loss(self, x: Tensor, x_prior: Tensor, noise: Noise) -> dict[str, Tensor]:
         """Return the loss and its terms, scalars."""
         s, p = self.settings, self.encode(x, noise)
-        if s.objects and self.epoch < s.warmup_epochs:
+        if s.objects and self.phase() < s.warmup_epochs:
             assert p.glimpses is not None
             patches, seen = self._patches(p)[:, :, 1:].flatten(0, 1), p.glimpses.flatten(0, 1)
             reconstruction = self.distance(patches, seen)

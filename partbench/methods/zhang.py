@@ -21,6 +21,7 @@ from partbench.frame import Frame, of_cells
 from partbench.method import Batch, DataInfo, Keypoints, Method, MethodSettings
 from partbench.nn.hourglass import Hourglass, block
 from partbench.nn.keypoints import cell_centres, expectation, gaussian_maps
+from partbench.nn.precision import exact
 from partbench.nn.tps import ThinPlateSpline, similarity, warp
 
 
@@ -323,13 +324,12 @@ class Zhang(Method):
     def forward(self, batch: Batch, phase: str) -> dict[str, Tensor]:
         """Return the weighted sum of the reconstruction and of what makes landmarks of maps."""
         s, images = self.settings, batch.images
-        exact = torch.autocast(images.device.type, enabled=False)
-        with exact:
+        with exact(images):
             weights = self.draw_warps(len(images))
             x = self.window(jitter(images, s.jitter))
             warped = warp(jitter(images, s.jitter), self.warps.grid(weights))
         scores = self.detector(torch.cat([x, self.window(warped)]))
-        with exact:
+        with exact(images):
             landmarks = locate(scores.float())
             points, moved = landmarks.points.chunk(2)
             variance = variances(landmarks)
@@ -365,7 +365,7 @@ class Zhang(Method):
     def keypoints(self, images: Tensor) -> Keypoints:
         """Return the landmarks."""
         scores = self.detector(self.window(images))
-        with torch.autocast(images.device.type, enabled=False):
+        with exact(images):
             return Keypoints(locate(scores.float()).points)
 
     def reconstruct(self, images: Tensor) -> Tensor:

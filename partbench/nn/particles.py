@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from partbench.nn.keypoints import marginal_softmax
+from partbench.nn.precision import exact
 
 
 def pairwise_kl(mu: Tensor, logvar: Tensor, prior_mu: Tensor, prior_logvar: float) -> Tensor:
@@ -270,7 +271,7 @@ class ReplicateConv(nn.Conv2d):
 
     def forward(self, input: Tensor) -> Tensor:
         """[B, before, H, W] -> [B, after, H / stride, W / stride]."""
-        with torch.autocast(input.device.type, enabled=False):
+        with exact(input):
             padded = F.pad(input, [self.kernel_size[0] // 2] * 4, mode="replicate")
         return super().forward(padded)
 
@@ -297,7 +298,7 @@ class Double(nn.Module):
 
     def forward(self, maps: Tensor) -> Tensor:
         """[B, C, H, W] -> [B, C, 2H, 2W]."""
-        with torch.autocast(maps.device.type, enabled=False):
+        with exact(maps):
             return F.interpolate(maps, scale_factor=2, mode="bilinear")
 
 

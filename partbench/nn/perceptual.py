@@ -54,7 +54,8 @@ class Perceptual:
         if self.name == "pixels":
             return []
         if self.network is None:
-            self.network = load(self.name)[: max(self.layers) + 1]
+            network = untrained(self.name) if images.is_meta else load(self.name)
+            self.network = network[: max(self.layers) + 1]
         network = self.network.to(images.device)
         if self.normalize:
             mean, std = (images.new_tensor(v).view(3, 1, 1) for v in IMAGENET_MEAN_STD)
@@ -79,7 +80,7 @@ def load(name: str) -> nn.Sequential:
         BadInput: its file is missing from the data root, or damaged.
     """
     path = data_root() / FILES[name]
-    network = mobilenet() if name == "mobilenet" else vgg(name)
+    network = untrained(name)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
         prefix = "module.stage" if name == "mobilenet" else "features."
@@ -94,6 +95,11 @@ def load(name: str) -> nn.Sequential:
             "it anew"
         ) from None
     return network.requires_grad_(False).eval().to(memory_format=torch.channels_last)
+
+
+def untrained(name: str) -> nn.Sequential:
+    """Return the convolutional part of a network before its weights are read."""
+    return mobilenet() if name == "mobilenet" else vgg(name)
 
 
 def _missing(name: str, path: Path) -> str:

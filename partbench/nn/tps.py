@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from partbench.nn.precision import exact
+
 
 class Spread(NamedTuple):
     """Standard deviations of the parameters of a warp."""
@@ -100,7 +102,7 @@ class ThinPlateSpline(nn.Module):
         """Return the sampling grids of warps, [n, C + 3, 2] -> [n, side, side, 2]."""
         n = len(weights)
         # Pixel after pixel in memory, image by image: sampling at strided places is half as fast.
-        with torch.autocast(weights.device.type, enabled=False):  # bfloat16 would miss by pixels
+        with exact(weights):
             flat = weights.transpose(1, 2).reshape(2 * n, -1) @ self.basis.T
         return flat.view(n, 2, self.side, self.side).permute(0, 2, 3, 1)
 

@@ -262,7 +262,7 @@ def lines(
             bbox_to_anchor=(0, 0),
             ncols=columns,
             frameon=False,
-            fontsize=11,
+            fontsize=10,
             borderaxespad=0,
             columnspacing=1,
             handlelength=2.6,
