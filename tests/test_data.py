@@ -32,6 +32,7 @@ from partbench.data.prepared import Prepared
 from partbench.data.reader import DataSettings, Reader, Sample
 from partbench.data.toy import Toy
 from partbench.errors import BadInput
+from partbench.files import sha256
 
 RED, BLUE = (200, 30, 30), (30, 30, 200)
 
@@ -252,6 +253,13 @@ def content(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
+def checksum(folder: Path) -> str:
+    """Return what meta.json must say: the sha256 of the arrays in the order of their names."""
+    files = content(folder)
+    arrays = (files[name] for name in sorted(files) if name.endswith(".npy"))
+    return hashlib.sha256(b"".join(arrays)).hexdigest()
+
+
 def test_the_prepared_bytes_do_not_depend_on_the_number_of_processes(
     tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -262,11 +270,35 @@ def test_the_prepared_bytes_do_not_depend_on_the_number_of_processes(
     one, three = content(tmp_path / "1"), content(tmp_path / "3")
     assert one == three
     assert one == content(tiny)  # nor on where the chunks end
-    digest = hashlib.sha256()
-    for name in sorted(one):
-        if name.endswith(".npy"):
-            digest.update(one[name])
-    assert Prepared(tiny).meta["checksum"] == digest.hexdigest()
+    assert Prepared(tiny).meta["checksum"] == checksum(tiny)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_the_checksum_is_read_while_the_arrays_are_filled(
+    workers: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(preparing, "CHUNK", 1)
+    again: list[Path] = []
+
+    def rehash(*paths: Path) -> str:
+        again.extend(paths)
+        return sha256(*paths)
+
+    monkeypatch.setattr(preparing, "sha256", rehash)
+    made = reader(Folder, make_folder(tmp_path / "in"), size=8)
+    prepare(made, "mine", tmp_path / "out", workers)
+    assert Prepared(tmp_path / "out").meta["checksum"] == checksum(tmp_path / "out")
+    assert {path.suffix for path in again} == {".py"}
+
+
+def test_the_checksum_where_files_are_not_filled_in_the_order_of_their_names(
+    tmp_path: Path,
+) -> None:
+    root = make_folder(tmp_path / "in")
+    splits = {"a": "train", "a.b": "test"}  # a.b.images.npy lies between a.* and a.*
+    made = reader(Folder, root, size=8, splits=splits)
+    meta = prepare_one(made, tmp_path / "out").meta
+    assert meta["checksum"] == checksum(tmp_path / "out")
 
 
 def test_the_checksum_follows_the_data(tiny: Path, tmp_path: Path) -> None:
@@ -287,7 +319,7 @@ def test_a_killed_preparation_goes_on(tmp_path: Path, monkeypatch: pytest.Monkey
     process = subprocess.Popen([sys.executable, "-c", script, str(out)], stderr=subprocess.DEVNULL)
     journal = tmp_path / "toy.part" / "journal.jsonl"
     for _ in range(12_000):
-        if journal.exists() and len(journal.read_bytes().splitlines()) >= 3:
+        if journal.exists() and journal.read_bytes().count(b'{"split": "train", "chunk"') >= 2:
             break
         assert process.poll() is None
         time.sleep(0.01)
@@ -302,6 +334,7 @@ def test_a_killed_preparation_goes_on(tmp_path: Path, monkeypatch: pytest.Monkey
     assert not (tmp_path / "toy.part").exists()
     prepare(reader(Toy, tmp_path, **settings), "toy", tmp_path / "whole", 1)
     assert content(out) == content(tmp_path / "whole")
+    assert Prepared(out).meta["checksum"] == checksum(out)
 
 
 def count_samples(monkeypatch: pytest.MonkeyPatch, cls: type[Reader], stop: int = -1) -> list[Any]:
@@ -342,6 +375,7 @@ def test_an_interrupted_preparation_goes_on(
     data = prepare_one(made, tmp_path / "out")
     assert content(tmp_path / "out") == content(tmp_path / "whole")
     assert data.meta == whole.meta
+    assert data.meta["checksum"] == checksum(tmp_path / "out")
     assert len(again) <= 32 + 2 - max(stop - 5, 0)
 
 

@@ -20,7 +20,8 @@ def read_image(path: Path) -> NDArray[np.uint8]:
         BadInput: the file is missing, truncated, no image, or has more than 8 bits a channel.
     """
     try:
-        content = path.read_bytes()
+        with path.open("rb", buffering=0) as file:  # a buffer costs as much as the reading
+            content = file.read()
         if (plain := _decode_plain_jpeg(content)) is not None:
             return plain
         with Image.open(io.BytesIO(content)) as image:

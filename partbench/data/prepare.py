@@ -45,12 +45,15 @@ def prepare(reader: Reader, name: str, out: Path, workers: int) -> None:
     aside = out.with_name(out.name + ".part")
     with locked(out.parent / f".{out.name}"), explained(aside):
         chosen = {split: _choose(reader, split, names) for split, names in reader.splits().items()}
-        journal = _Journal(aside, reader, chosen)
-        splits = {
-            split: journal.splits.get(split)
-            or _Preparation(reader, split, choice, aside, journal).run(workers)
-            for split, choice in chosen.items()
-        }
+        journal, checksum = _Journal(aside, reader, chosen), _Checksum()
+        splits = {}
+        for split in sorted(chosen):
+            splits[split] = journal.splits.get(split) or _Preparation(
+                reader, split, chosen[split], aside, journal, checksum
+            ).run(workers)
+            for path in sorted(aside.glob(f"{split}.*.npy")):
+                if path.stem.rpartition(".")[0] == split:  # not of a split "train.small"
+                    checksum.read(path)
         meta = {
             "format": FORMAT,
             "data_set": name,
@@ -65,7 +68,7 @@ def prepare(reader: Reader, name: str, out: Path, workers: int) -> None:
             "splits": splits,
             "subset": any(s["missing"] for s in splits.values())
             or not splits.keys() >= reader.counts.keys(),
-            "checksum": sha256(*sorted(aside.glob("*.npy"))),
+            "checksum": checksum.of(sorted(aside.glob("*.npy"))),
         }
         write_json(aside / "meta.json", meta)
         journal.path.unlink()
@@ -165,14 +168,48 @@ class _Journal:
         self._write({"split": split, "done": summary})
 
 
+class _Checksum:
+    """The sha256 of files one after another, read while they are filled.
+
+    So a set larger than the memory is not read from the disk again, and the other processes
+    decode meanwhile. A caller that fills files in another order than `of` asks for loses that only.
+    """
+
+    def __init__(self) -> None:
+        self._digest = hashlib.sha256()
+        self._read: dict[Path, int] = {}
+        """File -> bytes of it that were read, in the order of reading."""
+
+    def read(self, path: Path, end: int | None = None) -> None:
+        """Go on with a file, up to byte `end` of it."""
+        with path.open("rb", buffering=0) as file:
+            at = file.seek(self._read.get(path, 0))
+            end = path.stat().st_size if end is None else end
+            while at < end:
+                block = file.read(min(end - at, 1 << 20))
+                self._digest.update(block)
+                at += len(block)
+        self._read[path] = at
+
+    def of(self, paths: Sequence[Path]) -> str:
+        """Return the sha256 of the files, in this order."""
+        return self._digest.hexdigest() if list(self._read) == list(paths) else sha256(*paths)
+
+
 class _Preparation:
     """The preparation of one split."""
 
     def __init__(
-        self, reader: Reader, split: str, choice: _Choice, folder: Path, journal: _Journal
+        self,
+        reader: Reader,
+        split: str,
+        choice: _Choice,
+        folder: Path,
+        journal: _Journal,
+        checksum: _Checksum,
     ) -> None:
         self.reader, self.split, self.choice = reader, split, choice
-        self.folder, self.journal = folder, journal
+        self.folder, self.journal, self.checksum = folder, journal, checksum
 
     def run(self, workers: int) -> dict[str, Any]:
         """Write the split's files; return what meta.json says of it."""
@@ -207,12 +244,17 @@ class _Preparation:
             for start in range(0, len(indices), size)
             if start not in finished
         ]
+        paths = {kind: self.folder / f"{self.split}.{kind}.npy" for kind in arrays}
+        first = min(arrays)
+        header, row = arrays[first].offset, arrays[first][0].nbytes
+        todo = {start for start, _ in chunks}
         waiting: dict[int, list[int]] = {}
         noted = time.monotonic()
 
         def note() -> None:
-            for array in arrays.values():
-                array.flush()  # to the disk, before the journal says so
+            for path in paths.values():
+                with path.open("rb+") as file:
+                    os.fsync(file.fileno())  # to the disk, before the journal says so
             self.journal.add_chunks(self.split, waiting)
             waiting.clear()
 
@@ -224,6 +266,10 @@ class _Preparation:
                     note()
                     raise BadInput(next(iter(faults.values())))
                 waiting[start] = list(faults)
+                todo.remove(start)
+                if self.reader.settings.broken == "error":  # else rows may move, and the header
+                    front = min(todo, default=len(indices))
+                    self.checksum.read(paths[first], header + front * row)
                 progress.advance(len(indices[start : start + size]))
                 if time.monotonic() - noted >= NOTE_SECONDS:
                     note()
@@ -235,7 +281,7 @@ class _Preparation:
         first = self._first()
         paths = {kind: self.folder / f"{self.split}.{kind}.npy" for kind in first}
         if not new:
-            return {kind: np.load(path, mmap_mode="r+") for kind, path in paths.items()}
+            return {kind: np.load(path, mmap_mode="r") for kind, path in paths.items()}
         n = len(self.choice.indices)
         return {
             kind: create_array(paths[kind], value.dtype, (n, *value.shape))
@@ -262,19 +308,25 @@ class _Work(NamedTuple):
 
     def write(self, start: int, indices: Sequence[int]) -> dict[int, str]:
         """Decode samples to position `start` and on; return position -> fault."""
-        arrays = {
-            kind: np.load(self.folder / f"{self.split}.{kind}.npy", mmap_mode="r+")
-            for kind in self.kinds
+        paths = {kind: self.folder / f"{self.split}.{kind}.npy" for kind in self.kinds}
+        arrays = {kind: np.load(path, mmap_mode="r") for kind, path in paths.items()}
+        rows = {
+            kind: np.zeros((len(indices), *array.shape[1:]), array.dtype)
+            for kind, array in arrays.items()
         }
         faults: dict[int, str] = {}
-        for position, index in enumerate(indices, start):
+        for i, index in enumerate(indices):
             try:
                 values = convert(self.reader, self.reader.sample(self.split, index))
             except BadInput as error:
-                faults[position] = str(error)
+                faults[start + i] = str(error)
                 continue
-            for kind, array in arrays.items():
-                array[position] = values[kind]
+            for kind, row in rows.items():
+                row[i] = values[kind]
+        for kind, array in arrays.items():
+            with paths[kind].open("rb+") as file:
+                file.seek(array.offset + start * array[0].nbytes)
+                file.write(rows[kind].data)
         return faults
 
 
