@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import psutil
+from threadpoolctl import threadpool_info
 
 from partbench.provenance import cpu_name, device_name
 
@@ -77,6 +78,14 @@ def machine(device: str, packages: Sequence[str], **more: Any) -> dict[str, Any]
     gpu = {"gpu": device_name(device)} if device == "cuda" else {}
     cores = {"cpu": cpu_name(), "cores": psutil.cpu_count(logical=False) or psutil.cpu_count()}
     return {**cores, **gpu, **more, "versions": versions(packages)}
+
+
+def solver_machine(threads: int) -> dict[str, Any]:
+    """Return `machine` with the linear algebra that numpy and scikit-learn stand on."""
+    blas = {f"{i['internal_api']} {i['version']}" for i in threadpool_info()
+            if i["user_api"] == "blas"}  # fmt: skip
+    packages = ("numpy", "scipy", "scikit-learn")
+    return machine("cpu", packages, blas=sorted(blas), blas_threads=threads)
 
 
 def report_ratio(

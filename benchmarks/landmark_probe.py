@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.linear_model import LinearRegression
-from threadpoolctl import threadpool_info, threadpool_limits
+from threadpoolctl import threadpool_limits
 
 from benchmarks import common
 from partbench.metrics.landmarks import Truth, draw, few_shot
@@ -99,10 +99,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--threads", type=int, default=1, help="BLAS threads of the plain way")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(argv)
-    blas = {f"{i['internal_api']} {i['version']}" for i in threadpool_info()
-            if i["user_api"] == "blas"}  # fmt: skip
-    packages = ("numpy", "scipy", "scikit-learn")
-    machine = common.machine("cpu", packages, blas=sorted(blas), blas_threads=args.threads)
+    machine = common.solver_machine(args.threads)
     task = {
         "train": N_TRAIN, "test": N_TEST, "inputs": 2 * N_KEYPOINTS, "landmarks": N_LANDMARKS,
         "sizes": [*SIZES, N_TRAIN], "draws": DRAWS, "repeats": args.repeats, "seed": args.seed,

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from scipy.special import log_softmax
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
-from threadpoolctl import threadpool_info, threadpool_limits
+from threadpoolctl import threadpool_limits
 
 from benchmarks import common
 from partbench.metrics.logistic import fit_logistic
@@ -157,10 +157,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--threads", type=int, default=1, help="BLAS threads, for both")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(argv)
-    blas = {f"{i['internal_api']} {i['version']}" for i in threadpool_info()
-            if i["user_api"] == "blas"}  # fmt: skip
-    packages = ("numpy", "scipy", "scikit-learn")
-    machine = common.machine("cpu", packages, blas=sorted(blas), blas_threads=args.threads)
+    machine = common.solver_machine(args.threads)
     with threadpool_limits(args.threads):
         result = compare(args.folds, args.seed)
     common.write(args.out, "linear_probe", {"machine": machine, **result})
