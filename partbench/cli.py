@@ -133,6 +133,7 @@ def _parser() -> argparse.ArgumentParser:
     extract = command("extract", _extract, "Stage: write a run's outputs on a data set.")
     extract.add_argument("--model", type=Path, required=True)
     extract.add_argument("--data", type=Path, required=True)
+    extract.add_argument("--needs", default="", help="what the probes read, separated by commas")
     extract.add_argument("--outputs", type=Path, required=True)
     extract.add_argument("--pictures", type=Path, required=True)
     extract.add_argument("--runtime", default="{}")
@@ -295,7 +296,8 @@ def _extract(args: argparse.Namespace) -> None:
 
     runtime = Runtime.parse(_json(args.runtime, "--runtime"), "runtime")
     device = device_of(runtime)
-    extract(args.model, args.data, args.outputs, args.pictures, device, runtime.threads)
+    needs = args.needs.split(",")
+    extract(args.model, args.data, needs, args.outputs, args.pictures, device, runtime.threads)
 
 
 def _probe(args: argparse.Namespace) -> None:

@@ -9,14 +9,24 @@ The folder of outputs holds, for the splits `train` and `test`, what the method 
                            back to the places of the original that they show; NaN where that is
                            outside the window that the method sees
     keypoints.json         the frame, the paper's protocol, whether the last is the background
+    <split>.centres.npy    float32 [N, K, 2], centres of mass of the parts, pixels
+    <split>.mass.npy       float32 [N, K], pixels that each part takes
+    test.labels.npy        uint8 [N, S, S], the part of each pixel, on the background too
+    test.foreground.npy    bool [N, S, S], where the method finds the foreground itself
+    test.agreement.npy     float32 [N], share of the foreground of a warped copy of each image
+                           whose part is that of the place of the original that it shows; NaN
+                           where there is no foreground
+    parts.json             K, and what the centres took for foreground: own, mask or none
 
 Beside it goes `pictures.npz` for the report: `originals`, `reconstructions` and `samples`, uint8
 [n, S, S, 3], `keypoints` [n, K, 2] in pixels of the originals, and `moved` [T, S, S, 3], the
-first image with its surest particle moving, as far as the method makes them.
+first image with its surest particle moving, `parts` [n, S, S], the part of each pixel, 255 on
+the background, as far as the method makes them.
 """
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,22 +41,31 @@ from partbench.errors import BadInput
 from partbench.files import atomic, create_array, explained, write_json
 from partbench.frame import Frame
 from partbench.manipulate import surest, sweep
+from partbench.method import PartMaps
 from partbench.model import load_model
-from partbench.nn.tps import STRONG, ThinPlateSpline, warp
+from partbench.nn.tps import STRONG, ThinPlateSpline, nearest, warp
 from partbench.progress import Progress
 
 BATCH = 256
 PICTURES = 20
+BACKGROUND = 255
 
 
 def extract(
-    model: Path, data: Path, outputs: Path, pictures: Path, device: str, threads: int
+    model: Path,
+    data: Path,
+    needs: Collection[str],
+    outputs: Path,
+    pictures: Path,
+    device: str,
+    threads: int,
 ) -> None:
     """Write a run's outputs on a data set.
 
     Args:
         model: model.pt.
         data: folder of the prepared data set.
+        needs: what the probes will read, attributes of `Method` such as `features`.
         outputs: folder to make; whole or absent.
         pictures: npz file to write.
         device: "cpu" or "cuda".
@@ -69,13 +88,16 @@ def extract(
     with explained(outputs), torch.inference_mode():
         shutil.rmtree(aside, ignore_errors=True)
         aside.mkdir(parents=True)
-        if hasattr(method, "features"):
+        if "features" in needs:
             for name in ("train", "test"):
                 split, label = prepared.split(name), f"{run} features of {name}"
-                _write(aside, split, label, lambda x: {"features": method.features(x.to(device))})
-        if hasattr(method, "keypoints"):
+                _write(aside, split, label, lambda x, _: {"features": method.features(x)}, device)
+        if "keypoints" in needs:
             torch.manual_seed(run.seed)
             _keypoints(method, prepared, aside, str(run))
+        if "part_maps" in needs:
+            torch.manual_seed(run.seed)
+            _parts(method, prepared, aside, str(run))
         torch.manual_seed(run.seed)
         made = _pictures(method, prepared.split("test"))
         with atomic(pictures) as path, path.open("wb") as file:
@@ -85,21 +107,26 @@ def extract(
 
 
 def _write(
-    folder: Path, split: Split, label: str, compute: Callable[[Tensor], dict[str, Tensor]]
+    folder: Path,
+    split: Split,
+    label: str,
+    compute: Callable[[Tensor, slice], dict[str, Tensor]],
+    device: torch.device | str,
 ) -> None:
-    """Write what `compute` makes of every batch of a split, one array a key."""
-    arrays: dict[str, NDArray[np.float32]] = {}
+    """Write what `compute` makes of a split, batch by batch (images, rows), an array a key."""
+    arrays: dict[str, NDArray[Any]] = {}
     with Progress(label, len(split), "images") as progress:
         for start in range(0, len(split), BATCH):
-            images = to_float(torch.from_numpy(np.array(split.images[start : start + BATCH])))
-            for key, value in compute(images).items():
-                made = value.float().cpu().numpy()
-                if key != "carried" and not np.isfinite(made).all():
+            rows = slice(start, start + BATCH)
+            images = to_float(torch.from_numpy(np.array(split.images[rows])).to(device))
+            for key, value in compute(images, rows).items():
+                made = (value.float() if value.is_floating_point() else value).cpu().numpy()
+                if key not in ("carried", "agreement") and not np.isfinite(made).all():
                     raise BadInput(f"{label}: {key} are not finite")
                 if key not in arrays:
                     path = folder / f"{split.name}.{key}.npy"
-                    arrays[key] = create_array(path, np.float32, (len(split), *made.shape[1:]))
-                arrays[key][start : start + BATCH] = made
+                    arrays[key] = create_array(path, made.dtype, (len(split), *made.shape[1:]))
+                arrays[key][rows] = made
             progress.advance(len(images))
 
 
@@ -108,14 +135,14 @@ def _keypoints(method: Any, prepared: Prepared, folder: Path, label: str) -> Non
     warper = ThinPlateSpline(prepared.size).to(method.mean.device)
     background = False
 
-    def find(images: Tensor) -> dict[str, Tensor]:
+    def find(images: Tensor, _: slice) -> dict[str, Tensor]:
         nonlocal background
         found = method.keypoints(images)
         background = found.background
         made = {"points": found.points}
         return made if found.logvar is None else made | {"logvar": found.logvar}
 
-    def find_warped(images: Tensor) -> dict[str, Tensor]:
+    def find_warped(images: Tensor, _: slice) -> dict[str, Tensor]:
         weights = warper.draw(len(images), STRONG)
         points = method.keypoints(warp(images, warper.grid(weights))).points
         last = prepared.size - 1  # warps count from -1 to 1 between the outermost pixels
@@ -127,12 +154,62 @@ def _keypoints(method: Any, prepared: Prepared, folder: Path, label: str) -> Non
 
     device = method.mean.device
     for name in ("train", "test"):
-        split = prepared.split(name)
-        _write(folder, split, f"{label} keypoints of {name}", lambda x: find(x.to(device)))
+        _write(folder, prepared.split(name), f"{label} keypoints of {name}", find, device)
     label = f"{label} keypoints of warped test"
-    _write(folder, prepared.split("test"), label, lambda x: find_warped(x.to(device)))
+    _write(folder, prepared.split("test"), label, find_warped, device)
     about = frame._asdict() | {"background": background, "protocol": method.protocol}
     write_json(folder / "keypoints.json", about)
+
+
+def _parts(method: Any, prepared: Prepared, folder: Path, label: str) -> None:
+    device, size = method.mean.device, prepared.size
+    warper = ThinPlateSpline(size).to(device)
+    line = torch.arange(size, device=device, dtype=torch.float32)
+    own = count = 0
+
+    def find(split: Split, images: Tensor, rows: slice) -> dict[str, Tensor]:
+        nonlocal own, count
+        found: PartMaps = method.part_maps(images)
+        weights, masks = found.weights, _masks(split, rows, device)
+        own, count = found.foreground is not None, weights.shape[1]
+        if masks is not None and not own:
+            weights = weights * masks.unsqueeze(1)
+        mass = weights.sum((2, 3))
+        x, y = weights.sum(2) @ line, weights.sum(3) @ line
+        middle = (size - 1) / 2  # of a part without mass
+        centres = torch.stack([x, y], -1) / mass.clamp_min(1e-8).unsqueeze(-1)
+        centres = centres.where(mass.unsqueeze(-1) > 1e-8, middle)
+        made = {"centres": centres, "mass": mass}
+        if split.name == "test":
+            made |= _labelled(found, images, masks)
+        return made
+
+    def _labelled(found: PartMaps, images: Tensor, masks: Tensor | None) -> dict[str, Tensor]:
+        made = {"labels": found.labels.byte()}
+        if found.foreground is not None:
+            made["foreground"] = masks = found.foreground
+        # Labels as numbers can be sampled at the nearest pixel only; 0 is what comes from outside.
+        shown = found.labels + 1
+        if masks is not None:
+            shown = shown * (masks > 0)
+        grid = warper.grid(warper.draw(len(images), STRONG))
+        carried = nearest(shown.unsqueeze(1).float(), grid).squeeze(1)
+        there = method.part_maps(warp(images, grid)).labels + 1
+        seen = carried > 0
+        return made | {"agreement": ((there == carried) & seen).sum((1, 2)) / seen.sum((1, 2))}
+
+    for name in ("train", "test"):
+        split = prepared.split(name)
+        _write(folder, split, f"{label} parts of {name}", partial(find, split), device)
+    mask = "mask" if prepared.split("test").has("mask") else "none"
+    write_json(folder / "parts.json", {"parts": count, "foreground": "own" if own else mask})
+
+
+def _masks(split: Split, rows: slice, device: torch.device) -> Tensor | None:
+    """Return the data set's foreground, [B, S, S] float32, if it has one."""
+    if not split.has("mask"):
+        return None
+    return torch.from_numpy(np.array(split.annotation("mask")[rows])).to(device).float()
 
 
 def _pictures(method: Any, split: Split) -> dict[str, NDArray[Any]]:
@@ -144,6 +221,13 @@ def _pictures(method: Any, split: Split) -> dict[str, NDArray[Any]]:
     if hasattr(method, "keypoints"):
         images = to_float(torch.from_numpy(originals).to(method.mean.device))
         made["keypoints"] = method.frame().to_pixels(method.keypoints(images).points).cpu().numpy()
+    if hasattr(method, "part_maps"):
+        images = to_float(torch.from_numpy(originals).to(method.mean.device))
+        found: PartMaps = method.part_maps(images)
+        masks = _masks(split, slice(0, PICTURES), images.device)
+        shown = found.foreground if masks is None or found.foreground is not None else masks > 0
+        labels = found.labels if shown is None else found.labels.where(shown, BACKGROUND)
+        made["parts"] = labels.byte().cpu().numpy()
     if hasattr(method, "move"):
         first = images[:1]
         made["moved"] = sweep(method, first, surest(method, first))

@@ -1,7 +1,7 @@
 """The contract of a method: what the training loop and the probes may ask of it."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
@@ -49,6 +49,9 @@ class Batch(NamedTuple):
     """[B, L, 3] float32, for a method that learns from them, else None: x, y in pixels of the
     prepared image (mirrored as the image is), and 1, or 0 where the landmark is not visible and
     x and y mean nothing."""
+    masks: Tensor | None = None
+    """[B, S, S] float32, 1 on the foreground and 0 elsewhere, for a method that is told the
+    foreground, else None."""
 
 
 class Keypoints(NamedTuple):
@@ -60,6 +63,19 @@ class Keypoints(NamedTuple):
     """[B, K, 2] log-variances of their posterior, where there is one."""
     background: bool = False
     """Whether the last one is a constant that stands for the background."""
+
+
+class PartMaps(NamedTuple):
+    """Which part each pixel of a batch belongs to."""
+
+    weights: Tensor
+    """[B, K, S, S] float32, at least 0: the share of each pixel that each part takes; where the
+    method has a background of its own, that has the rest of 1."""
+    labels: Tensor
+    """[B, S, S] int64, 0 to K - 1: the part of each pixel by the method's own rule, on the
+    background too."""
+    foreground: Tensor | None = None
+    """[B, S, S] bool, what the method itself takes for foreground; None where it must be told."""
 
 
 class DataInfo(NamedTuple):
@@ -85,6 +101,7 @@ class Method(nn.Module, ABC):
       `protocol`: in which frames the paper's least squares reads points and landmarks, such as
       `{"points": "centred", "landmarks": "corner"}`: from -1 to 1 about the centre of the window,
       or pixels from its corner;
+    - `part_maps(images) -> PartMaps`: which part each pixel belongs to;
     - `move(images, particle, (x, y)) -> [B, 3, S, S]`: decoded with one keypoint moved;
     - `reconstruct(images) -> [B, 3, S, S]` and `generate(n) -> [n, 3, S, S]`, in [0, 1].
 
@@ -101,7 +118,7 @@ class Method(nn.Module, ABC):
     """What its numbers are to others'; see `role_of`."""
     learns_from: ClassVar[LearnsFrom] = "images"
     """What its training is told: from images alone it trains on the split `unlabeled` if there
-    is one; from labels or landmarks on `train`."""
+    is one; from labels, landmarks or the foreground mask on `train`."""
     paper: ClassVar[str] = ""
     """Key of the paper in published.csv."""
     phases: ClassVar[tuple[str, ...]] = ("all",)
@@ -138,6 +155,14 @@ class Method(nn.Module, ABC):
     @abstractmethod
     def forward(self, batch: Batch, phase: str) -> dict[str, Tensor]:
         """Return the scalar to minimise as "loss", and beside it whatever the log should show."""
+
+    def fit(self, passes: Callable[[], Iterator[Batch]]) -> None:
+        """Fit what is not learnt step by step, such as centroids; called once, before training.
+
+        Args:
+            passes: each call goes once over the training split in its own order, in batches of
+                `batch_size`, not mirrored, the last one perhaps smaller.
+        """
 
     def begin_epoch(self, epoch: int) -> None:
         """Set what goes by epochs, counted from 0; called before the first step of each.

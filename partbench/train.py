@@ -133,7 +133,8 @@ class _Training:
         wrapped = self.fabric.setup(module, *self.optimizers.values())
         model, *optimizers = wrapped if isinstance(wrapped, tuple) else (wrapped,)
         updates = dict(zip(self.optimizers, optimizers, strict=True))
-        self._resume()
+        if not self._resume():
+            self.method.fit(self.loader.ordered)
         every = max(self.schedule.steps // LOG_POINTS, 1)
         began = time.monotonic() - self.seconds
         saved = time.monotonic()
@@ -238,7 +239,8 @@ class _Training:
                 if newest.exists():
                     newest.replace(self.out / "checkpoint.previous.pt")
 
-    def _resume(self) -> None:
+    def _resume(self) -> bool:
+        """Take up the newest checkpoint; return whether there is one."""
         state = self._load_checkpoint()
         if state:
             self.step, self.seconds = state["step"], state["seconds"]
@@ -249,6 +251,7 @@ class _Training:
         if self.fabric.is_global_zero:
             with explained(self.out):
                 (self.out / "log.jsonl").write_text("".join(f"{line}\n" for line in self.lines))
+        return state is not None
 
     def _load_checkpoint(self) -> dict[str, Any] | None:
         """Return the newest checkpoint that can be read; a broken one gives way to the last."""

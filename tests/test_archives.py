@@ -103,7 +103,7 @@ SETS: dict[str, tuple[str, Callable[[Path], Any], dict[str, Any], set[str]]] = {
     "cub": (
         "cub",
         make_cub,
-        {"masks": True, "size": 16},
+        {"foreground": "masks", "size": 16},
         {"images", "labels", "landmarks", "visible", "box", "mask"},
     ),
     "stl10": ("stl10", make_stl10, {"subset": True}, {"images", "labels", "folds"}),

@@ -112,10 +112,10 @@ def test_a_full_disk_while_extracting(tiny: Path, tmp_path: Path, disk: Disk) ->
     outputs, pictures = disk.path / "outputs", disk.path / "pictures.npz"
     disk.fill(leave=32 * 1024)
     with pytest.raises(BadInput, match=FULL):
-        extract(model, tiny, outputs, pictures, "cpu", 1)
+        extract(model, tiny, ["features"], outputs, pictures, "cpu", 1)
     assert not outputs.exists()
     disk.clear()
-    extract(model, tiny, outputs, pictures, "cpu", 1)
+    extract(model, tiny, ["features"], outputs, pictures, "cpu", 1)
     assert (outputs / "test.features.npy").exists()
 
 
@@ -146,7 +146,7 @@ def test_a_read_only_results_folder(stage: str, tiny: Path, tmp_path: Path, disk
     stages: dict[str, Callable[[], Any]] = {
         "prepare": lambda: prepare_toy(disk.path),
         "train": lambda: train_vae(tiny, out),
-        "extract": lambda: extract(model, tiny, out, disk.path / "p.npz", "cpu", 1),
+        "extract": lambda: extract(model, tiny, ["features"], out, disk.path / "p.npz", "cpu", 1),
         "probe": lambda: measure(Constant(), RUN, tiny, tiny, Settings(), CPU, out),
     }
     with pytest.raises(BadInput, match=r"cannot be written \(Read-only .*make its folder writable"):
@@ -225,7 +225,7 @@ def test_evaluation_data_of_another_size(tiny: Path, tmp_path: Path) -> None:
     model = train_vae(tiny, tmp_path / "run") / "model.pt"
     other = prepare_toy(tmp_path, size=40, train=4, val=4, test=4)
     with pytest.raises(BadInput, match=r"trained at 32 px, .* prepared at 40 px; give both"):
-        extract(model, other, tmp_path / "outputs", tmp_path / "p.npz", "cpu", 1)
+        extract(model, other, ["features"], tmp_path / "outputs", tmp_path / "p.npz", "cpu", 1)
 
 
 # Configurations.

@@ -86,7 +86,9 @@ def edit(path: Path, line: int, text: str | None) -> None:
 
 def test_a_miniature_from_files_to_arrays(tmp_path: Path) -> None:
     make_masks(make(tmp_path))
-    data = prepare_one(reader(tmp_path, size=48, crop="stretch", masks=True), tmp_path / "out")
+    data = prepare_one(
+        reader(tmp_path, size=48, crop="stretch", foreground="masks"), tmp_path / "out"
+    )
     assert data.meta["class_names"] == ["Black_Rail", "Red_Kite"]
     assert data.meta["landmark_names"] == list(LANDMARKS)
     assert data.meta["subset"] is False
@@ -140,7 +142,9 @@ def test_mask_threshold(tmp_path: Path) -> None:
     make_masks(make(tmp_path))
     x, y, width, height = BOX
     for threshold, columns in ((255, 5), (129, 5), (128, width), (1, width)):
-        mask = reader(tmp_path, masks=True, mask_threshold=threshold).sample("train", 0).mask
+        mask = (
+            reader(tmp_path, foreground="masks", mask_threshold=threshold).sample("train", 0).mask
+        )
         expected = np.zeros((HEIGHT, WIDTH), bool)
         expected[y : y + height, x : x + columns] = True
         np.testing.assert_array_equal(mask, expected)
@@ -150,11 +154,11 @@ def test_masks_that_are_not_there(tmp_path: Path) -> None:
     make(tmp_path)
     assert not prepare_one(reader(tmp_path, size=8), tmp_path / "out").split("train").has("mask")
     with pytest.raises(
-        BadInput, match=r"segmentations is missing; unpack segmentations.tgz .*or l"
+        BadInput, match=r"segmentations is missing; unpack segmentations.tgz .*or set"
     ):
-        reader(tmp_path, masks=True).splits()
+        reader(tmp_path, foreground="masks").splits()
     make_masks(tmp_path)
-    masked = reader(tmp_path, size=8, masks=True)
+    masked = reader(tmp_path, size=8, foreground="masks")
     assert prepare_one(masked, tmp_path / "out").split("train").has("mask")
     path = tmp_path / "segmentations" / CLASSES[0] / "bird_2.png"
     Image.new("L", (HEIGHT, WIDTH)).save(path)
@@ -385,3 +389,35 @@ def dark_disc(image: np.ndarray, point: np.ndarray) -> np.ndarray | None:
     edge = disc[[0, -1]].any() or disc[:, [0, -1]].any()
     row, column = ndimage.center_of_mass(disc)
     return None if edge or disc.sum() < 6 else np.array([column - reach, row - reach])
+
+
+def test_birds_cut_out_by_their_boxes(tmp_path: Path) -> None:
+    birds = reader(make(tmp_path), size=99, crop="box", foreground="box")
+    held = prepare_one(birds, tmp_path / "out").split("train")
+    x, y, width, height = BOX
+    side = 1.1 * width
+    scale = 99 / side
+    box = held.annotation("box")[0]
+    np.testing.assert_allclose(box[2:], [width * scale, height * scale], rtol=1e-5)
+    np.testing.assert_allclose(box[:2] + box[2:] / 2, [49, 49], atol=1e-4)  # in the middle
+    # Box units do not know of the crop.
+    for row in range(2):
+        visible = held.annotation("visible")[row]
+        before = (points(row + 2)[:, :2] - (x, y)) / (width, height)
+        after = (held.annotation("landmarks")[row] - box[:2]) / box[2:]
+        np.testing.assert_allclose(after[visible], before[visible], atol=1e-5)
+    mask = held.annotation("mask")[0]
+    assert mask.mean() == pytest.approx((width + 1) * (height + 1) / side**2, rel=0.05)
+    above = int((side / 2 - (y + height / 2 + 0.5)) * scale)  # rows above the image
+    assert above > 5
+    assert not held.images[1][: above - 3].any()  # bilinear between
+    assert not mask[:above].any()
+    assert held.images[1][above + 6 :, 20:80, 0].min() > 60
+
+
+def test_a_padded_image_repeats_its_border(tmp_path: Path) -> None:
+    held = prepare_one(reader(make(tmp_path), size=24, crop="pad"), tmp_path / "out").split("test")
+    image = held.images[1]
+    assert (image[:4] == image[4]).all()
+    assert (image[20:] == image[19]).all()
+    np.testing.assert_allclose(held.annotation("landmarks")[1, BEAK], [5, 4 + 4], atol=1e-5)

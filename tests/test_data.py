@@ -515,9 +515,11 @@ def test_annotations_stay_on_what_they_mark(
 
 
 def test_crop_box_is_the_largest_centred_square(tmp_path: Path) -> None:
-    assert reader(Marked, tmp_path).crop_box(178, 218) == (0, 20, 178, 198)
-    assert reader(Marked, tmp_path).crop_box(9, 4) == (2.5, 0, 6.5, 4)
-    assert reader(Marked, tmp_path, crop="stretch").crop_box(9, 4) == (0, 0, 9, 4)
+    face, banner = (Sample("a", np.zeros((h, w, 3), np.uint8)) for w, h in ((178, 218), (9, 4)))
+    assert reader(Marked, tmp_path).crop_box(face) == (0, 20, 178, 198)
+    assert reader(Marked, tmp_path).crop_box(banner) == (2.5, 0, 6.5, 4)
+    assert reader(Marked, tmp_path, crop="stretch").crop_box(banner) == (0, 0, 9, 4)
+    assert reader(Marked, tmp_path, crop="pad").crop_box(banner) == (0, -2.5, 9, 6.5)
 
 
 def test_points_keep_to_pixel_centres() -> None:

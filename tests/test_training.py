@@ -110,7 +110,9 @@ def test_every_method_trains_and_offers_what_it_says(name: str, tiny: Path, tmp_
     assert record["parameters"] == sum(p.numel() for p in method.parameters())
 
     pictures = tmp_path / "pictures.npz"
-    extract(tmp_path / "run" / "model.pt", tiny, tmp_path / "outputs", pictures, "cpu", 1)
+    offers = [n for n in ("features", "keypoints", "part_maps") if hasattr(cls, n)]
+    model, outputs = tmp_path / "run" / "model.pt", tmp_path / "outputs"
+    extract(model, tiny, offers, outputs, pictures, "cpu", 1)
     for split in ("train", "test") if hasattr(cls, "features") else ():
         features = np.load(tmp_path / "outputs" / f"{split}.features.npy")
         assert features.shape[0] == TINY[split]
@@ -122,11 +124,20 @@ def test_every_method_trains_and_offers_what_it_says(name: str, tiny: Path, tmp_
             assert points.shape[0] == TINY[name.partition(".")[0]]
             assert points.shape[2] == 2
         assert set(about) == {"first", "last", "left", "side", "background", "protocol"}
+    if hasattr(cls, "part_maps"):
+        parts = read_json(outputs / "parts.json")["parts"]
+        assert np.load(outputs / "train.centres.npy").shape == (TINY["train"], parts, 2)
+        assert np.load(outputs / "test.mass.npy").shape == (TINY["test"], parts)
+        labels = np.load(outputs / "test.labels.npy")
+        assert labels.shape == (TINY["test"], 32, 32)
+        assert labels.dtype == np.uint8
+        assert labels.max() < parts
+        assert np.load(outputs / "test.agreement.npy").shape == (TINY["test"],)
     made = np.load(pictures)
     offered = {"reconstructions": "reconstruct", "samples": "generate", "keypoints": "keypoints"}
-    offered["moved"] = "move"
+    offered |= {"moved": "move", "parts": "part_maps"}
     assert {"originals"} | {k for k, has in offered.items() if hasattr(cls, has)} == set(made)
-    assert all(made[key].shape[1:] == (32, 32, 3) for key in set(made) - {"keypoints"})
+    assert all(made[key].shape[1:] == (32, 32, 3) for key in set(made) - {"keypoints", "parts"})
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -799,6 +810,40 @@ def test_landmarks_lie_on_what_they_mark_mirrored_or_not(flip: bool, tmp_path: P
                 assert there.sum() == visible
                 assert not visible or there[int(y), int(x)]
     assert 0.3 < np.mean(mirrored) < 0.7 if flip else not any(mirrored)
+
+
+class Silhouettes(Reader):
+    """A white blot on black: the mask is what is white."""
+
+    counts = {"train": 40}
+
+    def splits(self) -> dict[str, Sequence[str]]:
+        return {"train": [str(i) for i in range(40)]}
+
+    def sample(self, split: str, index: int) -> Sample:
+        mask = np.random.default_rng(index).random((16, 16)) < 0.3
+        return Sample(
+            str(index), np.where(mask, 255, 0).astype(np.uint8)[..., None].repeat(3, 2), mask=mask
+        )
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_masks_cover_the_foreground_mirrored_or_not(flip: bool, tmp_path: Path) -> None:
+    reader = Silhouettes(tmp_path, DataSettings(size=16))
+    prepare(reader, "silhouettes", tmp_path / "data", workers=1)
+    split = Prepared(tmp_path / "data").training_split("mask")
+    schedule = Schedule(len(split), MethodSettings(epochs=3, batch_size=8, flip=flip), 0)
+    loader_ = Loader(split, schedule, torch.device("cpu"), "mask")
+    for batch in loader_.batches():
+        assert batch.masks is not None
+        assert torch.equal(batch.masks, batch.images[:, 0])
+        assert batch.masks.dtype == torch.float32
+    whole = list(loader_.ordered())
+    assert torch.equal(
+        torch.cat([batch.images for batch in whole]),
+        to_float(torch.from_numpy(np.array(split.images))),
+    )
+    assert all(torch.equal(b.masks, b.images[:, 0]) for b in whole if b.masks is not None)
 
 
 @pytest.mark.parametrize("swap", [(0, 1, 2), (1, 0, 2), (1, 0, 3, 2, 4)])

@@ -130,9 +130,9 @@ class CelebA(Reader):
         if not settings.landmarks:
             self.landmark_names = self.landmark_swap = ()
 
-    def crop_box(self, width: int, height: int) -> tuple[float, float, float, float]:
+    def crop_box(self, sample: Sample) -> tuple[float, float, float, float]:
         """Return the part (left, top, right, bottom) of a face that is prepared, pixels."""
-        return DLP_BOX if self.settings.crop == "dlp" else super().crop_box(width, height)
+        return DLP_BOX if self.settings.crop == "dlp" else super().crop_box(sample)
 
     @cached_property
     def _names(self) -> dict[str, list[str]]:

@@ -1,6 +1,7 @@
 """Decode image files: any mode, any orientation, or an error that names the file."""
 
 import io
+import math
 from pathlib import Path
 
 import numpy as np
@@ -57,7 +58,11 @@ def _decode_plain_jpeg(content: bytes) -> NDArray[np.uint8] | None:
 
 
 def resize(
-    image: NDArray[np.uint8], size: int, box: tuple[float, float, float, float], nearest: bool
+    image: NDArray[np.uint8],
+    size: int,
+    box: tuple[float, float, float, float],
+    nearest: bool,
+    edge: bool = False,
 ) -> NDArray[np.uint8]:
     """Return the part `box` (left, top, right, bottom) of an image as a square of side `size`.
 
@@ -66,7 +71,16 @@ def resize(
         size: pixels.
         box: may have fractions; pixel edges, not centres.
         nearest: for label maps; else bilinear with antialiasing, as torchvision's Resize.
+        edge: what lies outside the image repeats its border; else it is 0.
     """
+    height, width = image.shape[:2]
+    left, top, right, bottom = box
+    before = (math.ceil(max(0, -top)), math.ceil(max(0, -left)))
+    after = (math.ceil(max(0, bottom - height)), math.ceil(max(0, right - width)))
+    if any(before + after):
+        around = [*zip(before, after, strict=True), (0, 0)][: image.ndim]
+        image = np.pad(image, around, "edge" if edge else "constant")
+        box = (left + before[1], top + before[0], right + before[1], bottom + before[0])
     if image.shape[:2] == (size, size) and box == (0, 0, size, size):
         return image
     method = Image.Resampling.NEAREST if nearest else Image.Resampling.BILINEAR

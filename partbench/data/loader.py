@@ -112,6 +112,8 @@ class Loader:
         # A few numbers an image, so they are read at once.
         self.labels = np.array(split.annotation("labels")) if learns_from == "labels" else None
         self.landmarks = _landmarks(split) if learns_from == "landmarks" else None
+        # A byte a pixel, so they stay on disk.
+        self.masks = split.annotation("mask") if learns_from == "mask" else None
         self.swap = list(landmark_swap)
         needed = 0 if self.landmarks is None else self.landmarks.shape[1]
         if schedule.settings.flip and len(self.swap) < needed:
@@ -137,34 +139,50 @@ class Loader:
             finally:
                 pool.shutdown(cancel_futures=True)
 
-    def _read(self, step: int) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    def ordered(self) -> Iterator[Batch]:
+        """Yield the whole split once, in its order, nothing mirrored."""
+        rows = np.arange(len(self.split)) if self.rows is None else self.rows
+        size = self.schedule.settings.batch_size
+        for start in range(0, len(rows), size):
+            yield self._to_device(*self._take(rows[start : start + size], None))
+
+    def _read(self, step: int) -> tuple[Tensor | None, ...]:
         indices = self.schedule.indices(step)[self.rank :: self.world]
         if self.rows is not None:
             indices = self.rows[indices]
-        images = self.split.images[indices]
-        labels = None if self.labels is None else self.labels[indices]
-        landmarks = None if self.landmarks is None else self.landmarks[indices]
+        mirrored = None
         if self.schedule.settings.flip:
             draw = np.random.default_rng([self.schedule.seed, step, self.rank])
             mirrored = draw.random(len(indices)) < 0.5
+        return self._take(indices, mirrored)
+
+    def _take(
+        self, indices: NDArray[np.int64], mirrored: NDArray[np.bool_] | None
+    ) -> tuple[Tensor | None, ...]:
+        """Return the fields of a batch on the CPU, images as uint8 [B, S, S, 3]."""
+        images = self.split.images[indices]
+        labels = None if self.labels is None else self.labels[indices]
+        landmarks = None if self.landmarks is None else self.landmarks[indices]
+        masks = None if self.masks is None else self.masks[indices]
+        if mirrored is not None:
             images[mirrored] = images[mirrored][:, :, ::-1]
+            if masks is not None:
+                masks[mirrored] = masks[mirrored][:, :, ::-1]
             if landmarks is not None:
                 landmarks[mirrored] = mirror_landmarks(
                     landmarks[mirrored], images.shape[2], self.swap
                 )
-        batch = torch.from_numpy(images)
-        return (
-            batch.pin_memory() if self.device.type == "cuda" else batch,
-            None if labels is None else torch.from_numpy(labels),
-            None if landmarks is None else torch.from_numpy(landmarks),
-        )
+        fields = (images, labels, landmarks, masks)
+        tensors = [None if field is None else torch.from_numpy(field) for field in fields]
+        pin = self.device.type == "cuda"
+        return tuple(t.pin_memory() if pin and t is not None else t for t in tensors)
 
-    def _to_device(self, images: Tensor, labels: Tensor | None, landmarks: Tensor | None) -> Batch:
-        return Batch(
-            to_float(images.to(self.device, non_blocking=True)),
-            None if labels is None else labels.to(self.device),
-            None if landmarks is None else landmarks.to(self.device),
+    def _to_device(self, *fields: Tensor | None) -> Batch:
+        images, labels, landmarks, masks = (
+            None if field is None else field.to(self.device, non_blocking=True) for field in fields
         )
+        assert images is not None
+        return Batch(to_float(images), labels, landmarks, None if masks is None else masks.float())
 
 
 def _landmarks(split: Split) -> NDArray[np.float32]:

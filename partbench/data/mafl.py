@@ -29,9 +29,9 @@ class MAFL(Reader):
     licence = "non-commercial research (CelebA's)"
     counts = {"train": 19_000, "test": 1_000}
 
-    def crop_box(self, width: int, height: int) -> tuple[float, float, float, float]:
+    def crop_box(self, sample: Sample) -> tuple[float, float, float, float]:
         """Return the part (left, top, right, bottom) of a face that is prepared, pixels."""
-        return DLP_BOX if self.settings.crop == "dlp" else super().crop_box(width, height)
+        return DLP_BOX if self.settings.crop == "dlp" else super().crop_box(sample)
 
     @cached_property
     def _names(self) -> dict[str, list[str]]:

@@ -377,8 +377,12 @@ def convert(reader: Reader, sample: Sample) -> dict[str, NDArray[Any]]:
         BadInput: a visible landmark lies outside the image.
     """
     size, height, width = reader.settings.size, *sample.image.shape[-3:-1]
-    box = reader.crop_box(width, height)
-    arrays: dict[str, NDArray[Any]] = {"images": _frames(sample.image, size, box, nearest=False)}
+    box = reader.crop_box(sample)
+
+    def cut(image: NDArray[np.uint8], nearest: bool) -> NDArray[np.uint8]:
+        return _frames(image, size, box, nearest, reader.settings.crop == "pad")
+
+    arrays: dict[str, NDArray[Any]] = {"images": cut(sample.image, nearest=False)}
     if sample.label is not None:
         arrays["labels"] = np.asarray(sample.label, np.int64)
     if sample.landmarks is not None:
@@ -411,15 +415,19 @@ def convert(reader: Reader, sample: Sample) -> dict[str, NDArray[Any]]:
         arrays["attributes"] = sample.attributes
     if sample.mask is not None:
         mask = sample.mask.astype(np.uint8)
-        arrays["mask"] = _frames(mask, size, box, nearest=True).astype(bool)
+        arrays["mask"] = cut(mask, nearest=True).astype(bool)
     if sample.parts is not None:
-        arrays["parts"] = _frames(sample.parts, size, box, nearest=True)
+        arrays["parts"] = cut(sample.parts, nearest=True)
     return arrays
 
 
 def _frames(
-    image: NDArray[np.uint8], size: int, box: tuple[float, float, float, float], nearest: bool
+    image: NDArray[np.uint8],
+    size: int,
+    box: tuple[float, float, float, float],
+    nearest: bool,
+    edge: bool,
 ) -> NDArray[np.uint8]:
     if image.ndim == (3 if nearest else 4):
-        return np.stack([resize(frame, size, box, nearest) for frame in image])
-    return resize(image, size, box, nearest)
+        return np.stack([resize(frame, size, box, nearest, edge) for frame in image])
+    return resize(image, size, box, nearest, edge)

@@ -28,7 +28,7 @@ from partbench.errors import BadInput
 from partbench.files import read_json
 
 FORMAT = 1
-LearnsFrom = Literal["images", "labels", "landmarks"]
+LearnsFrom = Literal["images", "labels", "landmarks", "mask"]
 """What a method's training is told: the images alone, or an annotation beside them."""
 
 
@@ -112,8 +112,8 @@ class Prepared:
         """Return what a method trains on.
 
         Args:
-            learns_from: images: the split `unlabeled` where there is one, else `train`; labels
-                or landmarks: `train`.
+            learns_from: images: the split `unlabeled` where there is one, else `train`; labels,
+                landmarks or mask: `train`.
 
         Raises:
             BadInput: the data set has not what the method learns from.

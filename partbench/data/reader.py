@@ -50,9 +50,10 @@ class DataSettings(Settings):
     """Settings that every data set has."""
 
     size: int = Field(64, ge=8, description="side of the prepared square images, pixels")
-    crop: Literal["center", "stretch"] = Field(
+    crop: Literal["center", "stretch", "pad"] = Field(
         "center",
-        description="center: the largest centred square; stretch: the whole image, aspect broken",
+        description="center: the largest centred square; stretch: the whole image, aspect broken; "
+        "pad: the whole image in the middle of a square, its border repeated around it",
     )
     subset: bool = Field(
         False,
@@ -96,11 +97,15 @@ class Reader(ABC):
         """Frames of a sample: 1, or T of clips."""
         return 1
 
-    def crop_box(self, width: int, height: int) -> tuple[float, float, float, float]:
-        """Return the part (left, top, right, bottom) of an image that is prepared, pixels."""
+    def crop_box(self, sample: Sample) -> tuple[float, float, float, float]:
+        """Return the part (left, top, right, bottom) of an image that is prepared, pixels.
+
+        It may reach beyond the image: what lies there is background, black unless `crop` is pad.
+        """
+        height, width = sample.image.shape[-3:-1]
         if self.settings.crop == "stretch":
             return 0, 0, width, height
-        side = min(width, height)
+        side = max(width, height) if self.settings.crop == "pad" else min(width, height)
         left, top = (width - side) / 2, (height - side) / 2
         return left, top, left + side, top + side
 

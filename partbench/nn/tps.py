@@ -135,6 +135,11 @@ def warp(images: Tensor, grid: Tensor) -> Tensor:
     return F.grid_sample(images, grid, padding_mode="zeros", align_corners=True)
 
 
+def nearest(maps: Tensor, grid: Tensor) -> Tensor:
+    """Return maps sampled at the pixel nearest to grids; 0 outside. [n, C, H, W]."""
+    return F.grid_sample(maps, grid, "nearest", padding_mode="zeros", align_corners=True)
+
+
 def _lattice(side: int) -> Tensor:
     """Return the points (x, y) of a square lattice on [-1, 1], [side * side, 2], row by row."""
     line = torch.linspace(-1, 1, side)

@@ -33,6 +33,7 @@ CELLS = [cell for cell in grid.cells(CONFIG) if not cell.skip]
 RUNS = sorted({cell.run for cell in CELLS})
 METHODS = sorted({run.method for run in grid.runs(CONFIG)})
 PROBES = sorted({cell.probe for cell in CELLS})
+PROBE_CLASSES = {probe: plugins.load("probes", probe, Probe) for probe in PROBES}
 
 
 def sources(package, name):
@@ -83,6 +84,15 @@ def weights_of(method):
         return [f"{RESULTS}/weights/{name}.files.json" for name in needed]
 
     return weights
+
+
+def needs_of_probes(wildcards):
+    """Return what the probes read of a run's outputs on a data set, separated by commas."""
+    cells = [
+        cell for cell in CELLS if (str(cell.run), cell.eval) == (wildcards.run, wildcards.eval)
+    ]
+    needs = {need for cell in cells for need in PROBE_CLASSES[cell.probe].needs}
+    return ",".join(sorted(needs))
 
 
 def probe_settings(probe):

@@ -17,7 +17,9 @@ rule extract:
     params:
         runtime=runtime,
         data=folder_of_meta,
+        needs=needs_of_probes,
     shell:
         "python -m partbench extract --model {input.model} --data {params.data}"
+        " --needs {params.needs}"
         " --outputs {output.outputs} --pictures {output.pictures}"
         " --runtime {params.runtime:q} 2> {log}"

@@ -1,6 +1,6 @@
 # One rule a probe; a probe reads a run's outputs, or trains on top of the model itself.
 for probe in PROBES:
-    on_model = plugins.load("probes", probe, Probe).reads == "model"
+    on_model = PROBE_CLASSES[probe].reads == "model"
 
     rule:
         name:
