@@ -121,8 +121,9 @@ def labels_at(labels: NDArray[np.integer], points: NDArray[np.floating]) -> NDAr
 
     A point is in the pixel of index x - 1/2, rounded half to even: sampled so, coordinates run
     from the image's border, while CUB's begin at the first pixel's centre. Integer coordinates
-    are ties. Outside of the image the label is 0: zeros are sampled there, and of equal scores
-    the first counts.
+    are ties; rounding errors of a grid from -1 to 1, which may break them, are not copied.
+    Outside of the image the label is 0: zeros are sampled there, and of equal scores the first
+    counts.
 
     Args:
         labels: [H, W].
