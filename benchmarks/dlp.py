@@ -73,7 +73,7 @@ class Training:
     def _loss(self) -> Tensor:
         if self.way != "plain":
             return self.method(Batch(self.images, None), "all")["loss"]
-        pair = (self.method.window(t.to(self.device)) for t in self.warper.pairs(self.images))
+        pair = (self.method.frame().cut(t.to(self.device)) for t in self.warper.pairs(self.images))
         x, x_prior = pair
         return self.method.loss(x, x_prior, self.method.draw(x))["loss"]
 
@@ -105,7 +105,7 @@ def check_same(device: str) -> float:
     found = [loader.pair(*one) for one in zip(images, *(w.cpu() for w in weights), strict=True)]
     for ours, plain in zip((x, x_prior), zip(*found, strict=True), strict=True):
         torch.testing.assert_close(ours.cpu(), torch.stack(plain), rtol=0, atol=1e-3)
-    x, x_prior = method.window(x).double(), method.window(x_prior).double()
+    x, x_prior = method.frame().cut(x).double(), method.frame().cut(x_prior).double()
     noise = method.draw(x)
     noise = Noise(noise.position.double(), noise.features.double())
     assert method.perceptual.network is not None

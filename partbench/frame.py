@@ -30,6 +30,11 @@ class Frame(NamedTuple):
         """Return pixels (array or tensor, [..., 2]) as points of this frame."""
         return (points - self.first) / (self.last - self.first) * 2 - 1
 
+    def cut(self, images: Any) -> Any:
+        """Return the window of prepared images (array or tensor, [..., S, S])."""
+        end = self.left + self.side
+        return images[..., self.left : end, self.left : end]
+
 
 def window_of(side: int, margin: int) -> int:
     """Return the side of the window, pixels.

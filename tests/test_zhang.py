@@ -30,7 +30,7 @@ from partbench.run import Run, Runtime
 from partbench.train import Stopped, train
 
 CPU = Runtime(device="cpu", threads=1, precision="32-true")
-SMALL = {"width": 4, "landmarks": 4, "stride": 4, "depth": 2, "margin": 0, "batch_size": 16}
+SMALL = {"width": 4, "k": 4, "stride": 4, "depth": 2, "margin": 0, "batch_size": 16}
 
 
 def settings_of(variant: str = "paper", **changes: Any) -> Any:
@@ -379,7 +379,7 @@ def test_the_paper_s_variants_take_220_000_steps(variant: str, images: int) -> N
     s = settings_of(variant)
     assert s.epochs * (images // s.batch_size) == 220_000
     assert s.images_per_epoch == images
-    assert s.landmarks == int(variant[1:])
+    assert s.k == int(variant[1:])
 
 
 def test_weights_and_rate_change_at_the_milestones() -> None:

@@ -430,19 +430,14 @@ class DLP(Method):
     def pair(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Return the window of what is encoded, and of what the proposals come from."""
         if self.warper is None:
-            x = self.window(images)
+            x = self.frame().cut(images)
             return x, x
         weak, strong = (self.warper.draw(len(images), spread) for spread in (WEAK, STRONG))
         with exact(images):
             x = warp(images, self.warper.grid(weak))
             # The strong warp only where it is seen; the whole weak one is its source.
-            seen = self.window(self.warper.grid(strong).movedim(-1, 1)).movedim(1, -1)
-            return self.window(x), warp(x, seen)
-
-    def window(self, images: Tensor) -> Tensor:
-        """Return the part of prepared images that the networks see."""
-        m = self.settings.margin
-        return images[:, :, m:-m, m:-m] if m else images
+            seen = self.frame().cut(self.warper.grid(strong).movedim(-1, 1)).movedim(1, -1)
+            return self.frame().cut(x), warp(x, seen)
 
     def draw(self, x: Tensor) -> Noise:
         """Return the noise of a training step; more of it in noisy phases."""
@@ -518,7 +513,7 @@ class DLP(Method):
 
     def particles(self, images: Tensor) -> tuple[Particles, Noise]:
         """Return the particles of prepared images at their means."""
-        x, s = self.window(images), self.settings
+        x, s = self.frame().cut(images), self.settings
         noise = Noise(x.new_zeros(len(x), s.k + 1, 2), x.new_zeros(len(x), s.k + 1, s.features))
         return self.encode(x, noise), noise
 

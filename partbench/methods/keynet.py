@@ -177,11 +177,6 @@ class KeyNet(Method):
     mask: Tensor
     """[S, S]."""
 
-    def window(self, images: Tensor) -> Tensor:
-        """Return what is seen of prepared images, [B, C, S, S] -> [B, C, side, side]."""
-        m, end = self.settings.margin, self.settings.margin + self.side
-        return images[:, :, m:end, m:end]
-
     def pair(self, images: Tensor) -> Pair:
         """Return two random warps of images [B, 3, S, S]: a target, and a source made of it."""
         n, factor = len(images), self.settings.warp
@@ -189,7 +184,7 @@ class KeyNet(Method):
         to_target, to_source = (self.thin_plate.grid(weights) for weights in drawn)
         masked = torch.cat([images, self.mask.expand(n, 1, -1, -1)], 1)
         target, mask = warp(masked, to_target).split([3, 1], 1)
-        return Pair(*map(self.window, (warp(target, to_source), target, mask)))
+        return Pair(*map(self.frame().cut, (warp(target, to_source), target, mask)))
 
     def locate(self, images: Tensor) -> Tensor:
         """Return the keypoints (x, y) of windows [B, 3, side, side]: [B, K, 2] float32."""
@@ -268,11 +263,11 @@ class KeyNet(Method):
 
     def keypoints(self, images: Tensor) -> Keypoints:
         """Return the keypoints of images [B, 3, S, S]."""
-        return Keypoints(self.locate(self.window(images)))
+        return Keypoints(self.locate(self.frame().cut(images)))
 
     def reconstruct(self, images: Tensor) -> Tensor:
         """Return images rendered from their own appearance and keypoints, black in the margin."""
-        seen = self.window(images)
+        seen = self.frame().cut(images)
         output = self.render(seen, self.locate(seen)) / 255
         return F.pad(output.clamp(0, 1), 4 * [self.settings.margin])
 

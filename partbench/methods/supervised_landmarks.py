@@ -118,7 +118,5 @@ class SupervisedLandmarks(Method):
 
     def keypoints(self, images: Tensor) -> Keypoints:
         """Return the predicted landmarks, [B, L, 2]."""
-        first, side = self._frame.left, self._frame.side
-        window = images[..., first : first + side, first : first + side]
-        heat = self.heat(self.encoder(self.normalize(window)))
+        heat = self.heat(self.encoder(self.normalize(self._frame.cut(images))))
         return Keypoints(soft_argmax(heat.float()))

@@ -28,7 +28,7 @@ from partbench.nn.tps import ThinPlateSpline, similarity, warp
 class ZhangSettings(MethodSettings):
     """The settings for faces with K = 30; lengths are in sides of the window unless said."""
 
-    landmarks: int = Field(30, ge=1, description="K, number of landmarks")
+    k: int = Field(30, ge=1, description="K, number of landmarks")
     descriptor: int = Field(8, ge=1, description="d, numbers that describe a landmark's looks")
     margin: int = Field(
         10,
@@ -186,7 +186,7 @@ class Zhang(Method):
     VARIANTS = {
         "k30": {},
         "k10": {
-            "landmarks": 10,
+            "k": 10,
             "reconstruction_weights": (0.1, 1.0, 10.0),
             "separation": 20.0,
             "bandwidth": 0.08,
@@ -198,7 +198,7 @@ class Zhang(Method):
     }
     REDUCED = {
         "demo": {
-            "landmarks": 10,
+            "k": 10,
             "margin": 0,
             "stride": 4,
             "depth": 3,
@@ -252,7 +252,7 @@ class Zhang(Method):
                 f"{s.margin}) must be two or more cells of {s.stride} px, `stride`; change one "
                 "of the three"
             )
-        maps, halvings = s.landmarks + 1, s.stride.bit_length() - 1
+        maps, halvings = s.k + 1, s.stride.bit_length() - 1
 
         def network() -> nn.Sequential:
             """Return an hourglass with the convolutions before it, [B, 3, S, S] -> cells."""
@@ -281,8 +281,7 @@ class Zhang(Method):
 
     def window(self, images: Tensor) -> Tensor:
         """Return what the networks see of prepared images, normalised: [B, 3, window, window]."""
-        margin, end = self.settings.margin, images.shape[-1] - self.settings.margin
-        return self.normalize(images[:, :, margin:end, margin:end])
+        return self.normalize(self.frame().cut(images))
 
     def draw_warps(self, n: int) -> Tensor:
         """Return the weights of n random warps of prepared images."""

@@ -220,7 +220,7 @@ def lines(
                 markersize=4.5,
                 mew=0,
                 markevery=every,
-                label=_short(line.label, 27),
+                label=_short(line.label, 31),
             )
             if line.sd is not None:
                 y, sd = np.array(line.y), np.array(line.sd)
