@@ -15,7 +15,7 @@ The folder of outputs holds, for the splits `train` and `test`, what the method 
     test.foreground.npy    bool [N, S, S], where the method finds the foreground itself
     test.agreement.npy     float32 [N], share of the foreground of a warped copy of each image
                            whose part is that of the place of the original that it shows; NaN
-                           where there is no foreground
+                           where there is no foreground; not with `crop: whole`
     parts.json             K, and what the centres took for foreground: own, mask or none
 
 Beside it goes `pictures.npz` for the report: `originals`, `reconstructions` and `samples`, uint8
@@ -32,6 +32,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -83,6 +84,11 @@ def extract(
             f"{model} was trained at {method.data.size} px, {data} is prepared at "
             f"{prepared.size} px; give both data sets the same `size`"
         )
+    if prepared.whole and not set(needs) <= {"part_maps"}:
+        raise BadInput(
+            f"{data}: `crop: {prepared.meta['settings']['crop']}` keeps every image's aspect; only "
+            "part maps are measured so, other probes need the same data with another `crop`"
+        )
     method.to(memory_format=torch.channels_last)
     aside = outputs.with_name(outputs.name + ".part")
     with explained(outputs), torch.inference_mode():
@@ -115,10 +121,14 @@ def _write(
 ) -> None:
     """Write what `compute` makes of a split, batch by batch (images, rows), an array a key."""
     arrays: dict[str, NDArray[Any]] = {}
+    extents = split.annotation("extent") if split.has("extent") else None
+    size = BATCH if extents is None else 1
     with Progress(label, len(split), "images") as progress:
-        for start in range(0, len(split), BATCH):
-            rows = slice(start, start + BATCH)
+        for start in range(0, len(split), size):
+            rows = slice(start, start + size)
             images = to_float(torch.from_numpy(np.array(split.images[rows])).to(device))
+            if extents is not None:
+                images = images[:, :, : extents[start, 1], : extents[start, 0]]
             for key, value in compute(images, rows).items():
                 made = (value.float() if value.is_floating_point() else value).cpu().numpy()
                 if key not in ("carried", "agreement") and not np.isfinite(made).all():
@@ -162,32 +172,37 @@ def _keypoints(method: Any, prepared: Prepared, folder: Path, label: str) -> Non
 
 
 def _parts(method: Any, prepared: Prepared, folder: Path, label: str) -> None:
-    device, size = method.mean.device, prepared.size
-    warper = ThinPlateSpline(size).to(device)
-    line = torch.arange(size, device=device, dtype=torch.float32)
-    own = count = 0
+    device = method.mean.device
+    warper = None if prepared.whole else ThinPlateSpline(prepared.size).to(device)
+    own, count = False, 0
 
     def find(split: Split, images: Tensor, rows: slice) -> dict[str, Tensor]:
         nonlocal own, count
         found: PartMaps = method.part_maps(images)
-        weights, masks = found.weights, _masks(split, rows, device)
+        weights, masks = found.weights, _masks(split, rows, images)
         own, count = found.foreground is not None, weights.shape[1]
         if masks is not None and not own:
             weights = weights * masks.unsqueeze(1)
         mass = weights.sum((2, 3))
-        x, y = weights.sum(2) @ line, weights.sum(3) @ line
-        middle = (size - 1) / 2  # of a part without mass
-        centres = torch.stack([x, y], -1) / mass.clamp_min(1e-8).unsqueeze(-1)
-        centres = centres.where(mass.unsqueeze(-1) > 1e-8, middle)
+        size = weights.new_tensor(weights.shape[:1:-1])  # width and height
+        along = [torch.arange(n, device=device, dtype=torch.float32) for n in images.shape[2:]]
+        moment = torch.stack([weights.sum(2) @ along[1], weights.sum(3) @ along[0]], -1)
+        # A part without mass is in the middle.
+        there = mass.unsqueeze(-1) > 1e-8
+        centres = torch.where(there, moment / mass.clamp_min(1e-8).unsqueeze(-1), (size - 1) / 2)
         made = {"centres": centres, "mass": mass}
         if split.name == "test":
             made |= _labelled(found, images, masks)
         return made
 
     def _labelled(found: PartMaps, images: Tensor, masks: Tensor | None) -> dict[str, Tensor]:
-        made = {"labels": found.labels.byte()}
+        rest = [prepared.canvas - n for n in images.shape[2:]]
+        around = (0, rest[1], 0, rest[0])
+        made = {"labels": F.pad(found.labels.byte(), around)}
         if found.foreground is not None:
-            made["foreground"] = masks = found.foreground
+            made["foreground"], masks = F.pad(found.foreground, around), found.foreground
+        if warper is None:
+            return made
         # Labels as numbers can be sampled at the nearest pixel only; 0 is what comes from outside.
         shown = found.labels + 1
         if masks is not None:
@@ -205,11 +220,12 @@ def _parts(method: Any, prepared: Prepared, folder: Path, label: str) -> None:
     write_json(folder / "parts.json", {"parts": count, "foreground": "own" if own else mask})
 
 
-def _masks(split: Split, rows: slice, device: torch.device) -> Tensor | None:
-    """Return the data set's foreground, [B, S, S] float32, if it has one."""
+def _masks(split: Split, rows: slice, images: Tensor) -> Tensor | None:
+    """Return the data set's foreground where the images are, [B, H, W] float32, if it has one."""
     if not split.has("mask"):
         return None
-    return torch.from_numpy(np.array(split.annotation("mask")[rows])).to(device).float()
+    masks = split.annotation("mask")[rows, : images.shape[2], : images.shape[3]]
+    return torch.from_numpy(np.array(masks)).to(images.device).float()
 
 
 def _pictures(method: Any, split: Split) -> dict[str, NDArray[Any]]:
@@ -224,7 +240,7 @@ def _pictures(method: Any, split: Split) -> dict[str, NDArray[Any]]:
     if hasattr(method, "part_maps"):
         images = to_float(torch.from_numpy(originals).to(method.mean.device))
         found: PartMaps = method.part_maps(images)
-        masks = _masks(split, slice(0, PICTURES), images.device)
+        masks = _masks(split, slice(0, PICTURES), images)
         shown = found.foreground if masks is None or found.foreground is not None else masks > 0
         labels = found.labels if shown is None else found.labels.where(shown, BACKGROUND)
         made["parts"] = labels.byte().cpu().numpy()

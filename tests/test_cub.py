@@ -9,8 +9,9 @@ from PIL import Image
 from scipy import ndimage
 
 from partbench.data.cub import CUB, LANDMARKS, SWAP, read_birds
-from partbench.data.prepare import prepare
+from partbench.data.prepare import convert, prepare
 from partbench.data.prepared import Prepared
+from partbench.data.reader import Sample
 from partbench.errors import BadInput
 
 CLASSES = ("001.Black_Rail", "002.Red_Kite")
@@ -421,3 +422,53 @@ def test_a_padded_image_repeats_its_border(tmp_path: Path) -> None:
     assert (image[:4] == image[4]).all()
     assert (image[20:] == image[19]).all()
     np.testing.assert_allclose(held.annotation("landmarks")[1, BEAK], [5, 4 + 4], atol=1e-5)
+
+
+@pytest.mark.parametrize("number", range(3))
+@pytest.mark.parametrize(("crop", "key"), [("whole", "full"), ("tight", "crop")])
+def test_images_at_their_own_aspect_are_those_of_the_reference(
+    number: int, crop: str, key: str, tmp_path: Path, oracles: Path
+) -> None:
+    v = np.load(oracles / "part_metrics.npz")
+    image, box = v[f"cub{number}_image"], v["cub_boxes"][number]
+    points = v["cub_part_locs"][number]
+    size = int(v["cub_resize"])
+    sample = Sample(
+        "a",
+        image,
+        landmarks=points[:, 1:3].astype(np.float32),
+        visible=points[:, 3] == 1,
+        box=box.astype(np.float32),
+    )
+    made = convert(reader(tmp_path, size=size, crop=crop), sample)
+    wanted = v[f"cub{number}_{key}_input"].transpose(1, 2, 0)
+    width, height = made["extent"]
+    assert (height, width) == wanted.shape[:2]
+    means = (104.00698793, 116.66876762, 122.67891434)
+    np.testing.assert_allclose(made["images"][:height, :width], wanted + means, atol=1e-3)
+    assert made["images"].shape == (2 * size, 2 * size, 3)
+    assert not made["images"][height:].any()
+    assert not made["images"][:, width:].any()
+    # The reference multiplies coordinates, which moves pixel centres by half of the change, and
+    # by the shorter side's factor, where the longer one is rounded to whole pixels.
+    factor = size / min(image.shape[:2] if crop == "whole" else (int(box[2]), int(box[3])))
+    visible = made["visible"] & (v[f"cub{number}_{key}_landmarks"][:, 1:3] > 0).all(1)
+    theirs = v[f"cub{number}_{key}_landmarks"][visible, 1:3] + factor / 2 - 0.5
+    shift = (box[:2] - box[:2].astype(int)) * factor if crop == "tight" else 0
+    np.testing.assert_allclose(made["landmarks"][visible], theirs + shift, atol=0.75)
+    assert visible.any()
+
+
+def test_a_very_long_image_fits_its_canvas(tmp_path: Path) -> None:
+    sample = Sample("a", np.full((10, 50, 3), 7, np.uint8), box=np.array([0, 0, 9, 9], np.float32))
+    made = convert(reader(tmp_path, size=16, crop="whole"), sample)
+    assert made["extent"].tolist() == [32, 6]
+    assert (made["images"][:6] == 7).all()
+
+
+def test_nothing_is_trained_on_images_that_keep_their_aspect(tmp_path: Path) -> None:
+    data = prepare_one(reader(make(tmp_path), size=16, crop="whole"), tmp_path / "out")
+    assert data.split("train").annotation("extent").tolist() == [[24, 16], [24, 16]]
+    assert (data.size, data.canvas) == (16, 32)
+    with pytest.raises(BadInput, match="`crop: whole` keeps every image's aspect"):
+        data.training_split("images")

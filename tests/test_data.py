@@ -96,12 +96,12 @@ def test_jpegs_have_pils_pixels(mode: str, options: dict[str, Any], tmp_path: Pa
     box = (3.5, 1, 40, 44.25)
     for nearest, method in ((True, Image.Resampling.NEAREST), (False, Image.Resampling.BILINEAR)):
         resized = np.asarray(expected.resize((16, 16), method, box))
-        np.testing.assert_array_equal(resize(image, 16, box, nearest), resized)
+        np.testing.assert_array_equal(resize(image, (16, 16), box, nearest), resized)
         np.testing.assert_array_equal(
-            resize(np.ascontiguousarray(image), 16, box, nearest), resized
+            resize(np.ascontiguousarray(image), (16, 16), box, nearest), resized
         )
         other = np.asarray(Image.fromarray(image[:, ::-1].copy()).resize((16, 16), method, box))
-        np.testing.assert_array_equal(resize(image[:, ::-1], 16, box, nearest), other)
+        np.testing.assert_array_equal(resize(image[:, ::-1], (16, 16), box, nearest), other)
     path.write_bytes(path.read_bytes()[:-200])
     with pytest.raises(BadInput, match=r"a\.jpg: cannot be decoded"):
         read_image(path)
@@ -524,14 +524,14 @@ def test_crop_box_is_the_largest_centred_square(tmp_path: Path) -> None:
 
 def test_points_keep_to_pixel_centres() -> None:
     corners = np.array([[-0.5, -0.5], [9.5, 9.5], [4.5, 4.5]], np.float32)
-    halved = move_points(corners, 5, (0, 0, 10, 10))
+    halved = move_points(corners, (5, 5), (0, 0, 10, 10))
     np.testing.assert_allclose(halved, [[-0.5, -0.5], [4.5, 4.5], [2, 2]])
-    np.testing.assert_allclose(move_points(corners, 10, (0, 0, 10, 10)), corners)
+    np.testing.assert_allclose(move_points(corners, (10, 10), (0, 0, 10, 10)), corners)
 
 
 def test_an_image_of_the_right_size_is_not_touched() -> None:
     image = np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8)
-    assert resize(image, 16, (0, 0, 16, 16), nearest=False) is image
+    assert resize(image, (16, 16), (0, 0, 16, 16), nearest=False) is image
 
 
 def test_a_landmark_outside_its_image(tmp_path: Path) -> None:

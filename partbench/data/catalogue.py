@@ -9,7 +9,7 @@ from partbench import plugins
 from partbench.data import fetch
 from partbench.data.archives import ARCHIVES, archives
 from partbench.data.prepare import prepare
-from partbench.data.prepared import Prepared
+from partbench.data.prepared import CANVAS, WHOLE, Prepared
 from partbench.data.reader import Reader
 from partbench.data.sheet import SAMPLES, write_sheet
 from partbench.errors import BadInput
@@ -58,7 +58,8 @@ def provide(name: str, reader: Reader) -> dict[str, str]:
 
 def prepared_bytes(reader: Reader) -> int:
     """Return what the images of a data set will take once prepared; 0 if that is not known."""
-    return sum(reader.counts.values()) * reader.frames * 3 * int(reader.settings.size) ** 2
+    side = int(reader.settings.size) * (CANVAS if reader.settings.crop in WHOLE else 1)
+    return sum(reader.counts.values()) * reader.frames * 3 * side**2
 
 
 def _licence(name: str) -> str:

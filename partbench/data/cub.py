@@ -61,10 +61,11 @@ class CUBSettings(DataSettings):
         description="training images with fewer visible landmarks are left out, test images never;"
         " 7 is CMR's rule",
     )
-    crop: Literal["center", "stretch", "pad", "box"] = Field(  # type: ignore[assignment]
+    crop: Literal["center", "stretch", "pad", "whole", "box", "tight"] = Field(  # type: ignore[assignment]
         "center",
         description="as every reader's, or box: the bird's box, 5 % wider on each side, its short "
-        "side grown to a square, black outside the image (CMR, unsup-parts)",
+        "side grown to a square, black outside the image (unsup-parts' training); tight: the box, "
+        "truncated to whole pixels, at its own aspect, as `whole` (its FG measurements)",
     )
     foreground: Literal["none", "masks", "box"] = Field(
         "none",
@@ -164,10 +165,12 @@ class CUB(Reader):
 
     def crop_box(self, sample: Sample) -> tuple[float, float, float, float]:
         """Return the part (left, top, right, bottom) of an image that is prepared, pixels."""
-        if self.settings.crop != "box":
+        if self.settings.crop not in ("box", "tight"):
             return super().crop_box(sample)
         assert sample.box is not None
         left, top, width, height = (float(value) for value in sample.box)
+        if self.settings.crop == "tight":
+            return int(left), int(top), int(left) + int(width), int(top) + int(height)
         side = max(width, height) * (1 + 2 * BOX_MARGIN)
         # Pixel centres at integers: the box ends half a pixel further.
         x, y = left + width / 2 + 0.5, top + height / 2 + 0.5

@@ -57,18 +57,17 @@ def _decode_plain_jpeg(content: bytes) -> NDArray[np.uint8] | None:
         return None
 
 
+Box = tuple[float, float, float, float]
+
+
 def resize(
-    image: NDArray[np.uint8],
-    size: int,
-    box: tuple[float, float, float, float],
-    nearest: bool,
-    edge: bool = False,
+    image: NDArray[np.uint8], shape: tuple[int, int], box: Box, nearest: bool, edge: bool = False
 ) -> NDArray[np.uint8]:
-    """Return the part `box` (left, top, right, bottom) of an image as a square of side `size`.
+    """Return the part `box` (left, top, right, bottom) of an image at another size.
 
     Args:
         image: [H, W, 3] or [H, W].
-        size: pixels.
+        shape: width and height to return, pixels.
         box: may have fractions; pixel edges, not centres.
         nearest: for label maps; else bilinear with antialiasing, as torchvision's Resize.
         edge: what lies outside the image repeats its border; else it is 0.
@@ -81,16 +80,16 @@ def resize(
         around = [*zip(before, after, strict=True), (0, 0)][: image.ndim]
         image = np.pad(image, around, "edge" if edge else "constant")
         box = (left + before[1], top + before[0], right + before[1], bottom + before[0])
-    if image.shape[:2] == (size, size) and box == (0, 0, size, size):
+    if image.shape[1::-1] == shape and box == (0, 0, *shape):
         return image
     method = Image.Resampling.NEAREST if nearest else Image.Resampling.BILINEAR
-    return np.asarray(Image.fromarray(image).resize((size, size), method, box=box))
+    return np.asarray(Image.fromarray(image).resize(shape, method, box=box))
 
 
 def move_points(
-    points: NDArray[np.float32], size: int, box: tuple[float, float, float, float]
+    points: NDArray[np.float32], shape: tuple[int, int], box: Box
 ) -> NDArray[np.float32]:
     """Return points (x, y), pixel centres at integers, where `resize` moves them. [..., 2]."""
     left, top, right, bottom = box
-    scale = np.array([size / (right - left), size / (bottom - top)])
+    scale = np.array(shape) / (right - left, bottom - top)
     return ((points + 0.5 - (left, top)) * scale - 0.5).astype(np.float32)

@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from partbench.data.image import move_points, resize
-from partbench.data.prepared import FORMAT
+from partbench.data.image import Box, move_points, resize
+from partbench.data.prepared import CANVAS, FORMAT, WHOLE
 from partbench.data.reader import Reader, Sample
 from partbench.errors import BadInput
 from partbench.files import create_array, explained, locked, sha256, write_json
@@ -377,12 +377,24 @@ def convert(reader: Reader, sample: Sample) -> dict[str, NDArray[Any]]:
         BadInput: a visible landmark lies outside the image.
     """
     size, height, width = reader.settings.size, *sample.image.shape[-3:-1]
-    box = reader.crop_box(sample)
+    box, crop = reader.crop_box(sample), reader.settings.crop
+    whole = crop in WHOLE
+    shape = _whole_shape(size, box) if whole else (size, size)
 
     def cut(image: NDArray[np.uint8], nearest: bool) -> NDArray[np.uint8]:
-        return _frames(image, size, box, nearest, reader.settings.crop == "pad")
+        if not whole:
+            return _frames(image, shape, box, nearest, crop == "pad")
+        # Cut first, so that what is resized does not see what lies around it.
+        left, top, right, bottom = (round(edge) for edge in box)
+        image = image[top:bottom, left:right]
+        made = resize(image, shape, (0, 0, *image.shape[1::-1]), nearest)
+        canvas = np.zeros((CANVAS * size, CANVAS * size, *made.shape[2:]), np.uint8)
+        canvas[: shape[1], : shape[0]] = made
+        return canvas
 
     arrays: dict[str, NDArray[Any]] = {"images": cut(sample.image, nearest=False)}
+    if whole:
+        arrays["extent"] = np.array(shape, np.int64)
     if sample.label is not None:
         arrays["labels"] = np.asarray(sample.label, np.int64)
     if sample.landmarks is not None:
@@ -397,16 +409,17 @@ def convert(reader: Reader, sample: Sample) -> dict[str, NDArray[Any]]:
                 f"{sample.landmarks[where].tolist()} lies outside the {width} x {height} image; "
                 "correct its row in the annotation file"
             )
-        moved = move_points(sample.landmarks, size, box)
-        kept = (moved >= -0.5).all(-1) & (moved <= size - 0.5).all(-1)  # of the crop
+        moved = move_points(sample.landmarks, shape, box)
+        kept = (moved >= -0.5).all(-1) & (moved <= np.array(shape) - 0.5).all(-1)  # of the crop
         arrays["landmarks"], arrays["visible"] = moved, visible & kept
     if sample.box is not None:
         corners = np.stack([sample.box[..., :2], sample.box[..., :2] + sample.box[..., 2:]], -2)
-        near, far = np.moveaxis(move_points(corners, size, box), -2, 0)
+        near, far = np.moveaxis(move_points(corners, shape, box), -2, 0)
         arrays["box"] = np.concatenate([near, far - near], -1)
     if sample.objects is not None:
         # The crop may cut objects, or leave them out.
-        near, far = near.clip(-0.5, size - 0.5), far.clip(-0.5, size - 0.5)
+        end = np.array(shape) - 0.5
+        near, far = near.clip(-0.5, end), far.clip(-0.5, end)
         there = (far > near).all(-1)
         inside = np.concatenate([near, far - near], -1)
         arrays["box"] = np.where(there[:, None], inside, np.float32(np.nan))
@@ -421,13 +434,23 @@ def convert(reader: Reader, sample: Sample) -> dict[str, NDArray[Any]]:
     return arrays
 
 
+def _whole_shape(size: int, box: Box) -> tuple[int, int]:
+    """Return the width and height of an image whose shorter side is `size`, or which just fits.
+
+    The longer side is rounded down, as torchvision's Resize does.
+    """
+    width, height = box[2] - box[0], box[3] - box[1]
+    short, long = min(width, height), max(width, height)
+    longer = int(size * long / short)
+    shorter = size
+    if longer > CANVAS * size:
+        shorter, longer = max(int(CANVAS * size * short / long), 1), CANVAS * size
+    return (longer, shorter) if width > height else (shorter, longer)
+
+
 def _frames(
-    image: NDArray[np.uint8],
-    size: int,
-    box: tuple[float, float, float, float],
-    nearest: bool,
-    edge: bool,
+    image: NDArray[np.uint8], shape: tuple[int, int], box: Box, nearest: bool, edge: bool
 ) -> NDArray[np.uint8]:
     if image.ndim == (3 if nearest else 4):
-        return np.stack([resize(frame, size, box, nearest, edge) for frame in image])
-    return resize(image, size, box, nearest, edge)
+        return np.stack([resize(frame, shape, box, nearest, edge) for frame in image])
+    return resize(image, shape, box, nearest, edge)

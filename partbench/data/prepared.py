@@ -4,6 +4,7 @@ A prepared data set is a folder:
 
     meta.json                what it is: reader, settings, classes, counts, checksum
     <split>.images.npy       uint8 [N, S, S, 3], or [N, T, S, S, 3] for clips
+    <split>.extent.npy       int64 [N, 2], width and height; see below
     <split>.labels.npy       int64 [N]
     <split>.landmarks.npy    float32 [N, L, 2], (x, y) in pixels of the prepared image
     <split>.visible.npy      bool [N, L]
@@ -15,7 +16,9 @@ A prepared data set is a folder:
     <split>.folds.npy        int64 [F, n], indices into the split; only where it is whole
     <split>.names.txt        one line a sample
 
-Only images and names are always there; the rest where the data set has it.
+Only images and names are always there; the rest where the data set has it. With `crop: whole`,
+images keep their aspect: each lies in the upper left corner, as wide and high as `extent` says,
+of a square twice as wide as `size`, the rest of which is black.
 """
 
 from pathlib import Path
@@ -28,6 +31,10 @@ from partbench.errors import BadInput
 from partbench.files import read_json
 
 FORMAT = 1
+WHOLE = ("whole", "tight")
+"""Values of `crop` that keep an image's aspect."""
+CANVAS = 2
+"""Side of the square that such images lie in, in units of `size`."""
 LearnsFrom = Literal["images", "labels", "landmarks", "mask"]
 """What a method's training is told: the images alone, or an annotation beside them."""
 
@@ -85,7 +92,7 @@ class Prepared:
 
     @property
     def size(self) -> int:
-        """Side of the images, pixels."""
+        """Side of the images, pixels; with `crop: whole` the shorter one."""
         return int(self.meta["settings"]["size"])
 
     @property
@@ -108,6 +115,16 @@ class Prepared:
             raise BadInput(f"{self.folder}: no split '{name}', only {list(self.meta['splits'])}")
         return Split(self.folder, name)
 
+    @property
+    def canvas(self) -> int:
+        """Side of the arrays that images lie in, pixels."""
+        return self.size * (CANVAS if self.whole else 1)
+
+    @property
+    def whole(self) -> bool:
+        """Whether images keep their aspect, each with an extent of its own."""
+        return self.meta["settings"].get("crop") in WHOLE
+
     def training_split(self, learns_from: LearnsFrom) -> Split:
         """Return what a method trains on.
 
@@ -116,8 +133,14 @@ class Prepared:
                 landmarks or mask: `train`.
 
         Raises:
-            BadInput: the data set has not what the method learns from.
+            BadInput: the data set has not what the method learns from, or its images are not
+                square.
         """
+        if self.whole:
+            raise BadInput(
+                f"{self.folder}: `crop: {self.meta['settings']['crop']}` keeps every image's "
+                "aspect, and trainings need squares; train on the same data with another `crop`"
+            )
         if learns_from == "images":
             return self.split("unlabeled" if "unlabeled" in self.meta["splits"] else "train")
         split = self.split("train")

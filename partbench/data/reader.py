@@ -50,10 +50,11 @@ class DataSettings(Settings):
     """Settings that every data set has."""
 
     size: int = Field(64, ge=8, description="side of the prepared square images, pixels")
-    crop: Literal["center", "stretch", "pad"] = Field(
+    crop: Literal["center", "stretch", "pad", "whole"] = Field(
         "center",
         description="center: the largest centred square; stretch: the whole image, aspect broken; "
-        "pad: the whole image in the middle of a square, its border repeated around it",
+        "pad: the whole image in the middle of a square, its border repeated around it; whole: the "
+        "image at its own aspect, its shorter side `size`, to measure parts on and nothing else",
     )
     subset: bool = Field(
         False,
@@ -103,7 +104,7 @@ class Reader(ABC):
         It may reach beyond the image: what lies there is background, black unless `crop` is pad.
         """
         height, width = sample.image.shape[-3:-1]
-        if self.settings.crop == "stretch":
+        if self.settings.crop in ("stretch", "whole"):
             return 0, 0, width, height
         side = max(width, height) if self.settings.crop == "pad" else min(width, height)
         left, top = (width - side) / 2, (height - side) / 2

@@ -12,6 +12,7 @@ for method in METHODS:
             model=f"{RESULTS}/runs/{method}/{{variant}}/{{train}}/{{seed}}/model.pt",
         log:
             f"{RESULTS}/logs/train/{method}/{{variant}}/{{train}}/{{seed}}.log",
+        priority: 1  # the longest jobs first, or the last of them would run alone
         conda:
             ENVIRONMENT
         threads: CONFIG.runtime.threads
