@@ -39,6 +39,11 @@ class DLPVideoSettings(DLPSettings):
     warmup_epochs: Literal[0] = Field(0, description="none, nor noisy masks")
     objects: Literal[True] = Field(True, description="the masked model is not all in its particles")
     warps: Literal[False] = Field(False, description="a warped frame would be none of its clip")
+    frames: int = Field(
+        2,
+        ge=1,
+        description="frames of a clip in a step that learns particles: BatchNorm needs many clips",
+    )
     carry: bool = Field(
         False,
         description="what is shown is the last frame given plus the change that the decoder sees, "
@@ -106,7 +111,7 @@ class DLPVideo(Method):
             "carry": True,
             "motion": 10.0,
             "sample": False,
-            "dynamics_epochs": 2,
+            "dynamics_epochs": 3,
             "glimpse": 0.5,
             "k": 4,
             "features": 6,
@@ -114,9 +119,9 @@ class DLPVideo(Method):
             "channels": (8, 16, 32),
             "beta_kl": 0.1,
             "learning_rate": 1e-3,
-            "batch_size": 2,
-            "epochs": 4,
-            "milestones": (1, 3),
+            "batch_size": 8,
+            "epochs": 11,
+            "milestones": (5, 8, 10),
         },
     }
     reads = "clips"
@@ -173,14 +178,15 @@ class DLPVideo(Method):
     # The loss.
 
     def forward(self, batch: Batch, phase: str) -> dict[str, Tensor]:
-        """Return the loss of `dlp` on all frames, or in the last epochs that of the network."""
+        """Return the loss of `dlp` on drawn frames, or in the last epochs that of the network."""
         clips, frames = batch.images.shape[:2]
         if self.dlp.phase() >= self.settings.epochs - self.settings.dynamics_epochs:
             self.dlp.eval()
             with torch.no_grad():
                 p, _ = self.dlp.particles(batch.images.flatten(0, 1))
             return {"loss": self.error(self.nodes(p).unflatten(0, (clips, frames)))}
-        x = self.dlp.window(batch.images.flatten(0, 1))
+        some = torch.randperm(frames, device=batch.images.device)[: self.settings.frames]
+        x = self.dlp.window(batch.images[:, some].flatten(0, 1))
         noise = self.dlp.draw(x) if self.settings.sample else self.dlp.no_noise(x)
         p = self.dlp.encode(x, noise)
         made = self.dlp.decode(p, noise).images
