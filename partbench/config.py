@@ -86,7 +86,8 @@ def check(values: Mapping[str, Any], where: str) -> Config:
 
     Raises:
         BadInput: an unknown key, method, variant, data set, reader or probe (the nearest valid
-            one is named), or a value of the wrong type or range.
+            one is named), a value of the wrong type or range, or a method of single images that
+            is to be trained on clips, or the other way round.
     """
     config = Config.parse(values, where)
     for name in config.data:
@@ -102,6 +103,9 @@ def check(values: Mapping[str, Any], where: str) -> Config:
         for name, variants in block.methods.items():
             for variant in variants:
                 method_settings(config, name, variant, f"{place}.methods.{name}")
+            methods.check_reads(
+                methods.load(name), _frames(config, block.train), f"{place}: {block.train}"
+            )
         for name, evals in block.probes.items():
             for data in evals:
                 _known(data, config.data, f"{place}.probes.{name}")
@@ -120,6 +124,12 @@ def load_reader(config: Config, name: str, where: str = "") -> type[Reader]:
     if reader is None:
         raise BadInput(f"{where}: data.{name} has no key 'reader'")
     return plugins.load("data", reader, Reader, f"{where}: data.{name}.reader")  # type: ignore[type-abstract]
+
+
+def _frames(config: Config, name: str) -> int:
+    """Return the frames of a clip of the data set `name`, 0 of single images."""
+    frames = load_reader(config, name)(data_root(), data_settings(config, name)).frames
+    return frames if frames > 1 else 0
 
 
 def data_settings(config: Config, name: str, where: str = "") -> DataSettings:

@@ -17,6 +17,7 @@ from partbench.settings import Settings, nearest
 IMAGENET_MEAN_STD = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 HALF_MEAN_STD = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 Role = Literal["method", "floor", "ceiling"]
+Reads = Literal["images", "clips"]
 
 
 class MethodSettings(Settings):
@@ -42,7 +43,7 @@ class Batch(NamedTuple):
     """What one training step sees."""
 
     images: Tensor
-    """[B, 3, S, S] float32 in [0, 1]."""
+    """[B, 3, S, S] float32 in [0, 1], or [B, T, 3, S, S] of clips."""
     labels: Tensor | None
     """[B] int64, for a method that learns from them, else None."""
     landmarks: Tensor | None = None
@@ -87,6 +88,8 @@ class DataInfo(NamedTuple):
     """Number of classes, 0 if there are none."""
     landmarks: int = 0
     """Number of landmarks, 0 if there are none."""
+    frames: int = 0
+    """Frames of a clip, 0 of single images."""
 
 
 class Method(nn.Module, ABC):
@@ -103,7 +106,9 @@ class Method(nn.Module, ABC):
       or pixels from its corner;
     - `part_maps(images) -> PartMaps`: which part each pixel belongs to;
     - `move(images, particle, (x, y)) -> [B, 3, S, S]`: decoded with one keypoint moved;
-    - `reconstruct(images) -> [B, 3, S, S]` and `generate(n) -> [n, 3, S, S]`, in [0, 1].
+    - `reconstruct(images) -> [B, 3, S, S]` and `generate(n) -> [n, 3, S, S]`, in [0, 1];
+    - `predict(first, steps) -> [B, steps, 3, S, S]`: the frames that follow [B, C, 3, S, S], and
+      `reconstruct(clips) -> [B, T, 3, S, S]` beside it, of the window that `window` cuts out.
 
     They all take images in [0, 1] (float32, NCHW) and are called in eval mode without gradients.
     """
@@ -119,6 +124,8 @@ class Method(nn.Module, ABC):
     learns_from: ClassVar[LearnsFrom] = "images"
     """What its training is told: from images alone it trains on the split `unlabeled` if there
     is one; from labels, landmarks or the foreground mask on `train`."""
+    reads: ClassVar[Reads] = "images"
+    """What a sample of its training data is."""
     paper: ClassVar[str] = ""
     """Key of the paper in published.csv."""
     phases: ClassVar[tuple[str, ...]] = ("all",)
@@ -196,6 +203,24 @@ def resolve(cls: type[Method], variant: str, overrides: Mapping[str, Any], where
 def role_of(cls: type[Method], settings: Any) -> Role:
     """Return the role of a run: whatever has not been trained is a floor."""
     return "floor" if settings.epochs == 0 else cls.role
+
+
+def check_reads(cls: type[Method], frames: int, where: str) -> None:
+    """Raise BadInput unless a method reads what a data set has.
+
+    Args:
+        cls: the method.
+        frames: of a sample, 0 of single images.
+        where: the data set, for the message.
+    """
+    kind: Reads = "clips" if frames else "images"
+    if cls.reads != kind:
+        name = cls.__module__.rpartition(".")[2]
+        said = {"clips": "clips", "images": "single images"}
+        raise BadInput(
+            f"{where}: holds {said[kind]}, and {name} learns from {said[cls.reads]}; train it on "
+            f"another data set, such as `{{reader: toy, kind: {cls.reads}}}`"
+        )
 
 
 def changes(cls: type[Method], variant: str, settings: Any) -> dict[str, tuple[Any, Any]]:

@@ -165,7 +165,7 @@ def _flops(method: str, settings: Any, data: DataInfo, trunk: bool) -> float:
     with torch.device("meta"):
         net: Any = methods.load(method)(settings, data)
         batch = Batch(
-            torch.zeros(8, 3, data.size, data.size),
+            torch.zeros(8, *([data.frames] if data.frames else []), 3, data.size, data.size),
             torch.zeros(8, dtype=torch.long),
             torch.zeros(8, data.landmarks, 3),
             torch.ones(8, data.size, data.size),
@@ -184,7 +184,8 @@ def _work(config: Config, run: Run, images: int | None = None) -> float:
     settings = method_settings(config, run.method, run.variant)
     reader = load_reader(config, run.train)(data_root(), data_settings(config, run.train))
     # Few classes or many make no difference, and their names may stand in files.
-    data = DataInfo(reader.settings.size, 1000, len(reader.landmark_names))
+    frames = reader.frames if reader.frames > 1 else 0
+    data = DataInfo(reader.settings.size, 1000, len(reader.landmark_names), frames)
     if images is not None:
         return images * _flops(run.method, settings, data, trunk=True) if images else 0
     splits = _counts(config, run.train)

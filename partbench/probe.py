@@ -5,9 +5,12 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from partbench.data.prepared import Prepared
@@ -49,6 +52,8 @@ class Result(NamedTuple):
     """Anything else worth keeping: choices made, curves; plain json."""
     scratch: Sequence[Path] = ()
     """Files to take up after a crash, of no more use once the result is written."""
+    pictures: Mapping[str, NDArray[Any]] = MappingProxyType({})
+    """Arrays that the report shows."""
 
 
 class Probe(ABC):
@@ -103,7 +108,9 @@ def measure(
     runtime: Runtime,
     out: Path,
 ) -> None:
-    """Measure one cell and write `out` (json) and, beside it, the per-sample outcomes (parquet).
+    """Measure one cell and write `out` (json) and, beside it, what else the probe returns.
+
+    That is the per-sample outcomes (parquet) and, where there are any, the pictures (npz).
 
     Args:
         probe: what measures.
@@ -132,6 +139,9 @@ def measure(
             raise BadInput(f"{run} on {meta['data_set']}: {metric.metric} is {metric.value}")
     with atomic(out.with_suffix(".parquet")) as path:
         result.samples.to_parquet(path)
+    if result.pictures:
+        with atomic(out.with_suffix(".npz")) as path, path.open("wb") as file:
+            np.savez_compressed(file, **result.pictures)  # type: ignore[arg-type]
     write_json(
         out,
         {

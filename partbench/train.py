@@ -95,6 +95,7 @@ class _Training:
         self.runtime, self.data, self.out = runtime, data, out
         cls = methods.load(run.method)
         split = data.training_split(cls.learns_from)
+        methods.check_reads(cls, split.frames, str(split.folder))
         self.schedule = Schedule(len(split), settings, run.seed)
         if settings.batch_size % fabric.world_size:
             raise BadInput(
@@ -110,7 +111,8 @@ class _Training:
             world=fabric.world_size,
         )
         torch.manual_seed(run.seed)
-        self.method: Method = cls(settings, DataInfo(data.size, data.classes, data.landmarks))
+        about = DataInfo(data.size, data.classes, data.landmarks, split.frames)
+        self.method: Method = cls(settings, about)
         self.method.to(memory_format=torch.channels_last)
         self.optimizers: dict[str, Optimizer] = self.method.optimizers()
         self.step, self.seconds = 0, 0.0

@@ -36,7 +36,9 @@ from partbench.progress import Progress
 from partbench.run import Run, Runtime
 from partbench.train import Stopped, train
 
-METHODS = plugins.names("methods", Method)
+METHODS = [
+    name for name in plugins.names("methods", Method) if methods.load(name).reads == "images"
+]
 CPU = Runtime(device="cpu", threads=1)
 OFTEN = CPU.model_copy(update={"checkpoint_minutes": 1e-9})
 SMALL: dict[str, dict[str, Any]] = {

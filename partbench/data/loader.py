@@ -115,7 +115,7 @@ class Loader:
         # A byte a pixel, so they stay on disk.
         self.masks = split.annotation("mask") if learns_from == "mask" else None
         self.swap = list(landmark_swap)
-        needed = 0 if self.landmarks is None else self.landmarks.shape[1]
+        needed = 0 if self.landmarks is None else self.landmarks.shape[-2]
         if schedule.settings.flip and len(self.swap) < needed:
             raise BadInput(
                 f"{split.folder}: the data set's reader does not say how landmarks are mirrored "
@@ -165,12 +165,12 @@ class Loader:
         landmarks = None if self.landmarks is None else self.landmarks[indices]
         masks = None if self.masks is None else self.masks[indices]
         if mirrored is not None:
-            images[mirrored] = images[mirrored][:, :, ::-1]
+            images[mirrored] = images[mirrored][..., ::-1, :]
             if masks is not None:
-                masks[mirrored] = masks[mirrored][:, :, ::-1]
+                masks[mirrored] = masks[mirrored][..., ::-1]
             if landmarks is not None:
                 landmarks[mirrored] = mirror_landmarks(
-                    landmarks[mirrored], images.shape[2], self.swap
+                    landmarks[mirrored], images.shape[-2], self.swap
                 )
         fields = (images, labels, landmarks, masks)
         tensors = [None if field is None else torch.from_numpy(field) for field in fields]
@@ -197,15 +197,15 @@ def mirror_landmarks(
     """Return the landmarks of mirrored images.
 
     Args:
-        landmarks: [B, L, 3], x, y and visibility; pixel centres at integers.
+        landmarks: [..., L, 3], x, y and visibility; pixel centres at integers.
         size: side of the images, pixels.
         swap: landmark i of a mirrored image is landmark `swap[i]` of the original.
     """
-    mirrored = landmarks[:, list(swap)]
+    mirrored = landmarks[..., list(swap), :]
     mirrored[..., 0] = size - 1 - mirrored[..., 0]
     return mirrored
 
 
 def to_float(images: Tensor) -> Tensor:
-    """Return uint8 [B, S, S, 3] as float32 [B, 3, S, S] in [0, 1], channels last in memory."""
-    return images.permute(0, 3, 1, 2) / 255
+    """Return uint8 [..., S, S, 3] as float32 [..., 3, S, S] in [0, 1], channels last in memory."""
+    return images.movedim(-1, -3) / 255

@@ -49,6 +49,11 @@ class Split:
     def __len__(self) -> int:
         return len(self.images)
 
+    @property
+    def frames(self) -> int:
+        """Frames of a clip, 0 of single images."""
+        return self.images.shape[1] if self.images.ndim == 5 else 0
+
     def _array(self, kind: str) -> NDArray[Any]:
         path = self.folder / f"{self.name}.{kind}.npy"
         try:

@@ -460,9 +460,12 @@ class DLP(Method):
         if s.objects and self.phase() < s.warmup_epochs:
             assert p.glimpses is not None
             patches, seen = self._patches(p)[:, :, 1:].flatten(0, 1), p.glimpses.flatten(0, 1)
-            reconstruction = self.distance(patches, seen)
-        else:
-            reconstruction = self.distance(self.decode(p, noise).images, x)
+            return self.terms(p, x_prior, self.distance(patches, seen))
+        return self.terms(p, x_prior, self.distance(self.decode(p, noise).images, x))
+
+    def terms(self, p: Particles, x_prior: Tensor, reconstruction: Tensor) -> dict[str, Tensor]:
+        """Return the loss and its terms, of a posterior and its error of reconstruction."""
+        s = self.settings
         last = None if s.background_in_chamfer else -1
         kl_place = chamfer_kl(
             p.mu[:, :last], p.logvar[:, :last], self.propose(x_prior), self.background_logvar
@@ -513,9 +516,14 @@ class DLP(Method):
 
     def particles(self, images: Tensor) -> tuple[Particles, Noise]:
         """Return the particles of prepared images at their means."""
-        x, s = self.frame().cut(images), self.settings
-        noise = Noise(x.new_zeros(len(x), s.k + 1, 2), x.new_zeros(len(x), s.k + 1, s.features))
+        x = self.frame().cut(images)
+        noise = self.no_noise(x)
         return self.encode(x, noise), noise
+
+    def no_noise(self, x: Tensor) -> Noise:
+        """Return the noise that makes a pass over images deterministic."""
+        s = self.settings
+        return Noise(x.new_zeros(len(x), s.k + 1, 2), x.new_zeros(len(x), s.k + 1, s.features))
 
     def frame(self) -> Frame:
         """Return where the particles' coordinates lie: the Gaussian maps' cells."""

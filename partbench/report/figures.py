@@ -283,15 +283,15 @@ def strip(images: np.ndarray, most: int = 8) -> Markup:
 
 
 def animation(frames: np.ndarray, scale: int = 3, duration: int = 80) -> Markup:
-    """Return frames uint8 [T, S, S, 3] as an endless animation, as a data URI.
+    """Return frames uint8 [T, H, W, 3] as an endless animation, as a data URI.
 
     Args:
         frames: the pictures.
         scale: how many times larger they are shown.
         duration: of a frame, milliseconds.
     """
-    side = frames.shape[1] * scale
-    images = [Image.fromarray(frame).resize((side, side)) for frame in frames]
+    height, width = (scale * side for side in frames.shape[1:3])
+    images = [Image.fromarray(frame).resize((width, height)) for frame in frames]
     buffer = io.BytesIO()
     images[0].save(
         buffer, "webp", save_all=True, append_images=images[1:], duration=duration, loop=0

@@ -19,6 +19,7 @@ from partbench.report.landmarks import landmark_views
 from partbench.report.panels import View, optimism, panel_views, tally
 from partbench.report.papers import paper_views
 from partbench.report.read import RUN, Pictures, Results, Run, read
+from partbench.report.video import video_views
 
 HERE = Path(__file__).parent
 STATES = ("done", "failed", "missing", "not applicable")
@@ -71,6 +72,7 @@ def render(results: Results, published: pd.DataFrame) -> str:
         settings=settings_views(runs),
         curves=curve_views(runs, colours),
         landmarks=landmark_views(results, colours),
+        videos=video_views(results, colours),
         pictures=picture_views(in_order(results.pictures, colours)),
         data=data_views(results),
         optimism=optimism(results.summary),

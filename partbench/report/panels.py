@@ -23,13 +23,15 @@ HEADLINES = (
     "l2",
     "nmi",
     "fid",
+    "psnr",
 )
 """A probe's first metric is the first of these that it has; the others are folded away."""
 HEADLINE_SETTINGS: Mapping[str, Mapping[str, str]] = {
     "landmarks": {
         "": "papers\N{RIGHT SINGLE QUOTATION MARK} protocol: no intercept",
         "intercept": "honest: with intercept",
-    }
+    },
+    "video": {"": "mean over the predicted frames"},
 }
 """Probe -> the settings of its first metric that are not folded away, and what they are called; a
 probe that is not here has none folded."""

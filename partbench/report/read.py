@@ -110,6 +110,8 @@ class Cell(NamedTuple):
     eval: str
     record: dict[str, Any]
     """Its json file."""
+    arrays: dict[str, np.ndarray]
+    """Its npz file, empty where there is none."""
 
 
 class Results(NamedTuple):
@@ -123,6 +125,8 @@ class Results(NamedTuple):
     pictures: list[Pictures]
     landmarks: list[Cell]
     """The cells of the landmark probe."""
+    videos: list[Cell]
+    """The cells of the video probe."""
 
 
 def read(folder: Path) -> Results:
@@ -143,10 +147,6 @@ def read(folder: Path) -> Results:
         if "originals" in arrays:
             method, variant, train, seed, evaluated = path.parts[-6:-1]
             pictures.append(Pictures(method, variant, train, seed, evaluated, arrays))
-    landmarks = []
-    for path in sorted((folder / "cells").glob("*/*/*/*/*/landmarks.json")):
-        method, variant, train, seed, evaluated = path.parts[-6:-1]
-        landmarks.append(Cell(method, variant, train, seed, evaluated, _json(path)))
     return Results(
         _json(folder / "config.json"),
         _table(folder / "metrics.parquet", METRICS),
@@ -154,8 +154,19 @@ def read(folder: Path) -> Results:
         runs,
         data,
         pictures,
-        landmarks,
+        _cells(folder, "landmarks"),
+        _cells(folder, "video"),
     )
+
+
+def _cells(folder: Path, probe: str) -> list[Cell]:
+    """Return the cells of one probe."""
+    cells = []
+    for path in sorted((folder / "cells").glob(f"*/*/*/*/*/{probe}.json")):
+        method, variant, train, seed, evaluated = path.parts[-6:-1]
+        arrays = _arrays(path.with_suffix(".npz"))
+        cells.append(Cell(method, variant, train, seed, evaluated, _json(path), arrays))
+    return cells
 
 
 def _json(path: Path) -> dict[str, Any]:

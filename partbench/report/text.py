@@ -10,6 +10,7 @@ NAMES = {
     "vae": "VAE",
     "bigan": "BiGAN",
     "dlp": "DLP",
+    "dlp_video": "DLP video",
     "keynet": "KeyNet",
     "zhang": "Zhang et al.",
     "random_init": "Random initialisation",

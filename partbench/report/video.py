@@ -1,0 +1,167 @@
+"""What is behind the video probe's numbers: predicted clips beside the true ones, PSNR by step."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from markupsafe import Markup
+from PIL import Image, ImageDraw, ImageFont
+from pydantic import BaseModel, Field, FiniteFloat, ValidationError
+
+from partbench.report import figures, text
+from partbench.report.figures import Line
+from partbench.report.panels import View
+from partbench.report.read import Cell, Results
+
+TILE, LABEL, GAP = 128, 34, 6
+"""Side of a frame, height of what stands below it, and the gap between two; pixels."""
+DURATION = 500
+"""Of a frame, milliseconds: long enough to read its PSNR."""
+GROUND, WORDS, GIVEN = (24, 26, 30), (240, 240, 240), (150, 155, 165)
+
+
+class ByStep(BaseModel):
+    """Mean PSNR of each predicted frame, dB."""
+
+    prediction: list[FiniteFloat] = Field(alias="psnr", min_length=1)
+    copied: list[FiniteFloat] = Field(alias="copy_psnr", min_length=1)
+    told: list[FiniteFloat] = Field(alias="told_psnr", min_length=1)
+
+
+class Details(BaseModel):
+    """What the report reads of the video probe's details."""
+
+    context: int
+    by_step: ByStep = Field(alias="by step")
+
+
+def video_views(results: Results, colours: Mapping[str, int]) -> list[View]:
+    """Return what the section Video shows: an entry for each method and data set, first seeds."""
+    views: dict[tuple[str, ...], View] = {}
+    for cell in results.videos:
+        key = (cell.method, cell.variant, cell.train, cell.eval)
+        try:
+            details = Details.model_validate(cell.record.get("details"))
+        except ValidationError:  # damaged, or from another version
+            continue
+        if key not in views:
+            views[key] = {
+                "id": text.address("video", *key),
+                "name": text.name(cell.method, cell.variant),
+                "train": cell.train,
+                "eval": cell.eval,
+                "seed": cell.seed,
+                "context": details.context,
+                "verdict": verdict(results, cell),
+                "chart": chart(cell, details, colours),
+                "clips": animations(cell, details.context),
+            }
+    return list(views.values())
+
+
+def verdict(results: Results, cell: Cell) -> str:
+    """Return in words whether the prediction is better than the last frame again."""
+    table = results.summary
+    where = {"method": cell.method, "variant": cell.variant, "train": cell.train}
+    where |= {"eval": cell.eval, "probe": "video", "metric": "gain", "setting": ""}
+    rows = table[(table[list(where)] == list(where.values())).all(axis=1)]
+    if not len(rows):
+        return ""
+    row = rows.iloc[0]
+    mean, low, high = (float(row[column]) for column in ("mean", "low", "high"))
+    size = f"{text.number(abs(mean), 'dB')} dB [{text.interval(low, high, 'dB')}]"
+    if low > 0:
+        return f"The prediction is better than showing the last frame again, by {size}."
+    if high < 0:
+        return f"The prediction is worse than showing the last frame again: gain -{size}."
+    return (
+        "The prediction cannot be told from showing the last frame again: gain "
+        f"{'-' if mean < 0 else ''}{size}."
+    )
+
+
+def chart(cell: Cell, details: Details, colours: Mapping[str, int]) -> Markup:
+    """Draw PSNR against steps: prediction, last frame again, and what the decoder could show."""
+    name = text.name(cell.method, cell.variant)
+    drawn = [
+        (name, "method", details.by_step.prediction),
+        ("last frame again", "floor", details.by_step.copied),
+        ("told the true particles", "ceiling", details.by_step.told),
+    ]
+    lines = [
+        Line(label, role, colours.get(cell.method, 0), range(1, len(values) + 1), values)
+        for label, role, values in drawn
+    ]
+    spoken = "; ".join(
+        f"{label} {text.number(values[0], 'dB')} in step 1, {text.number(values[-1], 'dB')} in "
+        f"step {len(values)}"
+        for label, _, values in drawn
+    )
+    key = text.address("psnr", cell.method, cell.variant, cell.train, cell.eval)
+    return figures.lines(lines, ("predicted frame", "PSNR (dB)"), f"PSNR in dB: {spoken}", key)
+
+
+def animations(cell: Cell, context: int) -> list[tuple[Markup, str]]:
+    """Return the first test clips, each an animation with its description; none if damaged."""
+    names = ("true", "predicted", "psnr", "copy_psnr")
+    if not set(names) <= set(cell.arrays):
+        return []
+    true, predicted, psnr, copied = (cell.arrays[name] for name in names)
+    steps = true.shape[1] - context if true.ndim == 5 else 0
+    fits = predicted.shape == (len(true), steps, *true.shape[2:])
+    if not fits or psnr.shape != copied.shape or psnr.shape != predicted.shape[:2]:
+        return []
+    return [
+        (
+            figures.animation(
+                film(true[i], predicted[i], psnr[i], copied[i]), scale=1, duration=DURATION
+            ),
+            f"Test clip {i + 1}: true frames, prediction with a mean PSNR of "
+            f"{text.number(psnr[i].mean(), 'dB')} dB, last frame again with "
+            f"{text.number(copied[i].mean(), 'dB')} dB",
+        )
+        for i in range(len(true))
+    ]
+
+
+def film(
+    true: np.ndarray, predicted: np.ndarray, psnr: Sequence[float], copied: Sequence[float]
+) -> np.ndarray:
+    """Return frames that show truth, prediction and the last frame given side by side.
+
+    Args:
+        true: uint8 [T, S, S, 3].
+        predicted: uint8 [steps, S, S, 3], of the last frames.
+        psnr: of the prediction by step, dB.
+        copied: of the last frame given, dB.
+
+    Returns:
+        uint8 [T, TILE + LABEL, 3 TILE + 2 GAP, 3].
+    """
+    context = len(true) - len(predicted)
+    frames = []
+    for number, now in enumerate(true):
+        step = number - context
+        if step < 0:
+            tiles = [(now, title, "given") for title in ("true", "prediction", "last frame")]
+        else:
+            tiles = [
+                (now, "true", f"step {step + 1}"),
+                (predicted[step], "prediction", f"{psnr[step]:.1f} dB"),
+                (true[context - 1], "last frame", f"{copied[step]:.1f} dB"),
+            ]
+        frames.append(_row(tiles, GIVEN if step < 0 else WORDS))
+    return np.stack(frames)
+
+
+def _row(tiles: Sequence[tuple[np.ndarray, str, str]], fill: tuple[int, int, int]) -> np.ndarray:
+    """Return pictures in a row, two lines of words below each."""
+    row = Image.new("RGB", (len(tiles) * (TILE + GAP) - GAP, TILE + LABEL), GROUND)
+    draw, font = ImageDraw.Draw(row), ImageFont.load_default(13)
+    for i, (picture, *words) in enumerate(tiles):
+        left = i * (TILE + GAP)
+        row.paste(
+            Image.fromarray(picture).resize((TILE, TILE), Image.Resampling.NEAREST), (left, 0)
+        )
+        for line, word in enumerate(words):
+            draw.text((left + 4, TILE + 1 + 16 * line), word, fill, font)
+    return np.asarray(row)
