@@ -5,11 +5,12 @@ graph network maps the particles of two frames to those of the next; rolled out 
 is a prediction of the video. Particle k of a frame goes on as particle k of the next: the heads
 that find particles keep their order.
 
-That particles are the nodes of a graph network that predicts video is the paper's idea. Its code
-for that and its Traffic videos are not public, and no source states the network, its input or
-its loss; what stands here is partbench's own: residual layers of the message passing that the
-decoder has, two frames as input, a learnt vector for each particle's number, and squared errors in
-units of the priors' SD, unrolled. The network learns beside the particles, which do not feel it.
+That particles are the nodes of a graph network that predicts video comes from the same work. Its
+Traffic videos are private, and no source at hand states the network, its input or its loss: here
+they are partbench's own. The network has residual layers of the decoder's message passing, reads
+two frames and a learnt vector for each particle's number, and learns from squared errors in units
+of the priors' SD, unrolled. Particles learn first, then the network alone. Of that, `carry`,
+`motion`, `frames` and `sample` have no source either; they serve short trainings.
 """
 
 from bisect import bisect_right
@@ -119,6 +120,8 @@ class DLPVideo(Method):
             "channels": (8, 16, 32),
             "beta_kl": 0.1,
             "learning_rate": 1e-3,
+            "dynamics_learning_rate": 3e-4,
+            "unroll": 6,
             "batch_size": 8,
             "epochs": 11,
             "milestones": (5, 8, 10),

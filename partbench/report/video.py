@@ -68,15 +68,21 @@ def verdict(results: Results, cell: Cell) -> str:
         return ""
     row = rows.iloc[0]
     mean, low, high = (float(row[column]) for column in ("mean", "low", "high"))
-    size = f"{text.number(abs(mean), 'dB')} dB [{text.interval(low, high, 'dB')}]"
     if low > 0:
-        return f"The prediction is better than showing the last frame again, by {size}."
-    if high < 0:
-        return f"The prediction is worse than showing the last frame again: gain -{size}."
+        state = "is better than"
+    elif high < 0:
+        state = "is worse than"
+    else:
+        state = "cannot be told from"
     return (
-        "The prediction cannot be told from showing the last frame again: gain "
-        f"{'-' if mean < 0 else ''}{size}."
+        f"The prediction {state} showing the last frame again: a gain of {decibels(mean)} dB, 95 % "
+        f"interval {decibels(low)} to {decibels(high)}."
     )
+
+
+def decibels(value: float) -> str:
+    """Return a number of dB with two decimals; no eye sees the third."""
+    return f"{value:.2f}".replace("-", "\N{MINUS SIGN}")
 
 
 def chart(cell: Cell, details: Details, colours: Mapping[str, int]) -> Markup:
@@ -92,8 +98,7 @@ def chart(cell: Cell, details: Details, colours: Mapping[str, int]) -> Markup:
         for label, role, values in drawn
     ]
     spoken = "; ".join(
-        f"{label} {text.number(values[0], 'dB')} in step 1, {text.number(values[-1], 'dB')} in "
-        f"step {len(values)}"
+        f"{label} {decibels(values[0])} in step 1, {decibels(values[-1])} in step {len(values)}"
         for label, _, values in drawn
     )
     key = text.address("psnr", cell.method, cell.variant, cell.train, cell.eval)
@@ -116,8 +121,8 @@ def animations(cell: Cell, context: int) -> list[tuple[Markup, str]]:
                 film(true[i], predicted[i], psnr[i], copied[i]), scale=1, duration=DURATION
             ),
             f"Test clip {i + 1}: true frames, prediction with a mean PSNR of "
-            f"{text.number(psnr[i].mean(), 'dB')} dB, last frame again with "
-            f"{text.number(copied[i].mean(), 'dB')} dB",
+            f"{decibels(psnr[i].mean())} dB, last frame again with "
+            f"{decibels(copied[i].mean())} dB",
         )
         for i in range(len(true))
     ]
