@@ -124,6 +124,15 @@ def _parser() -> argparse.ArgumentParser:
     prepare.add_argument("--out", type=Path, required=True)
     prepare.add_argument("--workers", type=int, default=1)
 
+    foreground = command(
+        "foreground", _foreground, "Stage: a data set with its foreground as a run finds it."
+    )
+    foreground.add_argument("--data-set", required=True)
+    foreground.add_argument("--model", type=Path, required=True)
+    foreground.add_argument("--data", type=Path, required=True)
+    foreground.add_argument("--runtime", default="{}")
+    foreground.add_argument("--out", type=Path, required=True)
+
     train = command("train", _train, "Stage: train one run, or go on with it.")
     train.add_argument("--run", dest="key", required=True, help="method/variant/train/seed")
     train.add_argument("--settings", required=True)
@@ -287,6 +296,19 @@ def _prepare(args: argparse.Namespace) -> None:
     from partbench.data.sheet import write_sheet
 
     prepare(_reader(args), args.data_set, args.out, args.workers)
+    write_sheet(Prepared(args.out), args.out / "sheet.png")
+
+
+def _foreground(args: argparse.Namespace) -> None:
+    from partbench.data.prepared import Prepared
+    from partbench.data.sheet import write_sheet
+    from partbench.foreground import find_foreground
+    from partbench.model import device_of
+    from partbench.run import Runtime
+
+    runtime = Runtime.parse(_json(args.runtime, "--runtime"), "runtime")
+    device = device_of(runtime)
+    find_foreground(args.data_set, args.model, args.data, args.out, device, runtime.threads)
     write_sheet(Prepared(args.out), args.out / "sheet.png")
 
 

@@ -38,13 +38,28 @@ class Config(Settings):
     )
     runtime: Runtime = Runtime()
     data: dict[str, dict[str, Any]] = Field(
-        description="name -> `reader` and the reader's settings"
+        description="name -> `reader` and the reader's settings, or `of` and `by`"
     )
     settings: dict[str, dict[str, Any]] = Field(
         default_factory=dict, description="method -> settings on top of every variant's"
     )
     probes: dict[str, dict[str, Any]] = Field(default_factory=dict, description="probe -> settings")
     runs: list[Block] = Field(min_length=1)
+
+
+class FoundForeground(Settings):
+    """A data set that is another one with its foreground as a run finds it."""
+
+    of: str = Field(description="the other data set, a key of `data` with a reader")
+    by: str = Field(
+        pattern=r"^[^/]+/[^/]+/[^/]+/\d+$", description="the run: method/variant/train/seed"
+    )
+
+    @property
+    def run(self) -> Run:
+        """The run whose foreground it is."""
+        name, variant, train, seed = self.by.split("/")
+        return Run(name, variant, train, int(seed))
 
 
 class Cell(NamedTuple):
@@ -91,6 +106,7 @@ def check(values: Mapping[str, Any], where: str) -> Config:
     """
     config = Config.parse(values, where)
     for name in config.data:
+        _check_foreground(config, name, where)
         data_settings(config, name, where)
     for name in config.probes:
         for data in config.data:
@@ -118,8 +134,34 @@ def _known(name: str, data: Mapping[str, Any], where: str) -> None:
         raise BadInput(f"{where}: no data set '{name}' under `data`; {nearest(name, data)}")
 
 
+def found_foreground(config: Config, name: str, where: str = "") -> FoundForeground | None:
+    """Return of what and by whom a data set's foreground is found; None if it has a reader."""
+    values = config.data[name]
+    if "reader" in values or not values.keys() & {"of", "by"}:
+        return None
+    return FoundForeground.parse(values, f"{where}: data.{name}")
+
+
+def _check_foreground(config: Config, name: str, where: str) -> None:
+    found = found_foreground(config, name, where)
+    if found is None:
+        return
+    place = f"{where}: data.{name}"
+    readers = {key: values for key, values in config.data.items() if "reader" in values}
+    for key in (found.of, found.run.train):
+        _known(key, readers, place)
+    method_settings(config, found.run.method, found.run.variant, f"{place}.by")
+    if not hasattr(methods.load(found.run.method), "part_maps"):
+        raise BadInput(
+            f"{place}.by: {found.run.method} offers no part maps, hence no foreground; name a run "
+            "of a method that does, such as `foreground`"
+        )
+
+
 def load_reader(config: Config, name: str, where: str = "") -> type[Reader]:
-    """Return the reader class of the data set `name`."""
+    """Return the reader class of the data set `name`, or of the one whose foreground is found."""
+    if found := found_foreground(config, name, where):
+        name = found.of
     reader = config.data[name].get("reader")
     if reader is None:
         raise BadInput(f"{where}: data.{name} has no key 'reader'")
@@ -133,7 +175,9 @@ def _frames(config: Config, name: str) -> int:
 
 
 def data_settings(config: Config, name: str, where: str = "") -> DataSettings:
-    """Return the validated settings of the data set `name`."""
+    """Return the validated settings of the data set `name`, or of the one it is made of."""
+    if found := found_foreground(config, name, where):
+        name = found.of
     values = {k: v for k, v in config.data[name].items() if k != "reader"}
     return load_reader(config, name, where).Settings.parse(values, f"{where}: data.{name}")
 
@@ -160,6 +204,8 @@ def runs(config: Config) -> list[Run]:
         for variant in variants
         for seed in (config.seeds if block.seeds is None else block.seeds)
     }
+    foregrounds = (found_foreground(config, name) for name in config.data)
+    found |= {foreground.run: None for foreground in foregrounds if foreground}
     return list(found)
 
 

@@ -18,6 +18,7 @@ from partbench.config import (
     cells,
     data_root,
     data_settings,
+    found_foreground,
     load_reader,
     method_settings,
     probe_settings,
@@ -134,6 +135,8 @@ def _check_data(config: Config, name: str) -> list[str]:
     if (Path("results") / config.name / "data" / name / "meta.json").exists():
         return [f"ok    {name}: prepared"]
     settings = data_settings(config, name)
+    if found := found_foreground(config, name):
+        return [f"ok    {name}: {found.of} with the foreground of {found.by}"]
     missing = [f for f in ARCHIVES.get(config.data[name]["reader"], ()) if not f.ready(data_root())]
     if missing and not settings.subset and all(file.urls for file in missing):
         return [f"ok    {name}: {', '.join(f.name for f in missing)} will be fetched"]

@@ -6,6 +6,8 @@ rule prepare:
         meta=f"{RESULTS}/data/{{data_set}}/meta.json",
     log:
         f"{RESULTS}/logs/prepare/{{data_set}}.log",
+    wildcard_constraints:
+        data_set=names_of(found=False),
     conda:
         ENVIRONMENT
     threads: 8
@@ -19,3 +21,31 @@ rule prepare:
     shell:
         "python -m partbench prepare --data-set {wildcards.data_set} --reader {params.reader}"
         " --settings {params.settings:q} --workers {threads} --out {params.out} 2> {log}"
+
+
+if any(FOUND.values()):
+
+    rule foreground:
+        input:
+            model=model_of_foreground,
+            data=data_of_foreground,
+        output:
+            meta=f"{RESULTS}/data/{{data_set}}/meta.json",
+        log:
+            f"{RESULTS}/logs/foreground/{{data_set}}.log",
+        wildcard_constraints:
+            data_set=names_of(found=True),
+        conda:
+            ENVIRONMENT
+        threads: CONFIG.runtime.threads
+        resources:
+            gpu=GPUS,
+            mem_mb=8000,
+            runtime=240,
+        params:
+            runtime=runtime,
+            data=folder_of_meta,
+            out=lambda wildcards, output: str(Path(output.meta).parent),
+        shell:
+            "python -m partbench foreground --data-set {wildcards.data_set} --model {input.model}"
+            " --data {params.data} --runtime {params.runtime:q} --out {params.out} 2> {log}"

@@ -1,0 +1,117 @@
+"""A prepared data set with its foreground as a trained run finds it, beside or without a true one.
+
+Methods that are told the foreground can so be told a prediction instead: a supervised network's,
+as the part papers do for their test images, or an unsupervised one's. The new data set is a folder
+of links to the arrays of the old one, with masks of its own.
+"""
+
+import hashlib
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from partbench.data.loader import to_float
+from partbench.data.prepared import Prepared
+from partbench.errors import BadInput
+from partbench.files import create_array, explained, locked, sha256, write_json
+from partbench.model import load_model
+from partbench.progress import Progress
+
+BATCH = 64
+
+
+def find_foreground(
+    name: str, model: Path, data: Path, out: Path, device: str, threads: int
+) -> None:
+    """Write the data set `data` again, its masks replaced by what a run takes for foreground.
+
+    Args:
+        name: of the new data set.
+        model: model.pt of a run whose part maps have a foreground of their own.
+        data: folder of the prepared data set.
+        out: folder to make; whole or absent.
+        device: "cpu" or "cuda".
+        threads: CPU threads.
+
+    Raises:
+        BadInput: the model or the data cannot be read, do not fit, or the run's method has no
+            foreground of its own.
+    """
+    torch.set_num_threads(threads)
+    run, loaded = load_model(model, device)
+    method: Any = loaded.to(memory_format=torch.channels_last)
+    prepared = Prepared(data)
+    if prepared.size != method.data.size:
+        raise BadInput(
+            f"{model} was trained at {method.data.size} px, {data} is prepared at "
+            f"{prepared.size} px; give both data sets the same `size`"
+        )
+    aside = out.with_name(out.name + ".part")
+    with locked(out.parent / f".{out.name}"), explained(aside):
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.mkdir(parents=True)
+        overlap: dict[str, float] = {}
+        for split in prepared.meta["splits"]:
+            found = _write_masks(method, prepared, split, aside, f"{run} foreground of {split}")
+            if found is not None:
+                overlap[split] = found
+        for path in sorted(data.iterdir()):
+            if (
+                path.is_file()
+                and path.name not in ("meta.json", "sheet.png")
+                and not (aside / path.name).exists()
+            ):
+                _link(path, aside / path.name)
+        masks = sha256(*sorted(aside.glob("*.mask.npy")))
+        checksum = hashlib.sha256((prepared.meta["checksum"] + masks).encode()).hexdigest()
+        foreground = {"by": str(run), "of": prepared.meta["data_set"], "mean IoU, %": overlap}
+        changed = {"data_set": name, "checksum": checksum, "foreground": foreground}
+        write_json(aside / "meta.json", prepared.meta | changed)
+        shutil.rmtree(out, ignore_errors=True)
+        aside.rename(out)
+
+
+def _write_masks(
+    method: Any, prepared: Prepared, name: str, folder: Path, label: str
+) -> float | None:
+    """Write a split's masks; return their mean overlap with the true ones, %, if there are any."""
+    split = prepared.split(name)
+    images, side = split.images, prepared.canvas
+    if images.ndim == 5:
+        raise BadInput(f"{prepared.folder}: holds clips; a foreground is found in single images")
+    extents = split.annotation("extent") if split.has("extent") else None
+    truth = split.annotation("mask") if split.has("mask") else None
+    masks = create_array(folder / f"{name}.mask.npy", np.bool_, (len(split), side, side))
+    size = BATCH if extents is None else 1
+    overlaps = []
+    with Progress(label, len(split), "images") as progress, torch.inference_mode():
+        for start in range(0, len(split), size):
+            rows = slice(start, start + size)
+            width, height = (side, side) if extents is None else extents[start].tolist()
+            batch = torch.from_numpy(np.array(images[rows, :height, :width]))
+            found = method.part_maps(to_float(batch.to(method.mean.device))).foreground
+            if found is None:
+                raise BadInput(
+                    f"{label}: the method is told the foreground and finds none; name a run of "
+                    "`foreground` or `principal_foreground` in `by`"
+                )
+            masks[rows, :height, :width] = there = found.cpu().numpy()
+            if truth is not None:
+                true = truth[rows, :height, :width]
+                union = (there | true).sum((1, 2))
+                overlaps.append((there & true).sum((1, 2))[union > 0] / union[union > 0])
+            progress.advance(len(batch))
+    masks.flush()
+    return 100 * float(np.concatenate(overlaps).mean()) if overlaps else None
+
+
+def _link(path: Path, to: Path) -> None:
+    """Link a file, or copy it where the file system cannot."""
+    try:
+        os.link(path, to)
+    except OSError:
+        shutil.copyfile(path, to)
