@@ -32,7 +32,7 @@ LAYERS: dict[Features, tuple[int, int]] = {
     "vgg16": (13, 29),
     "vgg19": (13, 35),
     "mobilenet": (3, 11),
-    "random": (6, 13),
+    "random": (4, 7),
 }
 """Activations: VGG19's relu3_2 and relu5_4; of VGG16 relu3_2 and its last; of MobileNet the last
 blocks at strides 4 and 16; of the random network the ends of strides 2 and 4."""
