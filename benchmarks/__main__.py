@@ -19,6 +19,7 @@ BENCHMARKS = {
     "fixed_cost": (),
     "linear_probe": ("--folds", "1"),
     "landmark_probe": (),
+    "part_metrics": (),
     "dlp": (),
 }
 

@@ -78,21 +78,22 @@ def _parser() -> argparse.ArgumentParser:
     linear.add_argument("--settings", default="{}", help="the probe's settings, json")
     landmarks = ruler("landmarks", _score_landmarks, "Landmarks by least squares from keypoints.")
     landmarks.add_argument(
-        "--protocol", choices=["mafl"], default="mafl", help="mafl: landmarks 0 and 1 are the eyes"
+        "--protocol",
+        choices=["mafl", "cub"],
+        default="mafl",
+        help="mafl: landmarks 0 and 1 are the eyes; cub: shares of the box, standardised fits; it "
+        "has none of the options below",
     )
-    landmarks.add_argument(
-        "--normaliser", choices=["iod", "box", "image"], default="iod", help="default: iod"
-    )
+    landmarks.add_argument("--normaliser", choices=["iod", "box", "image"], help="default: iod")
     landmarks.add_argument("--side", type=float, help="of the image, for --normaliser image")
     landmarks.add_argument(
-        "--intercept",
-        action=argparse.BooleanOptionalAction,
-        default=False,
-        help="default: no, as the papers",
+        "--intercept", action=argparse.BooleanOptionalAction, help="default: no, as the papers"
     )
     landmarks.add_argument(
-        "--few-shot", action=argparse.BooleanOptionalAction, default=True, help="default: yes"
+        "--few-shot", dest="curve", action=argparse.BooleanOptionalAction, help="default: yes"
     )
+    labelled = ruler("parts", _score_parts, "Parts against labels by NMI, ARI and IoU.")
+    labelled.add_argument("--ignore", type=int, metavar="LABEL", help="a true label to leave out")
 
     moving = command("move", _move, "Move a particle of a test image; writes an animation.")
     moving.add_argument("model", type=Path, metavar="MODEL.pt")
@@ -212,16 +213,31 @@ def _score_linear(args: argparse.Namespace) -> None:
 
 
 def _score_landmarks(args: argparse.Namespace) -> None:
-    from partbench.probes import landmarks
+    from partbench.probes import landmarks, parts
 
-    result = landmarks.score(
-        *_train_and_test(args),
-        intercept=args.intercept,
-        normaliser=args.normaliser,
-        side=args.side,
-        curve=args.few_shot,
-        seed=args.seed,
-    )
+    given = {
+        key: value
+        for key in ("intercept", "normaliser", "side", "curve")
+        if (value := getattr(args, key)) is not None
+    }
+    if args.protocol == "cub":
+        if given:
+            raise BadInput(
+                "--protocol cub has no options but --seed: its errors are shares of the box, its "
+                "fits are standardised"
+            )
+        result = parts.score_landmarks(*_train_and_test(args), seed=args.seed)
+    else:
+        result = landmarks.score(*_train_and_test(args), **given, seed=args.seed)
+    print(json.dumps(result, indent=1))
+
+
+def _score_parts(args: argparse.Namespace) -> None:
+    from partbench.probes import parts
+
+    if len(args.files) != 1:
+        raise BadInput("score parts takes one file, FILE.npz")
+    result = parts.score_labels(args.files[0], ignore=args.ignore, seed=args.seed)
     print(json.dumps(result, indent=1))
 
 

@@ -192,7 +192,11 @@ def box_side(box: FloatArray, visible: BoolArray, where: str) -> FloatArray:
 
 
 def check_landmarks(
-    landmarks: NDArray[np.floating], visible: BoolArray, names: Sequence[str], where: str
+    landmarks: NDArray[np.floating],
+    visible: BoolArray,
+    names: Sequence[str],
+    where: str,
+    each: bool = True,
 ) -> None:
     """Refuse, with `BadInput`, what cannot be fitted or measured.
 
@@ -201,6 +205,7 @@ def check_landmarks(
         visible: must be [N, L], with each landmark visible somewhere.
         names: [L], for the message.
         where: what they are, for the message.
+        each: whether one that is visible nowhere is refused.
     """
     if landmarks.ndim != 3 or landmarks.shape[2] != 2 or 0 in landmarks.shape:
         raise BadInput(
@@ -214,7 +219,7 @@ def check_landmarks(
         )
     if not visible.any():
         raise BadInput(f"{where}: no landmark is visible in any image that counts")
-    if (unseen := np.flatnonzero(~visible.any(0))).size:
+    if each and (unseen := np.flatnonzero(~visible.any(0))).size:
         raise BadInput(
             f"{where}: landmark {names[unseen[0]]} is visible in no image that counts; leave it out"
         )

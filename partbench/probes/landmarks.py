@@ -495,17 +495,18 @@ class LandmarkFile(NamedTuple):
     """[N, 4]."""
 
 
-def load_landmarks(path: Path) -> LandmarkFile:
+def load_landmarks(path: Path, each: bool = True) -> LandmarkFile:
     """Read keypoints and landmarks from an npz file.
 
     Args:
         path: npz with `points` [N, K, 2], `landmarks` [N, L, 2], and where there are any `extra`
             [N, K, E], `visible` [N, L] and `box` [N, 4], (x, y, width, height); other arrays are
             ignored.
+        each: whether a landmark that is visible nowhere is refused.
 
     Raises:
         BadInput: no such file, not an npz, an array that is missing, damaged, of the wrong shape
-            or not finite, a landmark that is visible nowhere.
+            or not finite, no visible landmark.
     """
     arrays = read_npz(path)
     if missing := [key for key in ("points", "landmarks") if key not in arrays]:
@@ -527,7 +528,7 @@ def load_landmarks(path: Path) -> LandmarkFile:
     if landmarks.ndim and len(landmarks) != len(points):
         raise BadInput(f"{path}: {len(points)} rows of points, {len(landmarks)} of landmarks")
     visible = arrays.get("visible", np.ones(landmarks.shape[:2], bool)).astype(bool)
-    metrics.check_landmarks(landmarks, visible, _numbers(landmarks), str(path))
+    metrics.check_landmarks(landmarks, visible, _numbers(landmarks), str(path), each)
     box = arrays["box"].astype(np.float64) if "box" in arrays else None
     return LandmarkFile(points.astype(np.float64), landmarks.astype(np.float64), visible, box)
 
