@@ -79,10 +79,10 @@ def match(
 
     Method, probe, evaluation data, metric and setting must be equal (metric and setting only
     where `ours` has a metric: a failed cell has none). Of our variant, the published variant's
-    parts must be there, `k<k>` too where the row has a k, and nothing else but the data set's
-    name; a reduced run may have further parts (`demo`), as it is never comparable, but none
-    that belongs to another published row. The nearest to the paper is returned: not reduced,
-    complete data, trained on the evaluation data.
+    parts must be there, `k<k>` too where the row has a k that its setting does not name, and
+    nothing else but that and the data set's name; a reduced run may have further parts (`demo`),
+    as it is never comparable, but none that belongs to another published row. The nearest to the
+    paper is returned: not reduced, complete data, trained on the evaluation data.
 
     Args:
         row: a published row.
@@ -92,7 +92,9 @@ def match(
     ours = ours[ours["method"] == row["method"]]
     if ours.empty:
         return None
-    wanted = words(row["variant"]) | ({f"k{row['k']}"} if row["k"] else frozenset())
+    of_k = {f"k{row['k']}"} if row["k"] else frozenset()
+    named = f"K = {row['k']}" in row["setting"].split(", ")
+    wanted = words(row["variant"]) | (frozenset() if named else of_k)
     others = frozenset().union(*map(words, variants)) - wanted
     best: tuple[tuple[bool, ...], Mapping[str, Any]] | None = None
     same = (
@@ -103,7 +105,7 @@ def match(
     )
     for candidate in ours[same].to_dict("records"):
         has = words(candidate["variant"])
-        extra = has - wanted - {row["dataset"]}
+        extra = has - wanted - of_k - {row["dataset"]}
         if not wanted <= has or extra & others or (extra and not candidate["reduced"]):
             continue
         distance = (

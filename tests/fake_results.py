@@ -47,6 +47,15 @@ KEYPOINTS = {
     ("random_init", "demo"): 9.0,
 }
 """Methods with keypoints, and their error on toy, in % of the inter-ocular distance."""
+PART_NAMES = ("head", "torso", "arms", "legs", "tail")
+PARTS = {
+    ("patchvae", "demo"): 0.8,
+    ("vae", "demo"): 0.5,
+    ("bigan", "demo"): 0.65,
+    ("random_init", "demo"): 0.1,
+}
+"""Methods with parts, and the share of pixels whose part is that of their label. BiGAN has six
+parts and a foreground of its own, the others have four and are told the foreground."""
 TERMS = ("loss", "reconstruction", "kl_occurrence")
 
 
@@ -165,6 +174,7 @@ def _cells(folder: Path, fake: Fake, seed: int, rng: np.random.Generator) -> lis
         row("linear", metric="accuracy", value=accuracy, unit="%", note=note),
         row("linear", metric="log_loss", value=error, unit="nat", better="lower"),
         *_landmarks(folder, fake, seed),
+        *_parts(folder, fake, seed),
     ]
     if fake.role != "method":
         why = "the method offers no generate"
@@ -234,6 +244,93 @@ def _landmarks(folder: Path, fake: Fake, seed: int) -> list[dict[str, Any]]:
     return [
         _row(fake, "toy", seed, "landmarks", **metric, better="lower", n=60) for metric in metrics
     ]
+
+
+def _parts(folder: Path, fake: Fake, seed: int) -> list[dict[str, Any]]:
+    """Write the cell of the parts probe, and parts on the pictured images."""
+    level = PARTS.get((fake.method, fake.variant))
+    if level is None:
+        return []
+    rng = np.random.default_rng((seed, int(100 * level)))
+    own = fake.method == "bigan"
+    k = 6 if own else 4
+    known = "own foreground" if own else "ground-truth mask"
+    true = part_map()
+    named = rng.permutation(k)  # the same for all images of a seed: parts have no names
+    parts = np.where(
+        rng.random((8, *true.shape)) < level,
+        named[np.minimum(np.maximum(true, 1) - 1, k - 1)],
+        rng.integers(0, k, (8, *true.shape)),
+    )
+    inside = true > 0
+    table = np.zeros((len(PART_NAMES) + 1, k + 1), int)
+    for image in parts:
+        np.add.at(table, (true, np.where(inside, image + 1, 0)), 1)
+    nmi = 100 * level**2 + float(rng.normal(0, 1.5))
+    numbers = [
+        ("fg_nmi", f"K = {k}", nmi),
+        ("fg_ari", f"K = {k}", 0.8 * nmi),
+        ("fg_mean_iou", f"K = {k}", 0.7 * nmi),
+        ("oracle_fg_nmi", f"K = {k}", 88.0 + k),
+        ("oracle_fg_ari", f"K = {k}", 82.0 + k),
+        ("oracle_fg_mean_iou", f"K = {k}", 60.0 + k),
+        ("nmi", f"K = {k}, {known}", 60 + nmi / 3),
+        ("ari", f"K = {k}, {known}", 80 + nmi / 6),
+        ("part_consistency", f"K = {k}", 30 + 0.7 * nmi),
+        ("equivariance_agreement", f"K = {k}", 20 + 0.8 * nmi),
+    ]
+    run = f"{fake.method}/{fake.variant}/toy/{seed}"
+    cells = folder / "cells" / run / "toy"
+    cells.mkdir(parents=True, exist_ok=True)
+    details = {
+        "K": k,
+        "at": "pixels",
+        "foreground": known,
+        "labels": ["background", *PART_NAMES],
+        "background column": True,
+        "table": table.tolist(),
+        "oracle groups": [["head"], ["torso", "tail"], ["arms"], ["legs"]],
+    }
+    keys = ("metric", "setting", "value")
+    metrics = [dict(zip(keys, number, strict=True)) for number in numbers]
+    if fake.method != "vae":
+        metrics += [
+            {"metric": metric, "setting": f"{name}, K = {k}, whole images", "value": value}
+            for name, value in (("CUB-001", 15.0), ("all", 11.0))
+            for metric, value in (
+                ("landmark_error", value + float(rng.normal())),
+                ("constant_landmark_error", value + 12),
+            )
+        ]
+    _write(cells / "parts.json", {"metrics": metrics, "details": details})
+    if seed == 0:
+        path = cells / "pictures.npz"
+        arrays = dict(np.load(path)) if path.exists() else {}
+        images = {"originals": _images(np.random.default_rng(7), 8)}
+        shown = np.where(inside, parts, 255).astype(np.uint8)
+        np.savez(path, **(images | arrays), parts=shown)
+    return [
+        _row(
+            fake,
+            *("toy", seed, "parts"),
+            **metric,
+            unit="% of box" if "error" in metric["metric"] else "%",
+            better="lower" if "error" in metric["metric"] else "higher",
+            n=60,
+        )
+        for metric in metrics
+    ]
+
+
+def part_map(size: int = 32) -> np.ndarray:
+    """Return the parts of every made-up image, [size, size]: a head above a torso and so on."""
+    parts = np.zeros((size, size), np.intp)
+    parts[3:10, 11:21] = 1
+    parts[10:20, 9:23] = 2
+    parts[10:14, 3:9] = parts[10:14, 23:29] = 3
+    parts[20:30, 10:14] = parts[20:30, 18:22] = 4
+    parts[15:18, 23:31] = 5
+    return parts
 
 
 def _classify(
@@ -337,6 +434,7 @@ def _data(path: Path, name: str, rng: np.random.Generator) -> None:
     )
     if name == "toy":
         np.save(path / "test.images.npy", _images(rng, 60))
+        np.save(path / "test.parts.npy", np.tile(part_map(), (60, 1, 1)).astype(np.uint8))
     tiles = _images(rng, 40).reshape(4, 10, 32, 32, 3).transpose(0, 2, 1, 3, 4)
     Image.fromarray(tiles.reshape(128, 320, 3)).save(path / "sheet.png")
 

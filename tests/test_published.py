@@ -85,12 +85,33 @@ def test_no_value_was_changed() -> None:
         assert new.metric == ("few_shot_iod_error" if few else "iod_error")
         assert old.metric == "iod_error"
         assert new.setting == {"mu": ""}.get(old.variant, old.variant.replace("n_labelled", "n"))
+    # Of parts, all is measured by one probe; what is told to a method stands in the setting.
+    regressed = theirs["metric"] == "l2"
+    parts = (theirs["probe"] == "parts") | regressed
+    assert (regressed.sum(), parts.sum()) == (36, 171)
+    for new, old in zip(here[parts].itertuples(), theirs[parts].itertuples(), strict=True):
+        assert (new.probe, new.method) == ("parts", old.method)
+        assert new.variant == ("" if old.variant == "camera-ready" else old.variant)
+        assert f"K = {old.k}" in new.setting.split(", ")
+        if old.metric == "l2":
+            assert (new.metric, new.dataset) == ("landmark_error", "cub")
+            name = "all" if old.dataset == "cub" else old.dataset.upper()
+            assert new.setting == f"{name}, K = {old.k}, whole images"
+        else:
+            assert (new.metric, new.dataset) == (old.metric, old.dataset)
+            assert ("own foreground" in new.setting) == (not old.metric.startswith("fg_"))
+            legacy = old.metric == "fg_ari" and "pre-fix variant" in old.note
+            assert ("legacy" in new.setting) == legacy
     # Sources are worded for readers of the page.
-    kept = [c for c in theirs.columns if c not in ("method", "variant", "metric", "source")]
+    free = ("method", "variant", "metric", "source", "probe", "dataset")
+    kept = [c for c in theirs.columns if c not in free]
     pd.testing.assert_frame_equal(here[kept], theirs[kept])
-    pd.testing.assert_series_equal(here.loc[~probed, "metric"], theirs.loc[~probed, "metric"])
+    named = ["metric", "probe", "dataset"]
+    pd.testing.assert_frame_equal(
+        here.loc[~probed & ~parts, named], theirs.loc[~probed & ~parts, named]
+    )
     names = ["method", "variant"]
-    same = ~translated & ~probed
+    same = ~translated & ~probed & ~parts
     pd.testing.assert_frame_equal(here.loc[same, names], theirs.loc[same, names])
     assert (here.loc[same, "setting"] == "").all()
     for new, old in zip(
@@ -169,6 +190,11 @@ def test_every_verdict(
         ({}, {"metric": "", "setting": ""}, True),
         ({"k": "30"}, {}, False),
         ({"k": "30"}, {"variant": "k30"}, True),
+        ({"k": "4", "setting": "K = 4, box crops"}, {"setting": "K = 4, box crops"}, True),
+        ({"k": "4", "setting": "K = 4"}, {"variant": "k4", "setting": "K = 4"}, True),
+        ({"k": "4", "setting": "K = 4"}, {"variant": "k8", "setting": "K = 8"}, False),
+        ({"k": "4", "setting": "K = 4"}, {"metric": "", "setting": ""}, True),
+        ({"k": "4", "setting": "K = 4"}, {"variant": "k8", "metric": "", "setting": ""}, False),
     ],
 )
 def test_what_is_held_against_what(theirs: dict[str, Any], our: dict[str, Any], fits: bool) -> None:

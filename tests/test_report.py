@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from fake_results import HOSTILE, SCRIPT, make
+from fake_results import HOSTILE, PART_NAMES, SCRIPT, make
 
 from partbench import published
 from partbench.data.sheet import COLOURS
@@ -22,6 +22,18 @@ from partbench.report.landmarks import TILE, keypoint_tile, landmark_views
 from partbench.report.page import palette, write
 from partbench.report.panels import panel_views
 from partbench.report.papers import paper_views
+from partbench.report.parts import (
+    COLOURS as PART_COLOURS,
+)
+from partbench.report.parts import (
+    Measured,
+    landmark_table,
+    part_views,
+    tinted,
+)
+from partbench.report.parts import (
+    palette as part_palette,
+)
 from partbench.report.read import read
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -387,6 +399,144 @@ def test_images_out_of_reach_are_left_out(results: Path, tmp_path: Path) -> None
     found = read(tmp_path)
     [view] = landmark_views(found, palette(found))
     assert [[len(row) for _, row in one["rows"]] for one in view["faces"]] == [[3]] * 3
+
+
+def parts_of(results: Path) -> dict[str, Any]:
+    [view] = part_views(read(results), palette(read(results)), published.load())
+    return view
+
+
+def test_numbers_of_different_k_never_share_a_table(results: Path, page: str) -> None:
+    view = parts_of(results)
+    assert [table["k"] for table in view["tables"]] == [4, 6]
+    four, six = view["tables"]
+    names = ["PatchVAE (demo)", "VAE (demo)", "Random initialisation (demo)"]
+    assert [row["name"] for row in four["rows"]] == names
+    assert [row["name"] for row in six["rows"]] == ["BiGAN (demo)"]
+    assert four["ceiling"][:3] == [92, 86, 64]
+    assert six["rows"][0]["foreground"] == "own foreground"
+    assert four["groups"][1] == ["torso", "tail"]
+    summary = pd.read_parquet(results / "summary.parquet").query("method == 'patchvae'")
+    summary = summary[summary["probe"] == "parts"].set_index(["metric", "setting"])
+    values = four["rows"][0]["values"]
+    for value, (metric, setting) in zip(
+        values,
+        [
+            *((metric, "K = 4") for metric in ("fg_nmi", "fg_ari", "fg_mean_iou")),
+            *((metric, "K = 4, ground-truth mask") for metric in ("nmi", "ari")),
+            *((metric, "K = 4") for metric in ("part_consistency", "equivariance_agreement")),
+        ],
+        strict=True,
+    ):
+        assert value["mean"] == summary.loc[(metric, setting), "mean"]
+        assert f'href="#{value["id"]}"' in section(page, "parts")
+    charts = [html.unescape(svg) for _, svg in four["charts"]]
+    assert len(charts) == 2
+    assert all("Best possible at K = 4: " in chart for chart in charts)
+    assert not any("BiGAN" in chart for chart in charts)
+    assert "nan" not in words(section(page, "parts")).lower().split()
+
+
+def test_the_same_images_through_every_method(results: Path) -> None:
+    view = parts_of(results)
+    names = ["PatchVAE (demo)", "VAE (demo)", "BiGAN (demo)", "Random initialisation (demo)"]
+    assert [strip["title"] for strip in view["strips"]] == ["Images", "Truth", *names]
+    assert [name for _, name in view["strips"][1]["legend"]] == list(PART_NAMES)
+    assert [name for name, _, _ in view["confusions"]] == names
+    for (_, _, svg), parts in zip(view["confusions"], (4, 4, 6, 4), strict=True):
+        assert "head mostly part" in svg
+        assert "background mostly background" in svg
+        assert svg.count("<path") >= parts * 5
+
+
+def measured(table: Any, labels: list[str], at: str = "landmarks") -> Measured:
+    details = {"K": len(table[0]), "at": at, "foreground": "", "labels": labels, "table": table}
+    return Measured.model_validate({"details": details | {"background column": False}})
+
+
+def test_parts_of_all_methods_have_the_colours_of_their_labels() -> None:
+    one = measured([[9, 0, 1], [0, 0, 8], [0, 0, 0]], ["head", "legs", "tail"])
+    other = measured([[0, 1, 9], [7, 0, 1], [0, 0, 0]], ["head", "legs", "tail"])
+    first, second = part_palette(one, 3), part_palette(other, 3)
+    np.testing.assert_array_equal(first[0], second[2])
+    np.testing.assert_array_equal(first[2], second[0])
+    for colours in (first, second, part_palette(None, 16), part_palette(one, 3)):
+        assert len({tuple(colour) for colour in colours.tolist()}) == len(colours)
+    assert len(part_palette(None, 40)) == 40
+    many = np.zeros((58, 4), int)
+    many[[3, 57, 20, 8], [0, 1, 2, 3]] = [4, 3, 2, 1]
+    colours = part_palette(measured(many.tolist(), [str(i) for i in range(58)]), 4)
+    expected = [list(bytes.fromhex(colour[1:])) for colour in PART_COLOURS[:4]]
+    np.testing.assert_array_equal(colours, expected)
+
+
+def test_the_background_is_grey_and_parts_are_not() -> None:
+    image = np.full((8, 8, 3), 200, np.uint8)
+    image[:, :, 0] = 20
+    labels = np.full((8, 8), 255)
+    labels[:, :4] = 1
+    colours = np.array([[0, 0, 0], [255, 0, 0]], np.uint8)
+    tile = np.asarray(tinted(image, labels, colours))
+    left, right = tile[60, 10], tile[60, 110]
+    assert left[0] > 150
+    assert left[1] == left[2] == 0
+    assert len(set(right.tolist())) == 1
+
+
+def test_published_landmark_errors_stand_below_ours(results: Path) -> None:
+    numbers = pd.read_parquet(results / "summary.parquet").query("probe == 'parts'")
+    view = landmark_table(numbers, published.load(), "cub-whole")
+    assert view is not None
+    assert view["columns"] == ["CUB-001", "all"]
+    assert [(row["name"], row["k"]) for row in view["rows"]] == [
+        *(("PatchVAE (demo)", 4), ("BiGAN (demo)", 6), ("Random initialisation (demo)", 4))
+    ]
+    assert view["constant"] == {"CUB-001": 27, "all": 23}
+    theirs = {(row["name"], row["k"]): row for row in view["published"]}
+    paper = theirs["Choudhury et al.", 4]
+    assert {name: value for name, (_, value) in paper["values"].items()} == {
+        **{"CUB-001": 11.3, "CUB-002": 15.0, "CUB-003": 10.6, "all": 9.2}
+    }
+    assert paper["status"] == "verified"
+    assert theirs["PDiscoNet", 8]["status"] == "unverified"
+    page = render(results, published.load())
+    assert all(f'id="{a}"' in page for row in theirs.values() for a, _ in row["values"].values())
+    none = landmark_table(numbers, published.load(), "toy")
+    assert none is not None
+    assert none["published"] == []
+
+
+def damage_parts(results: Path) -> None:
+    for path in results.rglob("parts.json"):
+        path.write_text('{"details": {"K": 4}}')
+
+
+def other_pictures(results: Path) -> None:
+    for path in results.rglob("pictures.npz"):
+        arrays = dict(np.load(path))
+        if "parts" in arrays:
+            np.savez(path, **(arrays | {"parts": arrays["parts"][:, :3]}))
+
+
+@pytest.mark.parametrize(
+    ("damage", "gone"),
+    [
+        (drop_pictures, {"strips"}),
+        (other_pictures, {"strips"}),
+        (damage_parts, {"confusions"}),
+        (drop_images, set()),
+    ],
+)
+def test_what_is_missing_of_parts_is_left_out(
+    damage: Callable[[Path], None], gone: set[str], tmp_path: Path
+) -> None:
+    results = make(tmp_path / "fake", seeds=1)
+    damage(results)
+    view = parts_of(results)
+    shown = ("tables", "strips", "confusions", "landmarks")
+    assert {part for part in shown if not view[part]} == gone
+    if damage is damage_parts:
+        assert [strip["title"] for strip in view["strips"]][:2] == ["Images", "PatchVAE (demo)"]
 
 
 def nothing(results: Path) -> None:

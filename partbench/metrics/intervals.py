@@ -1,7 +1,8 @@
 """Intervals for a mean over seeds and test samples at once, and by resampling."""
 
 import math
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -70,6 +71,34 @@ def _t(freedom: int, level: float) -> float:
 def _around(mean: float, squared_half_width: float) -> Interval:
     half = math.sqrt(squared_half_width)
     return Interval(mean, mean - half, mean + half)
+
+
+def jackknife(
+    statistic: Callable[[NDArray[Any]], NDArray[np.float64]], counts: NDArray[Any]
+) -> NDArray[np.float64]:
+    """Return outcomes by sample whose mean is a statistic of the sum of all samples' counts.
+
+    A number such as NMI is no mean over images. With t the statistic of all N samples, and t_i
+    without sample i, the outcome of i is t + (N - 1) (mean of t_j - t_i): their variance over N is
+    the jackknife's of t (Efron and Stein, Annals of Statistics 1981), so intervals for means hold
+    for it to first order.
+
+    Args:
+        statistic: takes sums of counts, [M, ...], to numbers [M]; not changed by a factor, to
+            first order.
+        counts: [N, ...].
+
+    Returns:
+        [N]; NaN for samples without any count. With one other sample, its outcome is t.
+    """
+    rows = np.flatnonzero(counts.reshape(len(counts), -1).any(1))
+    outcomes = np.full(len(counts), np.nan)
+    total = counts.sum(0)
+    outcomes[rows] = statistic(total[None])
+    if len(rows) > 1:
+        without = statistic(total - counts[rows])
+        outcomes[rows] += (len(rows) - 1) * (without.mean() - without)
+    return outcomes
 
 
 def bootstrap_totals(values: NDArray[np.float64], draws: int, seed: int) -> NDArray[np.float64]:

@@ -1,23 +1,43 @@
-"""Part rulers for files: labels by NMI, ARI and IoU, and CUB's landmark regression.
+"""Parts against annotations: NMI, ARI and IoU of labels, and CUB's landmark regression.
 
 NMI and ARI are of the data set: all pixels, or points, in one contingency table. What they can
-reach depends on the number of parts K, so beside them stands the ceiling at the same K: the true
-labels, greedily merged into K groups.
+reach depends on the number of parts K, so every setting names K, and beside them stands the ceiling
+at the same K: the true labels, greedily merged into K groups.
+
+Two rulers, both of Choudhury et al. (NeurIPS 2021): "fg_" counts where the truth is foreground,
+and the K labels there; without it the background counts too, as one more label on both sides. Then
+the background must come from somewhere, and the setting says from where: the method's own
+foreground, or the data set's, told to the method. A true mask makes half of the task perfect.
+
+Where the data set has pixel labels (DeepFashion, CCP, PASCAL-Part, toy), pixels count; else its
+landmarks do: the label at each visible landmark, against the landmark's number (CUB).
 """
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
+from pydantic import Field
 
+from partbench.data.prepared import Prepared, Split
+from partbench.data.reader import UNSURE
 from partbench.errors import BadInput
-from partbench.files import read_npz
+from partbench.files import read_json, read_npz
 from partbench.metrics import cub, parts
-from partbench.metrics.intervals import bootstrap_totals, over_seeds_and_samples, percentiles
+from partbench.metrics.intervals import (
+    bootstrap_totals,
+    jackknife,
+    over_seeds_and_samples,
+    percentiles,
+)
 from partbench.metrics.landmarks import FloatArray, Truth, box_side
-from partbench.probes.landmarks import check_alike, flat, load_landmarks
-from partbench.settings import nearest
+from partbench.metrics.parts import Counts
+from partbench.probe import Metric, Probe, Result
+from partbench.probes.landmarks import check_alike, flat, load, load_landmarks, read_points
+from partbench.settings import Settings, nearest
 
 VERSION = 1
 """Version of the definition; numbers of different versions are not comparable."""
@@ -26,6 +46,575 @@ DRAWS = 1000
 MOST_CELLS = 1 << 27
 """Counts of all tables together: 1 GiB."""
 KEYS = ("pred", "true")
+
+
+SPLITS = ("train", "test")
+EMPTY = 1e-8
+"""Mass up to which a part is absent from an image."""
+CLASSES = 200
+"""Of CUB; with fewer, a number is not the papers' "all"."""
+CROPS = {"box": "box crops", "center": "centre crops", "stretch": "whole images"} | {
+    "pad": "whole images"
+}
+
+
+class PartSettings(Settings):
+    """Settings of the parts probe."""
+
+    at: Literal["auto", "pixels", "landmarks"] = Field(
+        "auto",
+        description="where labels are compared: at all pixels, at the visible landmarks, or at "
+        "pixels where the data set labels them and else at landmarks",
+    )
+    least_share: float = Field(
+        0.01,
+        gt=0,
+        le=1,
+        description="share of an image's foreground from which a part counts as present there, "
+        "for its consistency across images",
+    )
+    pooled_classes: tuple[int, ...] = Field(
+        (1, 2, 3),
+        description="official numbers of CUB's classes on which one regression is fitted, to be "
+        "measured on each of them (Huang and Li); empty: only that on all classes",
+    )
+    absent: Literal["origin", "mean"] = Field(
+        "origin",
+        description="where the regression puts a part without mass: at pixel (0, 0), as in the "
+        "code of Huang and Li and Choudhury et al., or at its mean (PDiscoNet)",
+    )
+
+
+class PartFile(NamedTuple):
+    """What parts.json says of a run's part maps."""
+
+    parts: int
+    """K."""
+    foreground: Literal["own", "mask", "none"]
+    """Whose foreground the parts were cut out by: the method's, the data set's, nobody's."""
+
+
+def read_part_file(path: Path) -> PartFile:
+    """Read parts.json; raises BadInput where a key is missing or holds what it cannot."""
+    found = read_json(path)
+    try:
+        file = PartFile(found["parts"], found["foreground"])
+    except (KeyError, TypeError) as error:
+        raise BadInput(f"{path}: no key {error}; extract the run's outputs again") from None
+    if file.foreground not in ("own", "mask", "none") or not 1 <= file.parts <= UNSURE:
+        raise BadInput(
+            f"{path}: {file.parts} parts, foreground {file.foreground!r}; there must be 1 to "
+            f"{UNSURE} parts, and the foreground is own, mask or none"
+        )
+    return file
+
+
+class PartLabels(NamedTuple):
+    """What a run says of each pixel of the test images."""
+
+    k: int
+    labels: NDArray[Any]
+    """[N, S, S] integers, 0 to k - 1."""
+    foreground: NDArray[Any] | None
+    """[N, S, S], true on the foreground."""
+    known_by: str
+    """Who knew the foreground, in words; empty where nobody did."""
+
+    def codes(self, image: int) -> NDArray[np.intp]:
+        """Return an image's labels, [S, S], with k added on what is taken for background."""
+        codes = np.asarray(self.labels[image], np.intp)
+        if codes.size and not 0 <= codes.min() <= codes.max() < self.k:
+            wrong = codes.max() if codes.max() >= self.k else codes.min()
+            raise BadInput(
+                f"test.labels.npy, image {image}: label {wrong}, but parts.json says that there "
+                f"are {self.k} parts, 0 to {self.k - 1}; extract the run's outputs again"
+            )
+        if self.foreground is None:
+            return codes
+        return np.where(self.foreground[image], codes, codes + self.k)
+
+
+def read_part_labels(source: Path, file: PartFile, prepared: Prepared) -> PartLabels:
+    """Open the labels and the foreground of the test images; nothing is read yet.
+
+    Raises:
+        BadInput: a file is missing or damaged, or does not fit the data set's images.
+    """
+    test = prepared.split("test")
+    shape = (len(test), prepared.size, prepared.size)
+    labels, foreground, known_by = _open(source / "test.labels.npy", shape), None, ""
+    if file.foreground == "own":
+        foreground, known_by = _open(source / "test.foreground.npy", shape), "own foreground"
+    elif file.foreground == "mask":
+        foreground = _fitting(test.annotation("mask"), shape, f"{test.folder}: mask")
+        boxes = prepared.meta["settings"].get("foreground") == "box"
+        known_by = "box as foreground" if boxes else "ground-truth mask"
+    return PartLabels(file.parts, labels, foreground, known_by)
+
+
+def _open(path: Path, shape: tuple[int, ...]) -> NDArray[Any]:
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise BadInput(f"{path}: {error}; extract the run's outputs again") from None
+    return _fitting(array, shape, str(path))
+
+
+def _fitting(array: NDArray[Any], shape: tuple[int, ...], where: str) -> NDArray[Any]:
+    if array.dtype.kind not in "iub" or array.shape != shape:
+        raise BadInput(
+            f"{where}: {array.dtype} of shape {list(array.shape)}; expected integers of shape "
+            f"{list(shape)}, as the test images have; give model and data set the same `size`, and "
+            "one image a sample"
+        )
+    return array
+
+
+class Counted(NamedTuple):
+    """How often each true label meets each predicted one, image by image."""
+
+    fg: Counts
+    """[N, T, K], where the truth is foreground."""
+    full: Counts | None
+    """With the background, as column 0, and of pixels as row 0 too; None if nobody knows it."""
+
+
+def count_pixels(predicted: PartLabels, test: Split, names: Sequence[str]) -> Counted:
+    """Count the pixels of each test image, those aside that are to be left out.
+
+    Args:
+        predicted: the run's labels.
+        test: the split.
+        names: of the true labels, background first.
+
+    Raises:
+        BadInput: a label beyond the names, true labels of another shape than the predicted, no
+            foreground in any image.
+    """
+    where = f"{test.folder}: parts"
+    true = _fitting(test.annotation("parts"), predicted.labels.shape, where)
+    tables = np.zeros((len(true), len(names), 2 * predicted.k), np.int64)
+    for image, table in enumerate(tables):
+        labels = np.array(true[image])
+        codes = predicted.codes(image)
+        try:
+            table[:] = parts.contingency(
+                labels, codes, len(names), 2 * predicted.k, labels != UNSURE
+            )
+        except BadInput as error:
+            raise BadInput(f"{where} of image {image}: {error}") from None
+    if not tables[:, 1:].any():
+        raise BadInput(f"{where}: no foreground in any image, so there is nothing to count")
+    return _counted(predicted, tables, tables[:, 1:])
+
+
+def count_landmarks(predicted: PartLabels, test: Split, names: Sequence[str]) -> Counted:
+    """Count the labels at the visible landmarks of each test image; see `count_pixels`.
+
+    Raises:
+        BadInput: also without one row of landmarks, finite where visible, for each image.
+    """
+    where = f"{test.folder}: split 'test'"
+    points, visible = test.annotation("landmarks"), test.annotation("visible")
+    if points.shape != (len(test), len(names), 2):
+        raise BadInput(f"{where}: landmarks of shape {list(points.shape)} for {len(names)} names")
+    tables = np.zeros((len(test), len(names), 2 * predicted.k), np.int64)
+    for image, table in enumerate(tables):
+        shown = np.flatnonzero(visible[image])
+        places = np.asarray(points[image][shown], np.float64)
+        if not np.isfinite(places).all():
+            raise BadInput(f"{where}: image {image} has a visible landmark that is not finite")
+        codes = cub.labels_at(predicted.codes(image), places)
+        table[:] = parts.contingency(shown, codes, len(names), 2 * predicted.k)
+    if not tables.any():
+        raise BadInput(f"{where}: no visible landmark in any image, so there is nothing to count")
+    return _counted(predicted, tables, tables)
+
+
+def _counted(predicted: PartLabels, tables: Counts, inside: Counts) -> Counted:
+    """Return the tables of codes [N, T, 2K] by ruler; `inside` has the foreground's rows."""
+    k = predicted.k
+    full = None
+    if predicted.foreground is not None:
+        full = np.concatenate([tables[..., k:].sum(2, keepdims=True), tables[..., :k]], axis=2)
+    return Counted(inside[..., :k] + inside[..., k:], full)
+
+
+def dominant(tables: Counts, least_share: float) -> Counts:
+    """Return which true label each part mostly lies on in each image, [N, K, T], ones and zeros.
+
+    Args:
+        tables: [N, T, K], of the foreground.
+        least_share: of the image's foreground that a part must take; else its row is zeros.
+    """
+    n_true = tables.shape[1]
+    sizes = tables.sum(1)
+    present = (sizes > 0) & (sizes >= least_share * sizes.sum(1, keepdims=True))
+    commonest = np.eye(n_true, dtype=np.int64)[tables.argmax(1)]
+    return commonest * present[..., None]
+
+
+def consistency(images: NDArray[Any]) -> FloatArray:
+    """Return how often a part lies on the same true label from image to image.
+
+    For each part: the share of the images where it is present in which its dominant true label is
+    its most common dominant label. The mean over the parts that are present somewhere.
+
+    Args:
+        images: [..., K, T], sums of `dominant` over images.
+
+    Returns:
+        [...], from 0 to 1.
+    """
+    present = images.sum(-1)
+    share = images.max(-1) / np.maximum(present, 1)
+    found: FloatArray = share.sum(-1) / (present > 0).sum(-1)
+    return found
+
+
+def mean_iou(tables: NDArray[Any]) -> FloatArray:
+    """Return `matched_iou(...).mean_iou` of tables [M, T, P], [M]."""
+    return np.array([parts.matched_iou(table).mean_iou for table in tables])
+
+
+class Numbers:
+    """The metrics, their outcomes by image, and the intervals of the bootstrap over images."""
+
+    def __init__(self) -> None:
+        self.metrics: list[Metric] = []
+        self.samples: dict[str, FloatArray] = {}
+        self.intervals: dict[str, list[float]] = {}
+
+    def add(
+        self,
+        metric: str,
+        setting: str,
+        outcomes: FloatArray,
+        *,
+        unit: str = "%",
+        better: Literal["higher", "lower"] = "higher",
+        interval: tuple[float, float] | None = None,
+        note: str = "",
+    ) -> None:
+        """Add a metric that is the mean of its finite outcomes [N], in its unit.
+
+        Args:
+            metric: its name.
+            setting: what tells it from others of that name.
+            outcomes: by image; see `jackknife` for what is no mean.
+            unit: of the outcomes.
+            better: the direction.
+            interval: of the bootstrap.
+            note: what a reader should know.
+        """
+        column = f"{metric}, {setting}"
+        known = outcomes[np.isfinite(outcomes)]
+        self.samples[column] = outcomes
+        if interval is not None and len(known) > 1:
+            self.intervals[column] = list(interval)
+        value = float(known.mean())
+        self.metrics.append(
+            Metric(metric, setting, value, unit, better, len(known), column, 1, note)
+        )
+
+
+class Parts(Probe):
+    """The parts probe of a run's part maps.
+
+    It reads `parts.json`, `test.labels.npy`, `test.foreground.npy` where the method finds the
+    foreground, `test.agreement.npy`, and for the landmark regression `<split>.centres.npy` and
+    `<split>.mass.npy`; see `partbench.extract`.
+
+    The table of samples has for each number outcomes whose mean it is: see `jackknife` for those
+    that are no means over images. Beside them, `details` has the percentiles of a bootstrap over
+    images.
+    """
+
+    Settings = PartSettings
+    version = VERSION
+    needs = ("part_maps",)
+
+    def run(self, source: Path, data: Path, settings: Any, seed: int, device: str) -> Result:
+        """Measure the part maps in `source`; see `Probe.run`.
+
+        Raises:
+            BadInput: also where the data set has neither labels of pixels nor landmarks.
+        """
+        prepared = Prepared(data)
+        test = prepared.split("test")
+        file = read_part_file(source / "parts.json")
+        predicted = read_part_labels(source, file, prepared)
+        at = settings.at
+        if at == "auto":
+            at = "pixels" if test.has("parts") else "landmarks"
+        if at == "landmarks" and not test.has("landmarks"):
+            raise BadInput(
+                f"{data}: split 'test' has neither parts nor landmarks; the probe `parts` needs a "
+                "data set that labels pixels or landmarks"
+            )
+        crop = prepared.meta["settings"]["crop"]
+        if at == "pixels":
+            names = ["background", *prepared.meta["part_names"]]
+            counted, seen = count_pixels(predicted, test, names), ""
+        else:
+            names = list(prepared.meta["landmark_names"])
+            counted, seen = count_landmarks(predicted, test, names), CROPS.get(crop, f"crop {crop}")
+
+        numbers = Numbers()
+        of_k = f"K = {file.parts}"
+        setting = ", ".join(filter(None, [of_k, seen]))
+        rulers = [("fg_", setting, counted.fg)]
+        if counted.full is not None:
+            full = ", ".join(filter(None, [of_k, predicted.known_by, seen]))
+            rulers.append(("", full, counted.full))
+        groups = parts.greedy_grouping(counted.fg.sum((0, 2)), file.parts)
+        for ruler, name, tables in rulers:
+            # A perfect model finds the background too, beside its K parts.
+            best = groups if tables.shape[1] == len(groups) else np.append(0, groups + 1)
+            add_labels(numbers, ruler, name, tables, best, at == "pixels", seed)
+        if at == "landmarks" and counted.full is not None:
+            numbers.add(
+                "fg_ari",
+                f"{setting}, legacy: labels with background",
+                100 * jackknife(parts.ari, counted.full),
+                note="as the first released notebook of unsup-parts has it: K + 1 labels",
+            )
+        if at == "pixels":
+            add_images(numbers, setting, counted.fg, settings.least_share, seed)
+        numbers.add(
+            "equivariance_agreement",
+            of_k,
+            100 * agreement(source / "test.agreement.npy", len(test)),
+            unit="% of pixels",
+            note="foreground of a warped copy whose part is that of the place it shows",
+        )
+        regressed = {}
+        if test.has("landmarks") and test.has("box") and test.annotation("box").ndim == 2:
+            on = f"{of_k}, {CROPS.get(crop, f'crop {crop}')}"
+            regressed = add_regression(numbers, source, prepared, file.parts, settings, on, seed)
+        table = (counted.fg if counted.full is None else counted.full).sum(0)
+        fg_names = names[1:] if at == "pixels" else names
+        details = {
+            "K": file.parts,
+            "at": at,
+            "foreground": predicted.known_by,
+            "labels": names if len(table) == len(names) else fg_names,
+            "background column": counted.full is not None,
+            "table": table.tolist(),
+            "bootstrap95": numbers.intervals,
+            "oracle groups": [
+                [name for name, g in zip(fg_names, groups, strict=True) if g == group]
+                for group in range(groups.max() + 1)
+            ],
+            "landmarks": regressed,
+        }
+        return Result(numbers.metrics, pd.DataFrame(numbers.samples), details)
+
+
+def add_labels(
+    numbers: Numbers,
+    ruler: str,
+    setting: str,
+    tables: Counts,
+    groups: NDArray[np.intp],
+    areas: bool,
+    seed: int,
+) -> None:
+    """Add NMI and ARI, where pixels count the matched IoU, and the ceilings of all three.
+
+    Args:
+        numbers: to add to.
+        ruler: put before each metric's name.
+        setting: of the numbers.
+        tables: [N, T, P].
+        groups: [T], the part of each true label in the best model of as many parts.
+        areas: whether the counts are areas.
+        seed: of the bootstrap.
+    """
+    found = parts.bootstrap(tables, DRAWS, seed)
+    measures = {"nmi": parts.nmi, "ari": parts.ari} | ({"mean_iou": mean_iou} if areas else {})
+    matched = "parts and labels matched one to one"
+    for name, statistic in measures.items():
+        low, high = getattr(found, name)
+        numbers.add(
+            f"{ruler}{name}",
+            setting,
+            100 * jackknife(statistic, tables),
+            interval=(100 * low, 100 * high),
+            note=matched if name == "mean_iou" else "",
+        )
+    counts, one_hot = tables.sum(2), np.eye(groups.max() + 1, dtype=np.int64)[groups]
+    for name, statistic in measures.items():
+
+        def ceiling(counts: Counts, of: Any = statistic) -> FloatArray:
+            best: FloatArray = of(counts[..., None] * one_hot)
+            return best
+
+        numbers.add(
+            f"oracle_{ruler}{name}",
+            setting,
+            100 * jackknife(ceiling, counts),
+            note="the true labels, greedily merged into as many parts",
+        )
+
+
+def add_images(
+    numbers: Numbers, setting: str, tables: Counts, least_share: float, seed: int
+) -> None:
+    """Add what is measured image by image: mean NMI and ARI, and consistency across images."""
+    for name, statistic in (("nmi", parts.nmi), ("ari", parts.ari)):
+        note = "mean over images of the image's own"
+        numbers.add(f"fg_{name}_per_image", setting, 100 * statistic(tables), note=note)
+    images = dominant(tables, least_share)
+    rows = images[images.any((1, 2))]
+    drawn = bootstrap_totals(rows.reshape(len(rows), -1).astype(np.float64), DRAWS, seed)
+    low, high = percentiles(100 * consistency(drawn.reshape(-1, *rows.shape[1:])))
+    numbers.add(
+        "part_consistency",
+        setting,
+        100 * jackknife(consistency, images),
+        interval=(low, high),
+        note="images in which a part lies on its usual label; mean over parts",
+    )
+
+
+def agreement(path: Path, n: int) -> FloatArray:
+    """Return test.agreement.npy, [n], shares; NaN where an image has no foreground.
+
+    Raises:
+        BadInput: it cannot be read, has another shape, or is NaN everywhere.
+    """
+    shares = load(path)
+    if shares.shape != (n,):
+        raise BadInput(
+            f"{path}: shape {list(shares.shape)} for {n} test images; extract the run's outputs "
+            "again"
+        )
+    if not np.isfinite(shares).any():
+        raise BadInput(f"{path}: the method finds no foreground in any image")
+    return shares
+
+
+def add_regression(
+    numbers: Numbers,
+    source: Path,
+    prepared: Prepared,
+    k: int,
+    settings: PartSettings,
+    setting: str,
+    seed: int,
+) -> dict[str, dict[str, float | None]]:
+    """Add the errors of the landmark regression from the parts' centres; see `cub.predict`.
+
+    Args:
+        numbers: to add to.
+        source: the folder of the outputs.
+        prepared: the data set.
+        k: parts.
+        settings: the probe's.
+        setting: what follows on the classes in the numbers' settings.
+        seed: of the bootstrap.
+
+    Returns:
+        Setting -> landmark -> its error in % of the box, none where no test image shows it.
+
+    Raises:
+        BadInput: centres, landmarks or boxes do not fit, or are not finite.
+    """
+    names = prepared.meta["landmark_names"]
+    sides = {name: _regression_side(source, prepared, name, k, settings) for name in SPLITS}
+    (inputs, known), (test_inputs, truth) = sides["train"], sides["test"]
+    everything = (np.ones(len(inputs), bool), np.ones(len(test_inputs), bool))
+    rows = {"all": everything}
+    if prepared.meta["reader"] == "cub":
+        numbers_of = {name: _official_numbers(prepared, name) for name in SPLITS}
+        pooled = np.array(settings.pooled_classes, np.int64)
+        if len(pooled) and all(np.isin(pooled, n).all() for n in numbers_of.values()):
+            fitted = np.isin(numbers_of["train"], pooled)
+            classes = {f"CUB-{c:03d}": (fitted, numbers_of["test"] == c) for c in pooled.tolist()}
+            rows = classes | rows
+        if prepared.classes < CLASSES:
+            rows[f"{prepared.classes} classes"] = rows.pop("all")
+    found = {}
+    for name, (fitted, measured) in rows.items():
+        train = (inputs[fitted], known.landmarks[fitted], known.visible[fitted])
+        errors = truth.errors(cub.predict(train, test_inputs))
+        errors[~measured] = np.nan
+        if not np.isfinite(errors).any():
+            raise BadInput(
+                f"{prepared.folder}: no landmark of {name} is visible both in training and in test "
+                "images"
+            )
+        constant = truth.errors(
+            cub.predict((np.zeros((len(train[0]), 1)), *train[1:]), np.zeros((len(errors), 1)))
+        )
+        constant[~measured] = np.nan
+        full = f"{name}, {setting}"
+        for metric, values in (("landmark_error", errors), ("constant_landmark_error", constant)):
+            sums = _sums(values)
+            counted = sums[sums[:, 1] > 0]
+            draws = bootstrap_totals(counted, DRAWS, seed)
+            numbers.add(
+                metric,
+                full,
+                jackknife(_ratio, sums),
+                unit="% of box",
+                better="lower",
+                interval=percentiles(_ratio(draws)),
+                note="" if metric == "landmark_error" else "each landmark's mean place",
+            )
+        means = [cub.micro_average(column) for column in errors.T]
+        found[full] = {
+            landmark: mean if np.isfinite(mean) else None
+            for landmark, mean in zip(names, means, strict=True)
+        }
+    return found
+
+
+def _regression_side(
+    source: Path, prepared: Prepared, name: str, k: int, settings: PartSettings
+) -> tuple[FloatArray, Truth]:
+    """Return a split's inputs [N, 2K] and landmarks, both in units of the box."""
+    split = prepared.split(name)
+    where = f"{split.folder}: split '{name}'"
+    centres = read_points(source / f"{name}.centres.npy", len(split))
+    mass = load(source / f"{name}.mass.npy")
+    if centres.shape != (len(split), k, 2) or mass.shape != (len(split), k):
+        raise BadInput(
+            f"{source}: {name} has centres of shape {list(centres.shape)} and mass of shape "
+            f"{list(mass.shape)} for {len(split)} images and {k} parts; extract the run's outputs "
+            "again"
+        )
+    box = np.array(split.annotation("box"), np.float64)
+    box_side(box, np.ones((len(split), 1), bool), f"{where}: box")
+    landmarks = np.array(split.annotation("landmarks"), np.float64)
+    visible = np.array(split.annotation("visible"))
+    if not np.isfinite(landmarks[visible]).all():
+        raise BadInput(f"{where}: a visible landmark is not finite")
+    absent = (mass <= EMPTY)[..., None]
+    if settings.absent == "origin":
+        inputs = cub.box_units(np.where(absent, 0, centres), box)
+    else:
+        inputs = np.where(absent, np.nan, cub.box_units(centres, box))
+    targets = np.where(visible[..., None], cub.box_units(landmarks, box), 0)
+    return flat(inputs), Truth(targets, visible, np.ones(len(split)))
+
+
+def _official_numbers(prepared: Prepared, name: str) -> NDArray[np.int64]:
+    """Return CUB's own number of the class of each image of a split, from 1."""
+    used = sorted(set(prepared.meta["settings"]["classes"])) or range(1, prepared.classes + 1)
+    return np.array(used)[np.array(prepared.split(name).annotation("labels"))]
+
+
+def _sums(errors: FloatArray) -> FloatArray:
+    """Return the sum of each image's errors and their number, [N, 2]."""
+    counted = np.isfinite(errors)
+    return np.stack([np.where(counted, errors, 0).sum(1), counted.sum(1)], axis=1)
+
+
+def _ratio(sums: FloatArray) -> FloatArray:
+    """Return the mean error of sums [..., 2]."""
+    return sums[..., 0] / sums[..., 1]
 
 
 def score_labels(path: Path, *, ignore: int | None = None, seed: int = 0) -> dict[str, Any]:
@@ -178,12 +767,11 @@ def score_landmarks(train_path: Path, test_path: Path, *, seed: int = 0) -> dict
     constant = cub.predict((np.zeros((len(inputs), 1)), *known[1:]), np.zeros((len(errors), 1)))
 
     counted = np.isfinite(errors)
-    sums = np.stack([np.where(counted, errors, 0).sum(1), counted.sum(1)], axis=1)
+    sums = _sums(errors)
     sums = sums[sums[:, 1] > 0]
-    interval = None
-    if len(sums) > 1:
-        total, number = bootstrap_totals(sums, DRAWS, seed).T
-        interval = list(percentiles(total / number))
+    interval = (
+        list(percentiles(_ratio(bootstrap_totals(sums, DRAWS, seed)))) if len(sums) > 1 else None
+    )
     return {
         "probe": "landmarks",
         "version": VERSION,

@@ -18,6 +18,7 @@ import pandas as pd
 from markupsafe import Markup, escape
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 from PIL import Image
 
@@ -267,6 +268,44 @@ def lines(
             columnspacing=1,
             handlelength=2.6,
         )
+        return _svg(fig, title, key)
+
+
+def heat(
+    shares: np.ndarray, rows: Sequence[str], columns: Sequence[str], title: str, key: str
+) -> Markup:
+    """Draw shares as a heat map with the percentages written in.
+
+    Args:
+        shares: [R, C], from 0 to 1.
+        rows: their names, top first.
+        columns: their names.
+        title: what the chart says, for those who cannot see it.
+        key: names this chart in the page; unique.
+    """
+    cell, left, top = (30, 17), 104, 20
+    width, height = left + cell[0] * len(columns) + 2, top + cell[1] * len(rows) + 2
+    with mpl.rc_context(STYLE):
+        fig = Figure(figsize=(width / 72, height / 72), facecolor="none")
+        ax = fig.add_axes(
+            (left / width, 2 / height, 1 - (left + 2) / width, 1 - (top + 2) / height)
+        )
+        for (i, j), share in np.ndenumerate(shares):
+            ax.add_patch(
+                Rectangle((j, i), 1, 1, facecolor=colour(0), alpha=0.75 * float(share), linewidth=0)
+            )
+            if share >= 0.005:
+                place = (j + 0.5, i + 0.53, f"{100 * share:.0f}")
+                ax.text(*place, ha="center", va="center", fontsize=10)
+        for i, name in enumerate(rows):
+            label = _short(name, 16)
+            ax.text(-0.2, i + 0.53, label, ha="right", va="center", fontsize=10.5, color=MUTED)
+        for j, name in enumerate(columns):
+            ax.text(j + 0.5, -0.3, name, ha="center", va="bottom", fontsize=10.5, color=MUTED)
+        ax.set_xlim(0, len(columns))
+        ax.set_ylim(len(rows), 0)
+        ax.set_xticks([])
+        ax.set_yticks([])
         return _svg(fig, title, key)
 
 

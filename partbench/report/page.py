@@ -18,6 +18,7 @@ from partbench.report import figures, text
 from partbench.report.landmarks import landmark_views
 from partbench.report.panels import View, optimism, panel_views, tally
 from partbench.report.papers import paper_views
+from partbench.report.parts import part_views
 from partbench.report.read import RUN, Pictures, Results, Run, read
 from partbench.report.video import video_views
 
@@ -72,6 +73,7 @@ def render(results: Results, published: pd.DataFrame) -> str:
         settings=settings_views(runs),
         curves=curve_views(runs, colours),
         landmarks=landmark_views(results, colours),
+        parts=part_views(results, colours, published),
         videos=video_views(results, colours),
         pictures=picture_views(in_order(results.pictures, colours)),
         data=data_views(results),

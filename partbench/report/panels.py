@@ -20,8 +20,7 @@ HEADLINES = (
     "iod_error",
     "box_error",
     "image_error",
-    "l2",
-    "nmi",
+    "fg_nmi",
     "fid",
     "psnr",
 )

@@ -87,6 +87,8 @@ class Data(NamedTuple):
     sheet: Path | None
     images: np.ndarray | None
     """Of its test split, uint8 [N, S, S, 3], opened and not read."""
+    parts: np.ndarray | None = None
+    """Of its test split, uint8 [N, S, S], likewise."""
 
 
 class Pictures(NamedTuple):
@@ -127,6 +129,8 @@ class Results(NamedTuple):
     """The cells of the landmark probe."""
     videos: list[Cell]
     """The cells of the video probe."""
+    parts: list[Cell]
+    """The cells of the parts probe."""
 
 
 def read(folder: Path) -> Results:
@@ -139,8 +143,10 @@ def read(folder: Path) -> Results:
     data = []
     for path in sorted((folder / "data").glob("*/meta.json")):
         sheet = path.with_name("sheet.png")
-        images = _images(path.with_name("test.images.npy"))
-        data.append(Data(path.parent.name, _json(path), sheet if sheet.exists() else None, images))
+        images = _opened(path.with_name("test.images.npy"), (3,))
+        parts = _opened(path.with_name("test.parts.npy"), ())
+        shown = sheet if sheet.exists() else None
+        data.append(Data(path.parent.name, _json(path), shown, images, parts))
     pictures = []
     for path in sorted((folder / "cells").glob("*/*/*/*/*/pictures.npz")):
         arrays = _arrays(path)
@@ -156,6 +162,7 @@ def read(folder: Path) -> Results:
         pictures,
         _cells(folder, "landmarks"),
         _cells(folder, "video"),
+        _cells(folder, "parts"),
     )
 
 
@@ -200,12 +207,14 @@ def _arrays(path: Path) -> dict[str, np.ndarray]:
         return {}
 
 
-def _images(path: Path) -> np.ndarray | None:
+def _opened(path: Path, channels: tuple[int, ...]) -> np.ndarray | None:
+    """Open uint8 [N, S, S, *channels], not read; None if it is anything else."""
     try:
-        images = np.load(path, mmap_mode="r", allow_pickle=False)
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError):
         return None
-    return images if images.dtype == np.uint8 and images.shape[3:] == (3,) else None
+    fits = array.dtype == np.uint8 and array.ndim >= 3 and array.shape[3:] == channels
+    return array if fits else None
 
 
 def _table(path: Path, columns: list[str]) -> pd.DataFrame:

@@ -18,6 +18,18 @@ NAMES = {
     "supervised": "Supervised",
     "mean_shape": "Mean shape",
     "random_keypoints": "Random keypoints",
+    "random_parts": "Random parts",
+    "unsup_parts": "Choudhury et al.",
+    "scops": "SCOPS",
+    "dff": "DFF",
+    "kmeans": "K-means",
+    "uld": "ULD",
+    "huang_li": "Huang and Li",
+    "pdisconet": "PDiscoNet",
+    "mpae": "MPAE",
+    "image_midpoint": "Image midpoint",
+    "gt_keypoint_mean": "Mean of the true keypoints",
+    "throat_keypoint": "True throat keypoint",
     "supervised_landmarks": "Supervised landmarks",
 }
 """The field's spelling; a method that is not here goes by its own key."""

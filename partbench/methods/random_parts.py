@@ -1,0 +1,43 @@
+"""Floor control: parts that do not look at the image."""
+
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.nn import functional as F
+
+from partbench.method import Batch, Method, MethodSettings, PartMaps
+
+
+class RandomPartsSettings(MethodSettings):
+    """How many there are, and no training."""
+
+    k: int = Field(4, ge=1, le=255, description="number of parts")
+    epochs: int = Field(0, ge=0, le=0)
+
+
+class RandomParts(Method):
+    """The Voronoi cells of K points, drawn anew for every image, uniformly over it.
+
+    So parts are compact, as true ones are, but lie elsewhere in every image. The foreground is the
+    data set's, if it has one.
+    """
+
+    Settings = RandomPartsSettings
+    VARIANTS = {"k8": {"k": 8}, "k16": {"k": 16}}
+    REDUCED = {"demo": {}, "subset": {}}
+    role = "floor"
+
+    def forward(self, batch: Batch, phase: str) -> dict[str, Tensor]:
+        """Not trained, so never called."""
+        raise RuntimeError("random_parts has no loss")
+
+    def part_maps(self, images: Tensor) -> PartMaps:
+        """Return cells of points from torch's global generator; a pixel is of one part only."""
+        size, k = images.shape[-1], self.settings.k
+        points = torch.rand(len(images), k, 2, device=images.device) * size - 0.5
+        line = torch.arange(size, device=images.device, dtype=torch.float32)
+        squares = (points.unsqueeze(-1) - line).square()  # [B, K, 2, S]
+        distances = squares[:, :, 1].unsqueeze(-1) + squares[:, :, 0].unsqueeze(-2)
+        labels = distances.argmin(1)
+        weights = F.one_hot(labels, k).permute(0, 3, 1, 2).float()
+        return PartMaps(weights, labels)

@@ -1,0 +1,401 @@
+"""The parts probe: labels against pixels and landmarks, and the regression from centres."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import test_cub
+from conftest import prepare_toy
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
+
+from partbench import method as methods
+from partbench.data.prepared import Prepared
+from partbench.errors import BadInput
+from partbench.extract import extract
+from partbench.metrics.intervals import jackknife, over_seeds_and_samples
+from partbench.probe import Metric, Result
+from partbench.probes.parts import Parts, PartSettings, consistency, dominant
+from partbench.run import Run, Runtime
+from partbench.train import train
+
+SIZE = 32
+
+
+@pytest.fixture(scope="module")
+def masked(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Toy with the creatures as foreground."""
+    data = prepare_toy(tmp_path_factory.mktemp("masked"))
+    for split in ("train", "test"):
+        np.save(data / f"{split}.mask.npy", np.load(data / f"{split}.parts.npy") > 0)
+    return data
+
+
+def true_parts(data: Path) -> NDArray[np.uint8]:
+    return np.load(data / "test.parts.npy")
+
+
+def outputs(
+    folder: Path,
+    data: Path,
+    labels: NDArray[Any],
+    foreground: NDArray[Any] | str = "mask",
+    k: int | None = None,
+) -> Path:
+    """Write what `extract` would of these labels of the test images; the centres are random."""
+    folder.mkdir(exist_ok=True)
+    k = int(labels.max()) + 1 if k is None else k
+    np.save(folder / "test.labels.npy", labels.astype(np.uint8))
+    np.save(folder / "test.agreement.npy", np.full(len(labels), 0.75, np.float32))
+    if not isinstance(foreground, str):
+        np.save(folder / "test.foreground.npy", foreground)
+    own = foreground if isinstance(foreground, str) else "own"
+    (folder / "parts.json").write_text(json.dumps({"parts": k, "foreground": own}))
+    rng = np.random.default_rng(0)
+    for name in ("train", "test"):
+        n = len(Prepared(data).split(name))
+        centres = rng.uniform(0, SIZE, (n, k, 2)).astype(np.float32)
+        np.save(folder / f"{name}.centres.npy", centres)
+        np.save(folder / f"{name}.mass.npy", np.ones((n, k), np.float32))
+    return folder
+
+
+def measure(source: Path, data: Path, **changes: Any) -> Result:
+    return Parts().run(source, data, PartSettings.parse(changes, "test"), 0, "cpu")
+
+
+def found(result: Result) -> dict[tuple[str, str], Metric]:
+    table = {(m.metric, m.setting): m for m in result.metrics}
+    assert len(table) == len(result.metrics)
+    return table
+
+
+def value(result: Result, metric: str, setting: str) -> float:
+    return found(result)[metric, setting].value
+
+
+def test_numbers_are_those_of_all_pixels_together(masked: Path, tmp_path: Path) -> None:
+    true = true_parts(masked)
+    true[:, :3] = 255  # what is to be left out
+    rng = np.random.default_rng(1)
+    labels = np.where(rng.random(true.shape) < 0.5, true % 5, rng.integers(0, 5, true.shape))
+    own = rng.random(true.shape) < 0.8
+    data = copy_with(masked, tmp_path / "data", parts=true)
+    result = measure(outputs(tmp_path / "out", data, labels, own), data)
+    inside, counts = (true > 0) & (true < 255), true < 255
+    full = np.where(own, labels + 1, 0)
+    for name, score in (("nmi", normalized_mutual_info_score), ("ari", adjusted_rand_score)):
+        expected = 100 * score(true[inside], labels[inside])
+        assert value(result, f"fg_{name}", "K = 5") == pytest.approx(expected, rel=1e-9)
+        expected = 100 * score(true[counts], full[counts])
+        assert value(result, name, "K = 5, own foreground") == pytest.approx(expected, rel=1e-9)
+        each = [100 * score(t[i], p[i]) for t, p, i in zip(true, labels, inside, strict=True)]
+        mean = value(result, f"fg_{name}_per_image", "K = 5")
+        assert mean == pytest.approx(np.mean(each), rel=1e-9)
+    assert result.details["labels"] == ["background", *Prepared(data).meta["part_names"]]
+    assert np.sum(result.details["table"]) == counts.sum()
+    assert np.array(result.details["table"])[:, 0].sum() == (counts & ~own).sum()
+
+
+def copy_with(data: Path, to: Path, **arrays: NDArray[Any]) -> Path:
+    """Return a copy of a prepared data set with other annotations of the test images."""
+    to.mkdir()
+    for path in data.iterdir():
+        (to / path.name).symlink_to(path)
+    for kind, array in arrays.items():
+        (to / f"test.{kind}.npy").unlink(missing_ok=True)
+        np.save(to / f"test.{kind}.npy", array)
+    return to
+
+
+def test_perfect_labels_reach_everything(masked: Path, tmp_path: Path) -> None:
+    true = true_parts(masked)
+    result = measure(outputs(tmp_path, masked, np.maximum(true, 1) - 1), masked)
+    for name in ("nmi", "ari", "mean_iou"):
+        for ruler, setting in (("fg_", "K = 6"), ("", "K = 6, ground-truth mask")):
+            assert value(result, f"{ruler}{name}", setting) == pytest.approx(100)
+            assert value(result, f"oracle_{ruler}{name}", setting) == pytest.approx(100)
+    assert value(result, "part_consistency", "K = 6") == pytest.approx(100)
+    assert value(result, "equivariance_agreement", "K = 6") == pytest.approx(75)
+    assert result.details["oracle groups"] == [[n] for n in Prepared(masked).meta["part_names"]]
+
+
+def test_constant_labels_say_nothing(masked: Path, tmp_path: Path) -> None:
+    labels = np.zeros_like(true_parts(masked))
+    result = measure(outputs(tmp_path, masked, labels, k=1), masked)
+    for name in ("nmi", "ari", "oracle_fg_nmi"):
+        ruler = "" if name.startswith("oracle") else "fg_"
+        assert value(result, f"{ruler}{name}", "K = 1") == 0
+    # The mask alone finds the background: why the setting says whose it was.
+    assert value(result, "ari", "K = 1, ground-truth mask") > 50
+    assert all(np.isfinite(metric.value) for metric in result.metrics)
+
+
+def test_names_of_parts_do_not_matter(masked: Path, tmp_path: Path) -> None:
+    rng = np.random.default_rng(2)
+    true = true_parts(masked)
+    labels = (true + rng.integers(0, 2, true.shape)) % 4
+    one = measure(outputs(tmp_path / "one", masked, labels), masked)
+    other = measure(outputs(tmp_path / "other", masked, rng.permutation(4)[labels]), masked)
+    for key, metric in found(one).items():
+        if "landmark_error" not in key[0]:
+            assert found(other)[key].value == pytest.approx(metric.value, abs=1e-9), key
+
+
+def test_random_labels_are_worth_nothing(masked: Path, tmp_path: Path) -> None:
+    labels = np.random.default_rng(3).integers(0, 4, true_parts(masked).shape)
+    result = measure(outputs(tmp_path, masked, labels), masked)
+    assert abs(value(result, "fg_nmi", "K = 4")) < 0.5
+    assert abs(value(result, "fg_ari", "K = 4")) < 0.5
+    assert 60 < value(result, "oracle_fg_nmi", "K = 4") < 100
+
+
+def test_every_setting_names_k(masked: Path, tmp_path: Path) -> None:
+    labels = np.random.default_rng(4).integers(0, 3, true_parts(masked).shape)
+    result = measure(outputs(tmp_path, masked, labels, k=7), masked)
+    assert all("K = 7" in metric.setting.split(", ") for metric in result.metrics)
+
+
+def test_without_a_foreground_there_is_no_background(masked: Path, tmp_path: Path) -> None:
+    labels = true_parts(masked) % 3
+    result = measure(outputs(tmp_path, masked, labels, "none"), masked)
+    assert {m.metric for m in result.metrics}.isdisjoint({"nmi", "ari", "mean_iou"})
+    assert not result.details["background column"]
+    assert result.details["labels"][0] != "background"
+
+
+def test_a_box_is_no_mask(masked: Path, tmp_path: Path) -> None:
+    data = copy_with(masked, tmp_path / "data")
+    meta = json.loads((data / "meta.json").read_text())
+    meta["settings"]["foreground"] = "box"
+    (data / "meta.json").unlink()
+    (data / "meta.json").write_text(json.dumps(meta))
+    result = measure(outputs(tmp_path / "out", data, true_parts(data) % 2), data)
+    assert ("nmi", "K = 2, box as foreground") in found(result)
+
+
+def test_the_outcomes_by_image_have_the_value_as_mean(masked: Path, tmp_path: Path) -> None:
+    true = true_parts(masked)
+    noise = np.random.default_rng(5).integers(0, 6, true.shape)
+    result = measure(outputs(tmp_path, masked, np.where(noise < 3, true % 4, noise % 4)), masked)
+    assert set(result.samples) == {metric.samples for metric in result.metrics}
+    for metric in result.metrics:
+        outcomes = result.samples[metric.samples].to_numpy()
+        assert np.nanmean(outcomes) == pytest.approx(metric.value)
+    # The jackknife's interval and the bootstrap's are two estimates of one thing.
+    for name in ("fg_nmi, K = 4", "fg_ari, K = 4", "nmi, K = 4, ground-truth mask"):
+        low, high = result.details["bootstrap95"][name]
+        interval = over_seeds_and_samples(result.samples[name].to_numpy()[None])
+        assert high - low == pytest.approx(interval.high - interval.low, rel=0.4)
+
+
+@given(seed=st.integers(0, 99), n=st.integers(2, 12))
+@settings(max_examples=20, deadline=None)
+def test_the_jackknife_of_a_mean_is_the_mean(seed: int, n: int) -> None:
+    rng = np.random.default_rng(seed)
+    values = rng.normal(size=n)
+    sums = np.stack([values, np.ones(n)], axis=1)
+    np.testing.assert_allclose(jackknife(lambda s: s[:, 0] / s[:, 1], sums), values)
+
+
+def test_the_jackknife_of_a_ratio_leaves_empty_samples_out() -> None:
+    sums = np.array([[1.0, 2.0], [0, 0], [3, 1], [2, 2]])
+    outcomes = jackknife(lambda s: s[:, 0] / s[:, 1], sums)
+    assert np.isnan(outcomes[1])
+    without = np.array([5 / 3, 3 / 4, 4 / 3])
+    expected = 6 / 5 + 2 * (without.mean() - without)
+    np.testing.assert_allclose(outcomes[[0, 2, 3]], expected)
+    np.testing.assert_allclose(jackknife(lambda s: s[:, 0] / s[:, 1], sums[:2]), [0.5, np.nan])
+
+
+def test_consistency_by_hand() -> None:
+    tables = np.zeros((4, 3, 2), int)  # four images, three true labels, two parts
+    tables[0, :, 0] = [5, 1, 0]
+    tables[1, :, 0] = [4, 0, 3]
+    tables[2, :, 0] = [0, 9, 0]
+    tables[3, :, 0] = [99, 0, 0]
+    tables[:3, 2, 1] = [6, 1, 8]
+    tables[3, 0, 1] = 1  # a hundredth of the image
+    votes = dominant(tables, 0.02)
+    assert votes[:, 0].tolist() == [[1, 0, 0], [1, 0, 0], [0, 1, 0], [1, 0, 0]]
+    assert votes[:, 1].tolist() == [[0, 0, 1]] * 3 + [[0, 0, 0]]
+    assert consistency(votes.sum(0)) == pytest.approx((3 / 4 + 1) / 2)
+    assert consistency(dominant(tables, 0.005).sum(0)) == pytest.approx(3 / 4)
+
+
+@pytest.fixture(scope="module")
+def birds(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The miniature CUB, whole images, boxes as foreground."""
+    root = tmp_path_factory.mktemp("birds")
+    reader = test_cub.reader(test_cub.make(root), size=48, crop="stretch", foreground="box")
+    test_cub.prepare_one(reader, root / "cub")
+    return root / "cub"
+
+
+def test_labels_at_the_landmarks_of_birds(birds: Path, tmp_path: Path) -> None:
+    split = Prepared(birds).split("test")
+    rng = np.random.default_rng(6)
+    labels = rng.integers(0, 3, (len(split), 48, 48))
+    own = rng.random(labels.shape) < 0.6
+    result = measure(outputs(tmp_path, birds, labels, own), birds, pooled_classes=[])
+    true, pred, full = [], [], []
+    for i, (points, visible) in enumerate(
+        zip(split.annotation("landmarks"), split.annotation("visible"), strict=True)
+    ):
+        for number in np.flatnonzero(visible):
+            x, y = (round(float(c) - 0.5) for c in points[number])  # to even, as Python does
+            true.append(number)
+            pred.append(labels[i, y, x])
+            full.append(labels[i, y, x] + 1 if own[i, y, x] else 0)
+    assert len(true) > 10
+    whole = "K = 3, whole images"
+    for name, score in (("nmi", normalized_mutual_info_score), ("ari", adjusted_rand_score)):
+        expected = 100 * score(true, pred)
+        assert value(result, f"fg_{name}", whole) == pytest.approx(expected, rel=1e-9)
+        expected = 100 * score(true, full)
+        full_setting = "K = 3, own foreground, whole images"
+        assert value(result, name, full_setting) == pytest.approx(expected, rel=1e-9)
+    legacy = value(result, "fg_ari", f"{whole}, legacy: labels with background")
+    assert legacy == value(result, "ari", full_setting)
+    assert legacy != pytest.approx(value(result, "fg_ari", whole))
+    assert result.details["at"] == "landmarks"
+    assert result.details["labels"] == list(test_cub.LANDMARKS)
+    assert "fg_mean_iou" not in {metric.metric for metric in result.metrics}
+
+
+def test_the_regression_from_centres(birds: Path, tmp_path: Path) -> None:
+    """A part that lies on a landmark predicts the landmarks at constant offsets without error."""
+    labels = np.zeros((2, 48, 48), int)
+    source = outputs(tmp_path, birds, labels, k=2)
+    for name in ("train", "test"):
+        split = Prepared(birds).split(name)
+        seen = split.annotation("landmarks")[:, :2]
+        np.save(source / f"{name}.centres.npy", seen.astype(np.float32))
+    result = measure(source, birds, pooled_classes=[1, 2])
+    settings_ = [s for metric, s in found(result) if metric == "landmark_error"]
+    assert settings_ == [
+        *("CUB-001, K = 2, whole images", "CUB-002, K = 2, whole images"),
+        "2 classes, K = 2, whole images",
+    ]
+    assert set(result.details["landmarks"]) == set(settings_)
+    errors = result.details["landmarks"]["2 classes, K = 2, whole images"]
+    assert list(errors) == list(test_cub.LANDMARKS)
+    assert errors["back"] == pytest.approx(0, abs=1e-4)
+    assert errors["tail"] is None  # no training image shows it
+    metric = found(result)["landmark_error", settings_[0]]
+    assert (metric.unit, metric.better, metric.n) == ("% of box", "lower", 1)
+    assert [m for m, s in found(result) if s == settings_[0]] == [
+        *("landmark_error", "constant_landmark_error")
+    ]
+
+
+def test_absent_parts_lie_at_the_origin_or_nowhere(masked: Path, tmp_path: Path) -> None:
+    source = outputs(tmp_path, masked, true_parts(masked) % 4)
+    rng = np.random.default_rng(7)
+    absent = {}
+    for name in ("train", "test"):
+        mass = rng.random((len(Prepared(masked).split(name)), 4)).astype(np.float32)
+        absent[name] = mass < 0.3
+        np.save(source / f"{name}.mass.npy", np.where(absent[name], 0, mass))
+
+    def errors() -> dict[str, Any]:
+        return {rule: measure(source, masked, absent=rule).details for rule in ("origin", "mean")}
+
+    before = errors()
+    for name, where in absent.items():
+        centres = np.load(source / f"{name}.centres.npy")
+        np.save(source / f"{name}.centres.npy", np.where(where[..., None], 5, centres))
+    assert errors() == before  # where a part without mass lies does not matter
+    assert before["origin"]["landmarks"] != before["mean"]["landmarks"]
+
+
+def test_a_real_floor_from_end_to_end(masked: Path, tmp_path: Path) -> None:
+    run = Run("random_parts", "k8", "toy", 0)
+    made = methods.resolve(methods.load("random_parts"), "k8", {}, "test")
+    cpu = Runtime(device="cpu", threads=1, precision="32-true")
+    train(run, made, cpu, masked, tmp_path / "run")
+    out = tmp_path / "out"
+    extract(tmp_path / "run" / "model.pt", masked, ["part_maps"], out, tmp_path / "p.npz", "cpu", 1)
+    result = measure(out, masked)
+    assert value(result, "fg_nmi", "K = 8") < 10
+    assert value(result, "part_consistency", "K = 8") < 50
+    assert value(result, "equivariance_agreement", "K = 8") < 40
+    floor = value(result, "constant_landmark_error", "all, K = 8, centre crops")
+    assert value(result, "landmark_error", "all, K = 8, centre crops") > 0.9 * floor
+
+
+def drop(name: str) -> Any:
+    return lambda source, data: (source / name).unlink()
+
+
+def save(name: str, array: NDArray[Any]) -> Any:
+    return lambda source, data: np.save(source / name, array)
+
+
+def write(name: str, text: str) -> Any:
+    return lambda source, data: (source / name).write_text(text)
+
+
+def without(*kinds: str) -> Any:
+    def change(source: Path, data: Path) -> None:
+        for kind in kinds:
+            (data / f"test.{kind}.npy").unlink()
+
+    return change
+
+
+def replaced(kind: str, array: NDArray[Any]) -> Any:
+    def change(source: Path, data: Path) -> None:
+        (data / f"test.{kind}.npy").unlink()
+        np.save(data / f"test.{kind}.npy", array)
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (drop("test.labels.npy"), "extract the run's outputs again"),
+        (drop("parts.json"), "cannot be read"),
+        (write("parts.json", '{"parts": 4}'), "no key 'foreground'"),
+        (write("parts.json", '{"parts": 4, "foreground": "sky"}'), "'sky'"),
+        (write("parts.json", '{"parts": 0, "foreground": "own"}'), "1 to 255 parts"),
+        (write("parts.json", '{"parts": 2, "foreground": "none"}'), r"label 3, but .* 2 parts"),
+        (write("parts.json", '{"parts": 4, "foreground": "own"}'), r"test\.foreground\.npy"),
+        (save("test.labels.npy", np.zeros((32, 16, 16), np.uint8)), r"\[32, 16, 16\]; expected"),
+        (save("test.labels.npy", np.zeros((32, 32, 32))), "float64"),
+        (save("test.agreement.npy", np.full(32, np.nan)), "no foreground in any image"),
+        (save("test.agreement.npy", np.ones(5)), "for 32 test images"),
+        (save("train.mass.npy", np.ones((64, 3))), "extract the run's outputs again"),
+        (save("train.centres.npy", np.full((64, 4, 2), np.inf)), "finite"),
+        (without("mask"), "has no mask"),
+        (without("parts", "landmarks"), "neither parts nor landmarks"),
+        (replaced("parts", np.zeros((32, 32, 32), np.uint8)), "no foreground in any image"),
+        (replaced("parts", np.full((32, 32, 32), 9, np.uint8)), r"image 0: true has the label 9"),
+        (replaced("parts", np.ones((32, 8, 8), np.uint8)), r"\[32, 8, 8\]"),
+        (replaced("box", np.zeros((32, 4), np.float32)), "no box of positive area"),
+    ],
+)
+def test_bad_input(damage: Any, message: str, masked: Path, tmp_path: Path) -> None:
+    data = copy_with(masked, tmp_path / "data")
+    source = outputs(tmp_path / "out", data, true_parts(data) % 4)
+    damage(source, data)
+    with pytest.raises(BadInput, match=message):
+        measure(source, data)
+
+
+def test_landmarks_that_cannot_be_read(birds: Path, tmp_path: Path) -> None:
+    data = copy_with(birds, tmp_path / "data")
+    landmarks = np.array(Prepared(data).split("test").annotation("landmarks"))
+    landmarks[0, 0] = np.nan
+    source = outputs(tmp_path / "out", data, np.zeros((2, 48, 48), int))
+    replaced("landmarks", landmarks)(source, data)
+    with pytest.raises(BadInput, match="image 0 has a visible landmark that is not finite"):
+        measure(source, data)
+    replaced("visible", np.zeros(landmarks.shape[:2], bool))(source, data)
+    with pytest.raises(BadInput, match="no visible landmark in any image"):
+        measure(source, data)
