@@ -194,8 +194,8 @@ def resolve(cls: type[Method], variant: str, overrides: Mapping[str, Any], where
 
 
 def role_of(cls: type[Method], settings: Any) -> Role:
-    """Return the role of a run: whatever has not been trained is a floor."""
-    return "floor" if settings.epochs == 0 else cls.role
+    """Return the role of a run: whatever has neither been trained nor fitted is a floor."""
+    return "floor" if settings.epochs == 0 and cls.fit is Method.fit else cls.role
 
 
 def changes(cls: type[Method], variant: str, settings: Any) -> dict[str, tuple[Any, Any]]:
