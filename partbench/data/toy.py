@@ -511,6 +511,7 @@ class Toy(Reader):
             paint_occluder(canvas, draw, not bright)
         light = draw_light(draw)
         landmarks, visible = self._landmarks(canvas, points)
+        parts = PART_OF_GROUP[canvas.groups]
         return Sample(
             name,
             light.develop(canvas, self._noise(draw)),
@@ -518,7 +519,8 @@ class Toy(Reader):
             landmarks,
             visible,
             _box(canvas),
-            parts=PART_OF_GROUP[canvas.groups],
+            mask=parts != 0,
+            parts=parts,
         )
 
     def _scene(self, draw: Draw, name: str) -> Sample:
@@ -543,7 +545,8 @@ class Toy(Reader):
             Puppet(canvas, species, look, pose).paint()
         light = draw_light(draw)
         image = light.develop(canvas, self._noise(draw))
-        return Sample(name, image, parts=PART_OF_GROUP[canvas.groups])
+        parts = PART_OF_GROUP[canvas.groups]
+        return Sample(name, image, mask=parts != 0, parts=parts)
 
     def _clip(self, draw: Draw, name: str, index: int) -> Sample:
         label = index % len(ACTIONS)
@@ -570,7 +573,7 @@ class Toy(Reader):
                 )
             )
         image, landmarks, visible, box, parts = (np.stack(a) for a in zip(*frames, strict=True))
-        return Sample(name, image, label, landmarks, visible, box, parts=parts)
+        return Sample(name, image, label, landmarks, visible, box, mask=parts != 0, parts=parts)
 
     def _noise(self, draw: Draw) -> Array:
         return self.settings.noise * draw.noise((self.settings.size, self.settings.size, 3))

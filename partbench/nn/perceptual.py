@@ -2,7 +2,8 @@
 
 `vgg16` and `vgg19` are torchvision's, trained with ImageNet's labels: a method that uses them has
 seen labels, if not those of its own data. `mobilenet` is MobileNetV1 x 0.25, trained likewise, for
-machines on which VGG is too slow.
+machines on which VGG is too slow. `random` is a narrow VGG that was never trained, the same every
+time: what can be had without any file.
 """
 
 from pathlib import Path
@@ -16,6 +17,8 @@ from partbench.errors import BadInput, in_short
 from partbench.method import IMAGENET_MEAN_STD
 
 Name = Literal["pixels", "vgg16", "vgg19", "mobilenet"]
+Features = Literal["vgg16", "vgg19", "mobilenet", "random"]
+"""Networks whose activations parts can be told by."""
 FILES = {
     "vgg16": "weights/vgg16-397923af.pth",
     "vgg19": "weights/vgg19-dcbb9e9d.pth",
@@ -24,6 +27,7 @@ FILES = {
 CONFIGURATION = {
     "vgg16": (64, 64, "M", 128, 128, "M", 256, 256, 256, "M", *2 * (512, 512, 512, "M")),
     "vgg19": (64, 64, "M", 128, 128, "M", *4 * (256,), "M", *2 * (*4 * (512,), "M")),
+    "random": (16, 16, "M", 32, 32, "M", 64, 64),
 }
 """Widths of VGG's 3x3 convolutions, M for max pooling (Simonyan and Zisserman, ICLR 2015)."""
 assert set(get_args(Name)) == {"pixels", *FILES}
@@ -41,7 +45,7 @@ class Perceptual:
         normalize: whether images are brought to ImageNet's mean and SD first.
     """
 
-    def __init__(self, name: Name, layers: tuple[int, ...], normalize: bool) -> None:
+    def __init__(self, name: Name | Features, layers: tuple[int, ...], normalize: bool) -> None:
         self.name, self.layers, self.normalize = name, layers, normalize
         self.network: nn.Sequential | None = None
 
@@ -68,19 +72,21 @@ class Perceptual:
         return found
 
 
-def fetched(name: Name) -> tuple[str, ...]:
-    """Return what is to be fetched for a network: `mobilenet` is placed by hand."""
+def fetched(name: Name | Features) -> tuple[str, ...]:
+    """Return what is to be fetched for a network: `mobilenet` is placed by hand, `random` made."""
     return (name,) if name in ("vgg16", "vgg19") else ()
 
 
 def load(name: str) -> nn.Sequential:
-    """Return a trained network, frozen, in eval mode, channels last.
+    """Return a trained network, or the random one, frozen, in eval mode, channels last.
 
     Raises:
         BadInput: its file is missing from the data root, or damaged.
     """
-    path = data_root() / FILES[name]
     network = untrained(name)
+    if name == "random":
+        return _frozen(_seeded(network))
+    path = data_root() / FILES[name]
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
         prefix = "module.stage" if name == "mobilenet" else "features."
@@ -94,7 +100,23 @@ def load(name: str) -> nn.Sequential:
             f"{path} does not hold the weights of {name} ({in_short(error)}); delete it and place "
             "it anew"
         ) from None
+    return _frozen(network)
+
+
+def _frozen(network: nn.Sequential) -> nn.Sequential:
     return network.requires_grad_(False).eval().to(memory_format=torch.channels_last)
+
+
+def _seeded(network: nn.Sequential) -> nn.Sequential:
+    """Draw weights that keep the spread of activations (He et al., ICCV 2015), seed 0; no bias."""
+    generator = torch.Generator().manual_seed(0)
+    for layer in network:
+        if isinstance(layer, nn.Conv2d):
+            spread = (2 / layer.weight[0].numel()) ** 0.5
+            drawn = spread * torch.randn(layer.weight.shape, generator=generator, device="cpu")
+            layer.weight.data.copy_(drawn)
+            nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+    return network
 
 
 def untrained(name: str) -> nn.Sequential:
@@ -111,7 +133,7 @@ def _missing(name: str, path: Path) -> str:
 
 
 def vgg(name: str) -> nn.Sequential:
-    """Return the convolutional part of VGG16 or VGG19, untrained, numbered as torchvision's."""
+    """Return the convolutional part of a VGG, untrained, numbered as torchvision's."""
     layers: list[nn.Module] = []
     channels = 3
     for width in CONFIGURATION[name]:

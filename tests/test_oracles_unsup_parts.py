@@ -1,0 +1,315 @@
+"""Unsupervised parts: every term, transform and network against the authors' code."""
+
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import tensor
+from torch import Tensor
+
+from partbench.method import DataInfo, resolve
+from partbench.methods.unsup_parts import UnsupParts, bent_similarity
+from partbench.nn import consistency
+from partbench.nn.colour import rgb_to_lab
+from partbench.nn.deeplab import DeepLab50
+from partbench.nn.tps import ThinPlateSpline, warp
+
+K = 4
+TERMS = {"L_f": "L_f_sum", "L_v": "L_v", "L_c": "L_c", "L_e": "L_e"}
+
+
+@pytest.fixture(scope="module")
+def vectors(oracles: Path) -> dict[str, Any]:
+    with np.load(oracles / "unsup_parts.npz") as archive:
+        return dict(archive)
+
+
+def taps_of(v: dict[str, Any], dtype: torch.dtype = torch.float64) -> list[Tensor]:
+    return [
+        float(weight) * torch.from_numpy(v[key]).to(dtype)
+        for weight, key in zip(v["feat_weights"], ("feat_low_a", "feat_low_b"), strict=True)
+    ]
+
+
+def terms(
+    v: dict[str, Any], logits1: Tensor, logits2: Tensor, target: Tensor, warped_mask: Tensor
+) -> dict[str, Tensor]:
+    """The four terms at full resolution."""
+    dtype = logits1.dtype
+    mask = torch.from_numpy(v["mask"]).to(dtype)
+    lab = torch.from_numpy(v["lab"]).to(dtype)
+    parts = logits1.softmax(1)
+    taps = taps_of(v, dtype)
+    positives = torch.from_numpy(v["contrastive_pos_image"]).view(-1, K)
+    present = mask.flatten(1).any(1)
+    found = consistency.descriptors(parts, mask, taps)
+    return {
+        "L_f": consistency.consistency(parts, mask, taps).sum(),
+        "L_v": consistency.consistency(parts, mask, [lab]).mean(),
+        "L_c": consistency.contrastive(found, positives, present, float(v["temperature"])),
+        "L_e": consistency.equivariance(target, logits2, warped_mask).mean(),
+    }
+
+
+def total(v: dict[str, Any], found: dict[str, Tensor]) -> Tensor:
+    return sum(float(w) * found[name] for w, name in zip(v["lambdas"], TERMS, strict=True))  # type: ignore[return-value]
+
+
+def case(v: dict[str, Any], dtype: torch.dtype = torch.float64) -> tuple[Tensor, ...]:
+    """Both logits as leaves, and what the reference's warp makes of the first and of the mask."""
+    logits = [torch.from_numpy(v[k]).to(dtype).requires_grad_() for k in ("logits1", "logits2")]
+    grid = torch.from_numpy(v["tps_grid"]).to(dtype)
+    mask = torch.from_numpy(v["mask"]).to(dtype)
+    return (*logits, warp(logits[0], grid), warp(mask, grid))
+
+
+def test_the_terms_and_their_gradients(vectors: dict[str, Any]) -> None:
+    v = vectors
+    logits1, logits2, target, warped_mask = case(v)
+    found = terms(v, logits1, logits2, target, warped_mask)
+    for name, key in TERMS.items():
+        assert found[name].item() == pytest.approx(v[key].item(), rel=1e-9)
+    assert total(v, found).item() == pytest.approx(v["total"].item(), rel=1e-9)
+    for name in ("L_f", "L_v", "L_c"):
+        (gradient,) = torch.autograd.grad(found[name], logits1, retain_graph=True)
+        expected = tensor(v[f"grad_{name}_logits1"])
+        torch.testing.assert_close(gradient, expected, rtol=1e-6, atol=1e-8)
+    (gradient,) = torch.autograd.grad(found["L_e"], logits2, retain_graph=True)
+    torch.testing.assert_close(gradient, tensor(v["grad_L_e_logits2"]), rtol=1e-6, atol=1e-8)
+    both = torch.autograd.grad(total(v, found), (logits1, logits2))
+    for i, gradient in enumerate(both, start=1):
+        expected = tensor(v[f"grad_total_logits{i}"])
+        torch.testing.assert_close(gradient, expected, rtol=1e-6, atol=1e-8)
+
+
+def test_float32_is_enough(vectors: dict[str, Any]) -> None:
+    v = vectors
+    found = terms(v, *case(v, torch.float32))
+    for name, key in TERMS.items():
+        assert found[name].item() == pytest.approx(v[key].item(), rel=1e-5)
+    assert total(v, found).item() == pytest.approx(v["total_float32"].item(), rel=1e-5)
+
+
+def test_feature_consistency_per_image(vectors: dict[str, Any]) -> None:
+    v = vectors
+    parts = tensor(v["logits1"]).softmax(1)
+    found = consistency.consistency(parts, tensor(v["mask"]), taps_of(v))
+    torch.testing.assert_close(found, tensor(v["L_f_per_image"]), rtol=1e-9, atol=0)
+
+
+def test_descriptors(vectors: dict[str, Any]) -> None:
+    v = vectors
+    parts = tensor(v["logits1"]).softmax(1)
+    found = consistency.descriptors(parts, tensor(v["mask"]), taps_of(v))
+    torch.testing.assert_close(found, tensor(v["z_descriptors"]), rtol=1e-9, atol=1e-12)
+
+
+def test_logits_on_a_coarse_grid_are_upsampled_first(vectors: dict[str, Any]) -> None:
+    v = vectors
+    low = [tensor(v[key]).requires_grad_() for key in ("logits_low1", "logits_low2")]
+    high = [F.interpolate(x, (16, 16), mode="bilinear", align_corners=True) for x in low]
+    grid = tensor(v["tps_grid"])
+    found = terms(v, *high, warp(high[0], grid), warp(tensor(v["mask"]), grid))
+    for name, key in TERMS.items():
+        assert found[name].item() == pytest.approx(v[f"low_{key}"].item(), rel=1e-9)
+    assert total(v, found).item() == pytest.approx(v["low_total"].item(), rel=1e-9)
+    for i, gradient in enumerate(torch.autograd.grad(total(v, found), low), start=1):
+        expected = tensor(v[f"low_grad_total_logits{i}"])
+        torch.testing.assert_close(gradient, expected, rtol=1e-6, atol=1e-8)
+    parts = high[0].softmax(1)
+    z = consistency.descriptors(parts, tensor(v["mask"]), taps_of(v))
+    torch.testing.assert_close(z, tensor(v["low_z_descriptors"]), rtol=1e-9, atol=1e-12)
+
+
+def test_sums_and_norms_are_those_of_the_features_at_full_resolution(
+    vectors: dict[str, Any],
+) -> None:
+    """Against the upsampled features that the reference makes; outside the mask they are 0."""
+    v = vectors
+    features, mask = tensor(v["feat_masked"]), tensor(v["mask"])
+    norms = consistency.squared_norms(taps_of(v), mask) * mask
+    torch.testing.assert_close(norms, features.square().sum(1, keepdim=True), rtol=1e-5, atol=1e-5)
+    weights = tensor(v["logits1"]).softmax(1) * mask
+    expected = torch.einsum("bkhw,bchw->bkc", weights, features)
+    torch.testing.assert_close(
+        consistency.sums(weights, taps_of(v)), expected, rtol=1e-5, atol=1e-5
+    )
+
+
+def test_an_empty_mask_and_one_of_halves(vectors: dict[str, Any]) -> None:
+    v = vectors
+    parts = tensor(v["logits1"]).softmax(1)
+    found = consistency.consistency(parts, tensor(v["edge_mask"]), [tensor(v["lab"])])
+    assert found[0] == 0
+    assert found.mean().item() == pytest.approx(v["edge_L_v"].item(), rel=1e-9)
+
+
+def test_positives_are_drawn_as_the_authors_do(vectors: dict[str, Any]) -> None:
+    """The stored draws leave out the first of the others; ours come from the same set."""
+    v = vectors
+    stored = v["contrastive_rand_idx"].reshape(-1, K)
+    images = np.arange(5)[:, None]
+    assert np.array_equal(stored + (stored >= images), v["contrastive_pos_image"].reshape(-1, K))
+    torch.manual_seed(0)
+    device = torch.device("cpu")
+    drawn = torch.stack([consistency.draw_positives(5, K, True, device) for _ in range(200)])
+    for image in range(5):
+        others = [i for i in range(5) if i != image]
+        assert set(drawn[:, image].flatten().tolist()) == set(others[1:])
+        assert set(v["contrastive_pos_image"].reshape(-1, K)[image]) <= set(others[1:])
+
+
+# Transforms.
+
+
+def test_lab(vectors: dict[str, Any]) -> None:
+    images = torch.from_numpy(vectors["rgb"]).permute(0, 3, 1, 2).float() / 255
+    expected = torch.from_numpy(vectors["lab"])
+    torch.testing.assert_close(rgb_to_lab(images), expected, rtol=1e-4, atol=2e-3)
+
+
+def test_inputs_of_both_networks(vectors: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    images = torch.from_numpy(vectors["rgb"][:1]).permute(0, 3, 1, 2).float() / 255
+    changes = {"backbone": "resnet18", "width": 2, "weights": "none"}
+    method = UnsupParts(resolve(UnsupParts, "cub", changes, "test"), DataInfo(32, 0))
+    expected = torch.from_numpy(vectors["img_deeplab"])
+    torch.testing.assert_close(method.normalize(images), expected, rtol=0, atol=1e-4)
+    seen: list[Tensor] = []
+    layer = torch.nn.Identity()
+    layer.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    method.perceptual.network = torch.nn.Sequential(layer)
+    method.perceptual(images)
+    torch.testing.assert_close(seen[0], torch.from_numpy(vectors["img_vgg"]), rtol=0, atol=1e-6)
+
+
+def row_by_row(points: np.ndarray) -> Tensor:
+    """Control points of the reference, whose x varies slowest, in our order."""
+    return torch.from_numpy(points).unflatten(-2, (5, 5)).transpose(-3, -2).flatten(-3, -2)
+
+
+def drawn_warps(v: dict[str, Any], warps: ThinPlateSpline, bend: Tensor) -> Tensor:
+    shift = np.stack([v["tps_shift_x"], v["tps_shift_y"]], 1)
+    angle, scale = v["tps_angle_deg"], v["tps_scale"]
+    dtype = warps.basis.dtype
+    return bent_similarity(
+        warps, *(x.to(dtype) for x in (bend, *map(tensor, (angle, scale, shift))))
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_warps(vectors: dict[str, Any], dtype: torch.dtype) -> None:
+    v = vectors
+    warps = ThinPlateSpline(16, 5).to(dtype)
+    control = row_by_row(v["tps_target_points"]).to(dtype)
+    torch.testing.assert_close(warps.control, control, rtol=0, atol=1e-6)
+    bend = row_by_row(v["tps_jitter"])
+    weights = drawn_warps(v, warps, bend)
+    sources = row_by_row(v["tps_source_points"]).to(dtype)
+    found = warps.carry_back(warps.control.expand(5, -1, -1), weights)
+    torch.testing.assert_close(found, sources, rtol=0, atol=1e-5)
+    expected = torch.from_numpy(v["tps_grid"]).to(dtype)
+    torch.testing.assert_close(warps.grid(weights), expected, rtol=0, atol=2e-5)
+    plain = warps.grid(drawn_warps(v, warps, torch.zeros_like(bend)))
+    expected = torch.from_numpy(v["tps_grid_nojitter"]).to(dtype)
+    torch.testing.assert_close(plain, expected, rtol=0, atol=2e-5)
+    for key, source in (("warped_logits1", "logits1"), ("warped_mask", "mask")):
+        warped = warp(
+            torch.from_numpy(v[source]).to(dtype), torch.from_numpy(v["tps_grid"]).to(dtype)
+        )
+        torch.testing.assert_close(warped, torch.from_numpy(v[key]).to(dtype), rtol=0, atol=1e-5)
+
+
+def test_a_strong_warp(vectors: dict[str, Any]) -> None:
+    """Fifteen times the paper's bending; our kernel is r^2 log(r^2 + 1e-5)."""
+    v = vectors
+    warps = ThinPlateSpline(16, 5).double()
+    weights = warps.interpolate(row_by_row(v["tps_big_source_points"]).double())
+    torch.testing.assert_close(warps.grid(weights), tensor(v["tps_big_grid"]), rtol=0, atol=2e-5)
+
+
+# The network.
+
+
+def set_weights(network: torch.nn.Module, seed: int) -> None:
+    """Fill a network by the rule of the test vectors."""
+    state = network.state_dict()
+    for name, value in state.items():
+        if name.endswith("num_batches_tracked"):
+            continue
+        draw = np.random.RandomState((zlib.crc32(name.encode()) + seed) % 2**32)
+        x = draw.standard_normal(tuple(value.shape))
+        if value.ndim == 4:
+            x = x / np.sqrt(np.prod(value.shape[1:]))
+        elif name.endswith("running_mean"):
+            x = 0.1 * x
+        elif name.endswith("running_var"):
+            x = 1 + 0.2 * np.abs(x)
+        elif name.endswith("weight"):
+            x = 1 + 0.1 * x
+        else:
+            x = 0.1 * x
+        value.copy_(torch.from_numpy(x.astype(np.float32)))
+
+
+@pytest.fixture(scope="module")
+def network(vectors: dict[str, Any]) -> DeepLab50:
+    made = DeepLab50(K, (6, 12, 18, 24)).double()
+    set_weights(made, int(vectors["net_weight_seed"]))
+    return made
+
+
+def test_the_network_s_parameters(vectors: dict[str, Any], network: DeepLab50) -> None:
+    v = vectors
+    for i, name in enumerate(v["net_stage_names"]):
+        parameters = list(getattr(network, name).parameters())
+        assert sum(p.numel() for p in parameters) == v["net_params_per_stage"][i]
+        trained = sum(p.numel() for p in parameters if p.requires_grad)
+        assert trained == v["net_trainable_per_stage"][i]
+    tensors = (len(list(network.parameters())), len(network.state_dict()))
+    assert tensors == tuple(v["net_n_tensors"])
+    assert sum(p.numel() for p in network.parameters()) == v["net_params_total"]
+    assert sum(b.numel() for b in network.buffers()) == v["net_buffers"]
+
+
+def test_the_head_learns_ten_times_faster(vectors: dict[str, Any]) -> None:
+    method = UnsupParts(resolve(UnsupParts, "cub", {}, "test"), DataInfo(256, 0))
+    optimizer = method.optimizers()["all"]
+    slow, fast = optimizer.param_groups
+    counts = [sum(p.numel() for p in group["params"]) for group in (slow, fast)]
+    assert counts == vectors["net_lr_group_params"].tolist()
+    for step, rate in zip(vectors["lr_iters"], vectors["lr_values"], strict=True):
+        if step:
+            method.after_step(int(step))
+        assert slow["lr"] == pytest.approx(rate, rel=1e-9)
+        assert fast["lr"] == pytest.approx(10 * rate, rel=1e-9)
+
+
+def test_the_network_s_output(vectors: dict[str, Any], network: DeepLab50) -> None:
+    v = vectors
+    x = torch.from_numpy(
+        np.random.RandomState(77 + int(v["net_weight_seed"])).standard_normal((2, 3, 64, 64))
+    )
+    with torch.inference_mode():
+        network.eval()
+        torch.testing.assert_close(network(x), tensor(v["net_out_eval"]), rtol=1e-8, atol=1e-10)
+        features = network.features(x)
+        halves = features.split(v["net_feature_channels"].tolist(), 1)
+        unused, used = halves
+        for key, seen in (("instance", unused), ("part", F.normalize(used, dim=1))):
+            spread = torch.stack([seen.mean(), seen.std()])
+            expected = tensor(v[f"net_feature_{key}_eval_mean_std"])
+            torch.testing.assert_close(spread, expected, rtol=1e-8, atol=0)
+        for side, out in v["net_output_size"][:3]:
+            assert network(torch.zeros(1, 3, side, side, dtype=torch.float64)).shape[2:] == (
+                out,
+                out,
+            )
+        before = {k: b.clone() for k, b in network.named_buffers()}
+        network.train()
+        torch.testing.assert_close(network(x), tensor(v["net_out_train"]), rtol=1e-7, atol=1e-10)
+        for name, buffer in network.named_buffers():
+            buffer.copy_(before[name])
