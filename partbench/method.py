@@ -121,6 +121,8 @@ class Method(nn.Module, ABC):
     is one; from labels, landmarks or the foreground mask on `train`."""
     paper: ClassVar[str] = ""
     """Key of the paper in published.csv."""
+    fitted: ClassVar[bool] = False
+    """Whether `fit` is its whole training, so that with 0 epochs it is no floor."""
     phases: ClassVar[tuple[str, ...]] = ("all",)
     """Optimiser updates that make one training step, in this order; a name may stand twice."""
 
@@ -195,7 +197,7 @@ def resolve(cls: type[Method], variant: str, overrides: Mapping[str, Any], where
 
 def role_of(cls: type[Method], settings: Any) -> Role:
     """Return the role of a run: whatever has neither been trained nor fitted is a floor."""
-    return "floor" if settings.epochs == 0 and cls.fit is Method.fit else cls.role
+    return "floor" if settings.epochs == 0 and not cls.fitted else cls.role
 
 
 def changes(cls: type[Method], variant: str, settings: Any) -> dict[str, tuple[Any, Any]]:

@@ -293,7 +293,7 @@ def test_a_cell_without_activation_is_shared_evenly() -> None:
 
 @pytest.mark.usefixtures("eyes")
 def test_one_factor_takes_everything() -> None:
-    method = build(parts=1)
+    method = build(k=1)
     method.fit(passes_over(pictures(4)))
     found = method.part_maps(pictures(1))
     assert not found.labels.any()
@@ -302,8 +302,8 @@ def test_one_factor_takes_everything() -> None:
 
 @pytest.mark.usefixtures("eyes")
 def test_bad_input(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(BadInput, match=r"40 factors of 16 cells.*lower `parts`"):
-        build(parts=40).fit(passes_over(pictures(1)))
+    with pytest.raises(BadInput, match=r"40 factors of 16 cells.*lower `k`"):
+        build(k=40).fit(passes_over(pictures(1)))
     broken = pictures(4)
     broken[2, 0, 0, 0] = math.nan
     with pytest.raises(BadInput, match="activations of mobilenet are not finite"):
@@ -335,7 +335,7 @@ def test_it_finds_parts_of_one_kind_on_any_image(tmp_path: Path) -> None:
     left = []
     for parts in (1, 4):
         out = tmp_path / str(parts)
-        settings = methods.resolve(DFF, "paper", {**SMALL, "parts": parts}, "test")
+        settings = methods.resolve(DFF, "paper", {**SMALL, "k": parts}, "test")
         train(Run("dff", "paper", "toy", 0), settings, CPU, data, out)
         method = load_model(out / "model.pt", "cpu")[1]
         assert isinstance(method, DFF)

@@ -133,7 +133,8 @@ def test_labels_are_the_nearest_centroids_of_upsampled_descriptors() -> None:
     found = method.part_maps(images[:4])
     up = torch.nn.functional.interpolate(method.describe(images[:4]), (64, 64), mode="bilinear")
     distances = torch.cdist(up.permute(0, 2, 3, 1).double(), method.centroids.double())
-    sure = distances.topk(2, 3, largest=False).values.diff().squeeze(3) > 1e-4
+    near = distances.topk(2, 3, largest=False).values
+    sure = near[..., 1] > (1 + 1e-4) * near[..., 0]
     assert sure.float().mean() > 0.99
     assert torch.equal(found.labels[sure], distances.argmin(3)[sure])
     assert found.foreground is None
@@ -145,7 +146,7 @@ def test_labels_are_the_nearest_centroids_of_upsampled_descriptors() -> None:
 
 
 def test_one_cluster_is_the_mean_and_takes_everything() -> None:
-    method, images, masks = build(parts=1), pictures(), discs()
+    method, images, masks = build(k=1), pictures(), discs()
     method.fit(passes_over(images, masks))
     mean = foreground(method, images, masks).mean(0, keepdim=True)
     torch.testing.assert_close(method.centroids, mean, rtol=1e-3, atol=1e-5)
@@ -156,7 +157,7 @@ def test_as_many_clusters_as_descriptors() -> None:
     """Each is its own centroid."""
     images, masks = pictures(1), torch.zeros(1, 64, 64)
     masks[:, :16, :8] = 1
-    method = build(parts=2)
+    method = build(k=2)
     method.fit(passes_over(images, masks))
     rows = foreground(method, images, masks)
     assert len(rows) == 2
@@ -167,15 +168,15 @@ def test_bad_input() -> None:
     images, masks = pictures(4), discs(4)
     with pytest.raises(BadInput, match=r"4 clusters of 0 descriptors.*look at its masks"):
         build().fit(passes_over(images, torch.zeros_like(masks)))
-    with pytest.raises(BadInput, match=r"500 clusters of \d+ descriptors.*lower `parts`"):
-        build(parts=500).fit(passes_over(images, masks))
+    with pytest.raises(BadInput, match=r"500 clusters of \d+ descriptors.*lower `k`"):
+        build(k=500).fit(passes_over(images, masks))
     with pytest.raises(BadInput, match="30 clusters of 20 descriptors"):
-        build(parts=30, descriptors=20).fit(passes_over(images, masks))
+        build(k=30, descriptors=20).fit(passes_over(images, masks))
     images[1, 0, 32, 32] = math.inf
     with pytest.raises(BadInput, match="activations of mobilenet are not finite"):
         build().fit(passes_over(images, masks))
-    with pytest.raises(BadInput, match="'parts' is 0"):
-        build(parts=0)
+    with pytest.raises(BadInput, match="'k' is 0"):
+        build(k=0)
 
 
 def test_the_paper_s_descriptors_have_the_paper_s_shape() -> None:

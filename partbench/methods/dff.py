@@ -9,7 +9,7 @@ at commit a8161ed.
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,12 +23,18 @@ from partbench.files import explained
 from partbench.method import Batch, DataInfo, Method, MethodSettings, PartMaps
 from partbench.nn.descriptors import describe
 from partbench.nn.nmf import Solver, ahead, factorise, initial
-from partbench.nn.perceptual import Perceptual, fetched
+from partbench.nn.perceptual import Features, Perceptual, fetched
 
-LAYERS: dict[str, tuple[int, ...]] = {"vgg19": (35,), "mobilenet": (11,)}
-"""VGG19's after conv5_4 and its ReLU, MobileNet's last block of the same stride, 16 px."""
-WIDTH = {"vgg19": 512, "mobilenet": 128}
-"""Channels there."""
+LAYERS: dict[str, tuple[int]] = {
+    "vgg16": (29,),
+    "vgg19": (35,),
+    "mobilenet": (11,),
+    "random": (13,),
+}
+"""VGG's last before its last pooling and MobileNet's last block of the same stride, 16 px; of the
+random network the last, of stride 4."""
+CHANNELS = {"vgg16": 512, "vgg19": 512, "mobilenet": 128, "random": 64}
+"""There."""
 ROWS = 4096
 """Of a block: 8 MiB of VGG19's activations, so that they are in the cache for both products."""
 
@@ -36,8 +42,8 @@ ROWS = 4096
 class DFFSettings(MethodSettings):
     """The published settings."""
 
-    parts: int = Field(4, ge=1, description="K, number of factors")
-    perceptual: Literal["vgg19", "mobilenet"] = Field(
+    k: int = Field(4, ge=1, description="K, number of factors")
+    perceptual: Features = Field(
         "vgg19",
         description="network whose activations are factorised; what is negative, as a leaky "
         "activation may be, counts as 0",
@@ -69,20 +75,22 @@ class DFFSettings(MethodSettings):
 
 
 class DFF(Method):
-    """DFF with K factors; `k8` as in its landmark comparisons; `hals` is the faster solver."""
+    """DFF; `k8` with twice as many factors, `hals` with the faster solver."""
 
     Settings = DFFSettings
-    VARIANTS = {"k8": {"parts": 8}, "hals": {"solver": "hals"}}
+    VARIANTS = {"k8": {"k": 8}, "hals": {"solver": "hals"}}
     REDUCED = {
+        "demo": {"perceptual": "random", "side": None},
         "subset": {"perceptual": "mobilenet", "side": None},
     }
-    paper = "dff"
+    paper = "unsup_parts"
+    fitted = True
 
     def __init__(self, settings: DFFSettings, data: DataInfo) -> None:
         super().__init__(settings, data)
         s = self.settings = settings
         self.perceptual = Perceptual(s.perceptual, LAYERS[s.perceptual], normalize=True)
-        self.register_buffer("factors", torch.zeros(s.parts, WIDTH[s.perceptual]))
+        self.register_buffer("factors", torch.zeros(s.k, CHANNELS[s.perceptual]))
 
     factors: Tensor
     """H, [K, C]."""
@@ -129,13 +137,13 @@ class DFF(Method):
                 rows.cpu().numpy().tofile(file)
             file.flush()
             v = np.memmap(file, np.float32, mode="r+").reshape(-1, self.factors.shape[1])
-            if len(v) < s.parts:
+            if len(v) < s.k:
                 raise BadInput(
-                    f"dff: {s.parts} factors of {len(v)} cells, all of the training split's; "
-                    "lower `parts` or give it more images"
+                    f"dff: {s.k} factors of {len(v)} cells, all of the training split's; "
+                    "lower `k` or give it more images"
                 )
             blocks = OnDevice(v, self.factors.device)
-            w, h = initial(blocks, s.parts)
+            w, h = initial(blocks, s.k)
             if not h.any():
                 raise BadInput(
                     f"dff: no activation of {s.perceptual} is positive; look at its weights and "
@@ -159,7 +167,7 @@ class DFF(Method):
         batch, width, height, across = v.shape
         rows = v.permute(0, 2, 3, 1).reshape(-1, width)
         s, h = self.settings, self.factors
-        even = torch.ones(len(rows), s.parts, device=rows.device)
+        even = torch.ones(len(rows), s.k, device=rows.device)
         w = factorise(
             [rows], even, h, updates=s.updates_apart, tolerance=0, solver=s.solver, fixed=True
         ).w
@@ -167,7 +175,7 @@ class DFF(Method):
         heat = F.interpolate(maps, images.shape[2:], mode="bilinear")
         heat = heat / heat.amax((2, 3), keepdim=True).clamp_min(torch.finfo(heat.dtype).tiny)
         total = heat.sum(1, keepdim=True)
-        shares = torch.where(total > 0, heat / total, 1 / s.parts)
+        shares = torch.where(total > 0, heat / total, 1 / s.k)
         return PartMaps(shares, heat.argmax(1))
 
 

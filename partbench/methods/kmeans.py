@@ -7,7 +7,6 @@ are ours, and each is a setting.
 """
 
 from collections.abc import Callable, Iterator
-from typing import Literal
 
 import faiss
 import torch
@@ -17,23 +16,15 @@ from torch import Tensor
 
 from partbench.errors import BadInput
 from partbench.method import Batch, DataInfo, Method, MethodSettings, PartMaps
-from partbench.nn.descriptors import describe
-from partbench.nn.perceptual import Perceptual, fetched
-
-LAYERS: dict[str, tuple[int, ...]] = {"vgg19": (31, 35), "mobilenet": (5, 11)}
-"""VGG19's after conv5_2 and conv5_4 and their ReLU, both of stride 16; MobileNet's last blocks of
-strides 8 and 16."""
-WIDTH = {"vgg19": 1024, "mobilenet": 192}
-"""Channels of both together."""
+from partbench.nn.descriptors import CHANNELS, LAYERS, describe
+from partbench.nn.perceptual import Features, Perceptual, fetched
 
 
 class KMeansSettings(MethodSettings):
     """The paper's settings, as far as they are known."""
 
-    parts: int = Field(4, ge=1, description="K, number of clusters")
-    perceptual: Literal["vgg19", "mobilenet"] = Field(
-        "vgg19", description="network whose activations are clustered"
-    )
+    k: int = Field(4, ge=1, description="K, number of clusters")
+    perceptual: Features = Field("vgg19", description="network whose activations are clustered")
     side: int | None = Field(
         256, ge=32, description="pixels that the network sees; none: those of the prepared images"
     )
@@ -53,18 +44,20 @@ class KMeans(Method):
     """K-means; variant `l2` on normalised descriptors, `k8` with twice as many parts."""
 
     Settings = KMeansSettings
-    VARIANTS = {"l2": {"l2": True}, "k8": {"parts": 8}}
+    VARIANTS = {"l2": {"l2": True}, "k8": {"k": 8}}
     REDUCED = {
+        "demo": {"perceptual": "random", "side": None, "descriptors": 20_000},
         "subset": {"perceptual": "mobilenet", "side": None, "descriptors": 100_000},
     }
     learns_from = "mask"
     paper = "unsup_parts"
+    fitted = True
 
     def __init__(self, settings: KMeansSettings, data: DataInfo) -> None:
         super().__init__(settings, data)
         s = self.settings = settings
         self.perceptual = Perceptual(s.perceptual, LAYERS[s.perceptual], normalize=True)
-        self.register_buffer("centroids", torch.zeros(s.parts, WIDTH[s.perceptual]))
+        self.register_buffer("centroids", torch.zeros(s.k, sum(CHANNELS[s.perceptual])))
 
     centroids: Tensor
     """[K, C]."""
@@ -95,15 +88,15 @@ class KMeans(Method):
         """
         s = self.settings
         rows = self._sample(passes).numpy()
-        if len(rows) < s.parts:
+        if len(rows) < s.k:
             raise BadInput(
-                f"kmeans: {s.parts} clusters of {len(rows)} descriptors, those of all foreground "
-                "cells of the training split; look at its masks, or lower `parts`"
+                f"kmeans: {s.k} clusters of {len(rows)} descriptors, those of all foreground "
+                "cells of the training split; look at its masks, or lower `k`"
             )
         faiss.omp_set_num_threads(torch.get_num_threads())
         clustering = faiss.Kmeans(
             rows.shape[1],
-            s.parts,
+            s.k,
             niter=s.iterations,
             nredo=s.restarts,
             seed=int(torch.randint(2**31 - 1, ()).item()),
@@ -124,7 +117,7 @@ class KMeans(Method):
         for batch in passes():
             found = self.describe(batch.images)
             assert batch.masks is not None  # `learns_from` is the mask
-            share = F.adaptive_avg_pool2d(batch.masks.unsqueeze(1), found.shape[2:]).squeeze(1)
+            share = F.adaptive_avg_pool2d(batch.masks, (found.shape[2], found.shape[3]))
             rows = found.permute(0, 2, 3, 1)[share >= 0.5].cpu()
             if not rows.isfinite().all():
                 raise BadInput(

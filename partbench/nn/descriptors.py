@@ -7,6 +7,22 @@ from torch import Tensor
 from partbench.nn.perceptual import Perceptual
 from partbench.nn.precision import exact
 
+LAYERS: dict[str, tuple[int, int]] = {
+    "vgg16": (27, 29),
+    "vgg19": (31, 35),
+    "mobilenet": (5, 11),
+    "random": (8, 13),
+}
+"""The activations of SCOPS and of the K-means baseline: VGG19's relu5_2 and relu5_4, of VGG16 its
+last two, of MobileNet the last blocks at strides 8 and 16, of the random network the ends of
+strides 2 and 4."""
+CHANNELS: dict[str, tuple[int, int]] = {
+    "vgg16": (512, 512),
+    "vgg19": (512, 512),
+    "mobilenet": (64, 128),
+    "random": (32, 64),
+}
+"""Of the two."""
 AT_ONCE = 32
 """Images: VGG's first activations of one at 256 px take 16 MiB each."""
 
