@@ -21,6 +21,7 @@ BENCHMARKS = {
     "landmark_probe": (),
     "part_metrics": (),
     "dlp": (),
+    "dff": (),
 }
 
 

@@ -128,6 +128,8 @@ class Method(nn.Module, ABC):
     """What a sample of its training data is."""
     paper: ClassVar[str] = ""
     """Key of the paper in published.csv."""
+    fitted: ClassVar[bool] = False
+    """Whether `fit` is its whole training, so that with 0 epochs it is no floor."""
     phases: ClassVar[tuple[str, ...]] = ("all",)
     """Optimiser updates that make one training step, in this order; a name may stand twice."""
 
@@ -201,8 +203,8 @@ def resolve(cls: type[Method], variant: str, overrides: Mapping[str, Any], where
 
 
 def role_of(cls: type[Method], settings: Any) -> Role:
-    """Return the role of a run: whatever has not been trained is a floor."""
-    return "floor" if settings.epochs == 0 else cls.role
+    """Return the role of a run: whatever has neither been trained nor fitted is a floor."""
+    return "floor" if settings.epochs == 0 and not cls.fitted else cls.role
 
 
 def check_reads(cls: type[Method], frames: int, where: str) -> None:

@@ -1,0 +1,377 @@
+"""SCOPS: self-supervised co-part segmentation (Hung et al., CVPR 2019).
+
+A segmenter of K parts and a background, told which pixels are salient. Each part has one row of a
+learnt basis, and the shares of the parts times their rows should be a perceptual network's
+features of the salient pixels; parts should be compact, and move with the image. Facts: the
+authors' code at commit 05da7e4 and its configuration for CelebA, the only one ever published.
+Nothing of the code is used here.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+from torch.optim import SGD, Optimizer
+
+from partbench.config import data_root
+from partbench.errors import BadInput
+from partbench.method import Batch, DataInfo, Method, MethodSettings, PartMaps
+from partbench.methods.unsup_parts import CAFFE_MEAN, RESNET50, bent_similarity
+from partbench.nn import perceptual
+from partbench.nn.colour import jitter
+from partbench.nn.consistency import squared_norms, sums
+from partbench.nn.deeplab import DeepLab50, dilated_mobilenet, read_trunk, resnet18
+from partbench.nn.descriptors import CHANNELS, LAYERS
+from partbench.nn.perceptual import Features, Perceptual, fetched
+from partbench.nn.precision import exact
+from partbench.nn.tps import ThinPlateSpline, warp
+
+SMALLEST = 32
+BACKGROUND = 0.1
+"""What a part's share of a pixel, relative to its largest, must exceed on the foreground."""
+
+
+class SCOPSSettings(MethodSettings):
+    """The settings for faces of CelebA, images of 256 px."""
+
+    k: int = Field(8, ge=1, description="K, number of parts beside the background")
+    backbone: Literal["resnet50", "resnet18", "mobilenet"] = Field(
+        "resnet50",
+        description="trunk of DeepLab-v2; resnet18 is cut where `stride` is reached, mobilenet is "
+        "MobileNetV1 x 0.25 at stride 8",
+    )
+    stride: Literal[4, 8] = Field(8, description="of resnet18: pixels per cell of the logits")
+    width: int = Field(64, ge=1, description="of resnet18: channels of the first stage")
+    dilations: tuple[int, ...] = Field(
+        (6, 12, 18, 24), min_length=1, description="of the head's 3x3 convolutions"
+    )
+    weights: str = Field(
+        "imagenet",
+        description="first weights of the trunk: imagenet, trained with labels (of resnet50 "
+        "torchvision's, as the paper's Caffe file can no longer be had); none; or a file below "
+        "the data root with torchvision's names",
+    )
+    perceptual: Features = Field("vgg19", description="network whose features the basis explains")
+    concentration: float = Field(10.0, ge=0, description="weight of the parts' variances")
+    divide_twice: bool = Field(
+        True,
+        description="the variances are divided by the images of the batch twice, as in the "
+        "authors' code, so that their weight falls as the batch grows",
+    )
+    equivariance: float = Field(1e3, ge=0, description="weight of the divergence of warped parts")
+    landmark_equivariance: float = Field(
+        100.0, ge=0, description="weight of the distance of warped parts' centres"
+    )
+    semantic: float = Field(1e4, ge=0, description="weight of the semantic consistency")
+    orthonormality: float = Field(0.1, ge=0, description="weight of the basis's orthonormality")
+    tps: float = Field(
+        0.01, ge=0, description="largest displacement of the warps' 5 x 5 control points"
+    )
+    rotation: float = Field(60.0, ge=0, description="largest, degrees")
+    scale: tuple[float, float] = Field(
+        (0.7, 2.0), description="smallest and largest magnification; its inverse is uniform"
+    )
+    translation: float = Field(0.1, ge=0, description="largest, in halves of the side")
+    jitter: tuple[float, float, float, float] = Field(
+        (0.3, 0.3, 0.2, 0.2),
+        description="of brightness, contrast, saturation and hue, of the warped view",
+    )
+    normalize: Literal["caffe", "imagenet", "half"] = Field(  # type: ignore[assignment]
+        "caffe",
+        description="mean and SD taken off the images; caffe: means of blue, green and red off "
+        "red, green and blue, of 0 to 255, as the authors have it",
+    )
+    learning_rate: float = Field(1e-5, gt=0, description="SGD, of the trunk")
+    head_factor: float = Field(10.0, gt=0, description="how much faster the head learns")
+    basis_learning_rate: float = Field(0.01, gt=0, description="of the basis, constant")
+    momentum: float = Field(0.9, ge=0, lt=1)
+    weight_decay: float = Field(5e-4, ge=0, description="of the basis too")
+    power: float = Field(0.9, ge=0, description="of the learning rate's decay to 0")
+    decay_steps: int = Field(
+        100_000, ge=1, description="steps of that decay, however long the training"
+    )
+    clip: float = Field(
+        5.0, gt=0, description="largest norm of the segmenter's gradients, and of the basis's"
+    )
+    batch_size: int = Field(6, ge=1, description="images a step, over all processes")
+    images_per_epoch: int | None = Field(6000, ge=1, description="1000 steps")
+    epochs: int = Field(100, ge=0, description="100,000 steps")
+
+
+def centres(maps: Tensor) -> Tensor:
+    """Return the centres of parts, [B, K, H, W] -> [B, K, 2], (x, y).
+
+    Each pixel has 0.001 more than its share; pixel i of W is at 2 i / W - 1.
+    """
+    maps = maps + 1e-3
+    mass = maps.sum((2, 3))
+    x, y = (_line(size, maps) for size in (maps.shape[3], maps.shape[2]))
+    return torch.stack([maps.sum(2) @ x / mass, maps.sum(3) @ y / mass], 2)
+
+
+def concentration(maps: Tensor, divide_twice: bool = True) -> Tensor:
+    """Return the variances of parts [B, K, H, W] about their centres, x and y and parts summed.
+
+    Shares and places are those of `centres`. The mean over images, once more divided by their
+    number if `divide_twice`.
+    """
+    middle = centres(maps)
+    maps = maps + 1e-3
+    maps = maps / maps.sum((2, 3), keepdim=True)
+    x, y = (_line(size, maps) for size in (maps.shape[3], maps.shape[2]))
+    across = (maps.sum(2) * (x - middle[..., :1]).square()).sum()
+    down = (maps.sum(3) * (y - middle[..., 1:]).square()).sum()
+    return (across + down) / len(maps) ** (2 if divide_twice else 1)
+
+
+def equivariance(target: Tensor, logits: Tensor) -> Tensor:
+    """Return KL(softmax(target) || softmax(logits)), a mean over all elements of [B, K, H, W].
+
+    No gradient reaches the target.
+    """
+    wanted = target.detach().log_softmax(1)
+    return (wanted.exp() * (wanted - logits.log_softmax(1))).mean()
+
+
+def semantic_consistency(
+    maps: Tensor, mask: Tensor, taps: Sequence[Tensor], basis: Tensor
+) -> Tensor:
+    """Return the mean squared error of maps times basis, against the features of salient pixels.
+
+    With P the shares, W the basis and F the masked features, an image's error is
+    |F|^2 - 2 W . P F^T + P P^T . W W^T, and none of it takes features at the pixels.
+
+    Args:
+        maps: P, [B, K, H, W].
+        mask: [B, 1, H, W], which features are multiplied by.
+        taps: feature maps [B, C_l, h_l, w_l], which stand for their concatenation, upsampled
+            bilinearly (`align_corners=True`) to H x W. No gradient reaches them.
+        basis: W, [K, C], at least 0.
+    """
+    energy = (squared_norms(taps, maps) * mask.square()).sum()
+    mixed = (sums(maps * mask, taps) * basis).sum()
+    flat = maps.flatten(2)
+    shared = ((flat @ flat.transpose(1, 2)).sum(0) * (basis @ basis.T)).sum()
+    return (energy - 2 * mixed + shared) / (mask.numel() * basis.shape[1])
+
+
+def orthonormality(basis: Tensor) -> Tensor:
+    """Return |W W^T - I|^2 of the rows of a basis [K, C], each divided by its norm."""
+    unit = basis / (basis.square().sum(1, keepdim=True) + 1e-6).sqrt()
+    return (
+        (unit @ unit.T - torch.eye(len(unit), dtype=unit.dtype, device=unit.device)).square().sum()
+    )
+
+
+class Inferred(NamedTuple):
+    """What the rule of inference says of logits."""
+
+    parts: Tensor
+    """[B, H, W] int64, 0 to K - 1: the part that is largest relative to its own maximum."""
+    foreground: Tensor
+    """[B, H, W] bool, where that exceeds BACKGROUND."""
+
+
+def infer(logits: Tensor) -> Inferred:
+    """Return the parts of logits [B, K + 1, H, W], the first of which is the background.
+
+    The softmax of each part is divided by its maximum over the image; the background is 0.1
+    everywhere. (The authors may refine that by a dense CRF, which is not done here.)
+    """
+    shares = logits.softmax(1)[:, 1:]
+    relative, parts = (shares / shares.amax((2, 3), keepdim=True)).max(1)
+    return Inferred(parts, relative > BACKGROUND)
+
+
+class SCOPS(Method):
+    """SCOPS; K = 8 for faces as published, `k4`, and `cub`.
+
+    The authors released a model for birds, of K = 4 and 60,000 steps, but no configuration: the
+    variant `cub` has the weights of CelebA, and is not what they trained.
+    """
+
+    Settings = SCOPSSettings
+    VARIANTS = {
+        "k4": {"k": 4},
+        "cub": {"k": 4, "epochs": 60},
+        "untrained": {"epochs": 0, "weights": "none"},
+    }
+    REDUCED = {
+        "demo": {
+            "k": 4,
+            "backbone": "resnet18",
+            "stride": 4,
+            "width": 16,
+            "dilations": (1, 2, 3, 4),
+            "weights": "none",
+            "perceptual": "random",
+            "normalize": "half",
+            "learning_rate": 1e-3,
+            "decay_steps": 500,
+            "batch_size": 16,
+            "epochs": 4,
+            "images_per_epoch": None,
+        },
+        "subset": {
+            "k": 4,
+            "backbone": "mobilenet",
+            "perceptual": "mobilenet",
+            "normalize": "imagenet",
+            "decay_steps": 4000,
+            "learning_rate": 1e-4,
+            "batch_size": 8,
+            "images_per_epoch": None,
+            "epochs": 30,
+        },
+    }
+    learns_from = "mask"
+    paper = "unsup_parts"
+
+    def __init__(self, settings: SCOPSSettings, data: DataInfo) -> None:
+        """Build the segmenter.
+
+        Raises:
+            BadInput: images too small, or weights asked for that a trunk does not have.
+        """
+        super().__init__(settings, data)
+        s = self.settings = settings
+        if data.size < SMALLEST:
+            raise BadInput(
+                f"scops: images of {data.size} px are too small for its networks; prepare the "
+                f"data at a `size` of {SMALLEST} or more"
+            )
+        if s.backbone == "resnet18" and s.weights == "imagenet":
+            raise BadInput(
+                "scops: there are no trained weights of resnet18 to fetch; set `weights` to "
+                "`none` or to a file, or `backbone` to resnet50 or mobilenet"
+            )
+        if s.normalize == "caffe":
+            self.mean.copy_(torch.tensor(CAFFE_MEAN).view(3, 1, 1) / 255)
+            self.std.fill_(1 / 255)
+        self.network: Any
+        if s.backbone == "resnet50":
+            self.network = DeepLab50(s.k + 1, s.dilations)
+        elif s.backbone == "mobilenet":
+            self.network = dilated_mobilenet(s.k + 1, s.dilations)
+        else:
+            self.network = resnet18(s.k + 1, s.dilations, s.stride, s.width)
+        self.basis = nn.Parameter(torch.randn(s.k, sum(CHANNELS[s.perceptual])).abs())
+        self.perceptual = Perceptual(s.perceptual, LAYERS[s.perceptual], normalize=True)
+        self.warps = ThinPlateSpline(data.size, 5)
+
+    @classmethod
+    def weights(cls, settings: SCOPSSettings) -> tuple[str, ...]:
+        """Return the perceptual network, and the trunk's first weights if they can be fetched."""
+        supervised = settings.backbone == "resnet50" and settings.weights == "imagenet"
+        return (*fetched(settings.perceptual), *(("resnet50",) if supervised else ()))
+
+    def fit(self, passes: Callable[[], Iterator[Batch]]) -> None:
+        """Read the trunk's first weights."""
+        s = self.settings
+        if s.weights == "imagenet" and s.backbone == "mobilenet":
+            self.network.trunk.load_state_dict(perceptual.load("mobilenet").state_dict())
+        elif s.weights != "none":
+            name = RESNET50 if s.weights == "imagenet" else s.weights
+            read_trunk(self.network, data_root() / name)
+
+    def draw_warps(self, n: int) -> Tensor:
+        """Return the weights of n random warps, [n, 28, 2]."""
+        s, device = self.settings, self.mean.device
+        bend, turn, size, shift = (
+            torch.rand(shape, device=device) for shape in ((n, 25, 2), n, n, (n, 2))
+        )
+        near, far = 1 / s.scale[1], 1 / s.scale[0]
+        return bent_similarity(
+            self.warps,
+            s.tps * (2 * bend - 1),
+            s.rotation * (2 * turn - 1),
+            near + (far - near) * size,
+            s.translation * (2 * shift - 1),
+        )
+
+    def segment(self, x: Tensor) -> Tensor:
+        """Return the logits of normalised images, the background's first: [B, K + 1, S, S]."""
+        low = self.network(x).float()
+        return F.interpolate(low, x.shape[2:], mode="bilinear", align_corners=True)
+
+    def forward(self, batch: Batch, phase: str) -> dict[str, Tensor]:
+        """Return the weighted sum of the terms, and these."""
+        s, images = self.settings, batch.images
+        assert batch.masks is not None  # the training loop sees to it
+        with exact(images):
+            grid = self.warps.grid(self.draw_warps(len(images)))
+            # Normalised first, so that what comes from outside is the mean colour.
+            view = warp(self.normalize(jitter(images, s.jitter, 1.0, 0.0)), grid)
+        logits = self.segment(self.normalize(images))
+        moved = self.segment(view)
+        with torch.no_grad():
+            taps = [tap.float() for tap in self.perceptual(images)]
+        with exact(images):
+            terms = self.terms(logits, moved, grid, taps, batch.masks.unsqueeze(1))
+            loss = torch.stack([getattr(s, name) * term for name, term in terms.items()]).sum()
+        return {"loss": loss, **terms}
+
+    def terms(
+        self, logits: Tensor, moved: Tensor, grid: Tensor, taps: Sequence[Tensor], mask: Tensor
+    ) -> dict[str, Tensor]:
+        """Return the terms by the names of their weights, scalars.
+
+        Args:
+            logits: of the images, [B, K + 1, H, W].
+            moved: of their warped views.
+            grid: of the warps, [B, H, W, 2].
+            taps: features of the images, [B, C_l, h_l, w_l] each.
+            mask: [B, 1, H, W], the salient pixels.
+        """
+        maps, basis = logits.softmax(1)[:, 1:], self.basis.relu()
+        carried = warp(logits, grid)
+        carried_centres = centres(carried.softmax(1)[:, 1:])
+        moved_centres = centres(moved.softmax(1)[:, 1:])
+        return {
+            "concentration": concentration(maps, self.settings.divide_twice),
+            "equivariance": equivariance(carried, moved),
+            "landmark_equivariance": F.mse_loss(moved_centres, carried_centres),
+            "semantic": semantic_consistency(maps, mask, taps, basis),
+            "orthonormality": orthonormality(basis),
+        }
+
+    def optimizers(self) -> dict[str, Optimizer]:
+        """SGD at three rates; gradients of segmenter and basis are clipped before each step."""
+        s = self.settings
+        trained = [p for p in self.network.parameters() if p.requires_grad]
+        head = list(self.network.head.parameters())
+        ids = {id(p) for p in head}
+        groups = [
+            {"params": [p for p in trained if id(p) not in ids], "lr": s.learning_rate},
+            {"params": head, "lr": s.head_factor * s.learning_rate},
+            {"params": [self.basis], "lr": s.basis_learning_rate},
+        ]
+        self.sgd = SGD(groups, momentum=s.momentum, weight_decay=s.weight_decay)
+
+        def clip(*_: Any) -> None:
+            nn.utils.clip_grad_norm_(trained, s.clip)
+            nn.utils.clip_grad_norm_(self.basis, s.clip)
+
+        self.sgd.register_step_pre_hook(clip)
+        return {"all": self.sgd}
+
+    def after_step(self, step: int) -> None:
+        """Lower the learning rates of the segmenter."""
+        s = self.settings
+        rate = s.learning_rate * max(1 - step / s.decay_steps, 0) ** s.power
+        for group, factor in zip(self.sgd.param_groups[:2], (1, s.head_factor), strict=True):
+            group["lr"] = factor * rate
+
+    def part_maps(self, images: Tensor) -> PartMaps:
+        """Return the parts, and the foreground that the background's share leaves."""
+        logits = self.segment(self.normalize(images))
+        found = infer(logits)
+        return PartMaps(logits.softmax(1)[:, 1:], found.parts, found.foreground)
+
+
+def _line(size: int, like: Tensor) -> Tensor:
+    """Return the places of pixels along a side, [size]."""
+    return 2 * torch.arange(size, dtype=like.dtype, device=like.device) / size - 1
