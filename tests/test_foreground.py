@@ -1,0 +1,153 @@
+"""A foreground that is found: by whom, how well, and the data set that is made of it."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from partbench import cli
+from partbench import config as grid
+from partbench.data.prepared import Prepared
+from partbench.errors import BadInput
+from partbench.foreground import find_foreground
+from partbench.method import Batch, DataInfo
+from partbench.method import load as load_method
+from partbench.run import Run, Runtime
+from partbench.train import train
+from tests.conftest import prepare_toy
+
+CPU = Runtime(device="cpu", threads=1, precision="32-true")
+
+
+def trained(name: str, data: Path, out: Path, **settings: Any) -> Path:
+    cls = load_method(name)
+    made = cls.Settings.parse({**cls.REDUCED["demo"], **settings}, "test")
+    train(Run(name, "demo", "toy", 0), made, CPU, data, out)
+    return out / "model.pt"
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Creatures before a plain ground, 32 px."""
+    folder = tmp_path_factory.mktemp("plain")
+    return prepare_toy(folder, train=128, test=32, clutter=False, noise=0.0, occluded=0.0)
+
+
+def test_a_supervised_network_finds_the_foreground(plain: Path, tmp_path: Path) -> None:
+    model = trained("foreground", plain, tmp_path / "run", epochs=12, batch_size=8)
+    find_foreground("found", model, plain, tmp_path / "found", "cpu", 1)
+    old, new = Prepared(plain), Prepared(tmp_path / "found")
+    about = new.meta["foreground"]
+    assert about["by"] == "foreground/demo/toy/0"
+    assert about["of"] == "toy"
+    assert new.meta["data_set"] == "found"
+    assert new.meta["checksum"] != old.meta["checksum"]
+    for name in ("train", "test"):
+        before, after = old.split(name), new.split(name)
+        np.testing.assert_array_equal(before.images, after.images)
+        np.testing.assert_array_equal(before.annotation("parts"), after.annotation("parts"))
+        true, found = before.annotation("mask"), after.annotation("mask")
+        union = (true | found).sum((1, 2))
+        overlap = 100 * ((true & found).sum((1, 2)) / union).mean()
+        assert overlap == pytest.approx(about["mean IoU, %"][name])
+        # All of it, the mean of the training masks' shape, would be some 30 %.
+        assert overlap > 50
+    # The original is as it was.
+    np.testing.assert_array_equal(
+        old.split("test").annotation("mask"), old.split("test").annotation("parts") > 0
+    )
+
+
+def test_the_principal_component_is_that_of_the_whole_collection(plain: Path) -> None:
+    cls = load_method("principal_foreground")
+    settings = cls.Settings.parse(cls.REDUCED["demo"], "test")
+    method: Any = cls(settings, DataInfo(32, 0))
+    images = torch.from_numpy(np.array(Prepared(plain).split("train").images[:40]))
+    images = images.permute(0, 3, 1, 2) / 255
+    method.fit(lambda: iter([Batch(images[:25], None), Batch(images[25:], None)]))
+    rows = method.describe(images).movedim(1, -1)
+    flat = rows.flatten(0, 2).double()
+    centred = flat - flat.mean(0)
+    _, _, axes = torch.linalg.svd(centred, full_matrices=False)
+    torch.testing.assert_close(method.centre.double(), flat.mean(0), rtol=1e-4, atol=1e-5)
+    cosine = (axes[0] @ method.axis.double()).abs().item()
+    assert cosine == pytest.approx(1, abs=1e-4)
+    scores = (rows - method.centre) @ method.axis
+    rim = torch.ones(scores.shape[1:], dtype=torch.bool)
+    rim[1:-1, 1:-1] = False
+    assert scores[:, rim].mean() < scores.mean()
+    found = method.part_maps(images)
+    assert found.foreground.dtype == torch.bool
+    assert found.foreground.shape == (40, 32, 32)
+    assert 0 < found.foreground.float().mean() < 1
+
+
+def test_images_without_any_difference_have_no_component() -> None:
+    cls = load_method("principal_foreground")
+    settings = cls.Settings.parse({**cls.REDUCED["demo"], "l2": False}, "test")
+    method: Any = cls(settings, DataInfo(32, 0))
+    with pytest.raises(BadInput, match="not finite, or the same everywhere"):
+        method.fit(lambda: iter([Batch(torch.full((2, 3, 32, 32), torch.nan), None)]))
+
+
+def test_a_method_that_is_told_the_foreground_finds_none(plain: Path, tmp_path: Path) -> None:
+    model = trained("random_parts", plain, tmp_path / "run")
+    with pytest.raises(BadInput, match="is told the foreground and finds none"):
+        find_foreground("found", model, plain, tmp_path / "found", "cpu", 1)
+    assert not (tmp_path / "found").exists()
+
+
+CONFIG = {
+    "name": "found",
+    "seeds": [0],
+    "data": {
+        "toy": {"reader": "toy", "size": 32, "train": 64, "val": 1, "test": 16},
+        "toy-found": {"of": "toy", "by": "foreground/demo/toy/0"},
+    },
+    "runs": [
+        {"train": "toy-found", "methods": {"kmeans": ["demo"]}, "probes": {"parts": ["toy-found"]}}
+    ],
+}
+
+
+def test_the_grid_holds_the_run_that_finds_a_foreground() -> None:
+    config = grid.check(CONFIG, "test")
+    assert set(grid.runs(config)) == {
+        Run("kmeans", "demo", "toy-found", 0),
+        Run("foreground", "demo", "toy", 0),
+    }
+    assert grid.data_settings(config, "toy-found").size == 32
+    assert [str(cell.run) for cell in grid.cells(config)] == ["kmeans/demo/toy-found/0"]
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ({"of": "toys", "by": "foreground/demo/toy/0"}, "no data set 'toys' .*toy"),
+        ({"of": "toy", "by": "foreground/demo/other/0"}, "no data set 'other'"),
+        ({"of": "toy", "by": "foreground/demo/toy"}, "by"),
+        ({"of": "toy", "by": "foregrund/demo/toy/0"}, "no 'foregrund'"),
+        ({"of": "toy", "by": "vae/demo/toy/0"}, "vae offers no part maps"),
+        ({"of": "toy"}, "by"),
+        ({"of": "toy", "by": "foreground/demo/toy/0", "size": 3}, "size"),
+    ],
+)
+def test_what_cannot_find_a_foreground(entry: dict[str, Any], message: str) -> None:
+    with pytest.raises(BadInput, match=message):
+        grid.check({**CONFIG, "data": {**CONFIG["data"], "toy-found": entry}}, "test")
+
+
+def test_the_stage_writes_a_sheet_and_says_what_lacks(
+    plain: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = trained("principal_foreground", plain, tmp_path / "run")
+    arguments = ["--data-set", "f", "--data", str(plain), "--out", str(tmp_path / "f")]
+    arguments += ["--runtime", CPU.model_dump_json()]
+    assert cli.main(["foreground", "--model", str(model), *arguments]) == 0
+    assert (tmp_path / "f" / "sheet.png").exists()
+    assert json.loads((tmp_path / "f" / "meta.json").read_text())["foreground"]["of"] == "toy"
+    assert cli.main(["foreground", "--model", str(tmp_path / "no.pt"), *arguments]) == 1
+    assert "no.pt is no model of partbench" in capsys.readouterr().err
