@@ -28,7 +28,7 @@ from partbench.errors import BadInput
 from partbench.files import read_json
 
 FORMAT = 1
-LearnsFrom = Literal["images", "labels", "landmarks", "mask"]
+LearnsFrom = Literal["images", "labels", "landmarks", "mask", "parts"]
 """What a method's training is told: the images alone, or an annotation beside them."""
 
 
@@ -113,7 +113,7 @@ class Prepared:
 
         Args:
             learns_from: images: the split `unlabeled` where there is one, else `train`; labels,
-                landmarks or mask: `train`.
+                landmarks, mask or parts: `train`.
 
         Raises:
             BadInput: the data set has not what the method learns from.
