@@ -53,6 +53,9 @@ class Batch(NamedTuple):
     masks: Tensor | None = None
     """[B, S, S] float32, 1 on the foreground and 0 elsewhere, for a method that is told the
     foreground, else None."""
+    parts: Tensor | None = None
+    """[B, S, S] uint8, for a method that is told the parts, else None: 0 is background, 255 to be
+    left out."""
 
 
 class Keypoints(NamedTuple):
@@ -123,7 +126,7 @@ class Method(nn.Module, ABC):
     """What its numbers are to others'; see `role_of`."""
     learns_from: ClassVar[LearnsFrom] = "images"
     """What its training is told: from images alone it trains on the split `unlabeled` if there
-    is one; from labels, landmarks or the foreground mask on `train`."""
+    is one; from labels, landmarks, the foreground mask or parts on `train`."""
     reads: ClassVar[Reads] = "images"
     """What a sample of its training data is."""
     paper: ClassVar[str] = ""

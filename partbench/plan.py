@@ -172,6 +172,7 @@ def _flops(method: str, settings: Any, data: DataInfo, trunk: bool) -> float:
             torch.zeros(8, dtype=torch.long),
             torch.zeros(8, data.landmarks, 3),
             torch.ones(8, data.size, data.size),
+            torch.zeros(8, data.size, data.size, dtype=torch.uint8),
         )
         with FlopCounterMode(display=False) as counter:
             if trunk:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import test_cub
+import torch
 from conftest import prepare_toy
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -14,10 +15,13 @@ from numpy.typing import NDArray
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
 from partbench import method as methods
+from partbench.data.loader import Loader, Schedule
 from partbench.data.prepared import Prepared
 from partbench.errors import BadInput
 from partbench.extract import extract
+from partbench.method import Batch, DataInfo
 from partbench.metrics.intervals import jackknife, over_seeds_and_samples
+from partbench.model import load_model
 from partbench.probe import Metric, Result
 from partbench.probes.parts import Parts, PartSettings, consistency, dominant
 from partbench.run import Run, Runtime
@@ -326,6 +330,55 @@ def test_a_real_floor_from_end_to_end(masked: Path, tmp_path: Path) -> None:
     assert value(result, "equivariance_agreement", "K = 8") < 40
     floor = value(result, "constant_landmark_error", "all, K = 8, centre crops")
     assert value(result, "landmark_error", "all, K = 8, centre crops") > 0.9 * floor
+
+
+def test_a_real_ceiling_from_end_to_end(masked: Path, tmp_path: Path) -> None:
+    run = Run("supervised_parts", "demo", "toy", 0)
+    cls: Any = methods.load("supervised_parts")
+    made = methods.resolve(cls, "demo", {"epochs": 40, "batch_size": 8, "depth": 3}, "test")
+    cpu = Runtime(device="cpu", threads=1, precision="32-true")
+    train(run, made, cpu, masked, tmp_path / "run")
+    _, method = load_model(tmp_path / "run" / "model.pt", "cpu")
+    counts = np.bincount(np.load(masked / "train.parts.npy").ravel(), minlength=7)
+    taught: Any = method
+    assert taught.target_of[0] == 0
+    groups = [taught.target_of[part].item() for part in range(1, 7)]
+    assert set(groups) == {1, 2, 3, 4}
+    assert (taught.target_of[7:] == -1).all()
+    assert len({groups[i] for i in np.argsort(counts[1:])[:2]}) == 1  # the smallest are one
+    out = tmp_path / "out"
+    extract(tmp_path / "run" / "model.pt", masked, ["part_maps"], out, tmp_path / "p.npz", "cpu", 1)
+    result = measure(out, masked)
+    assert value(result, "oracle_fg_nmi", "K = 4") > value(result, "fg_nmi", "K = 4") > 30
+    assert value(result, "ari", "K = 4, own foreground") > 50
+    assert value(result, "part_consistency", "K = 4") > 60
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_parts_reach_training_with_their_images(flip: bool, masked: Path) -> None:
+    split = Prepared(masked).split("train")
+    values = methods.resolve(methods.load("supervised_parts"), "demo", {"flip": flip}, "test")
+    schedule = Schedule(len(split), values, 0)
+    batch = next(Loader(split, schedule, torch.device("cpu"), "parts").batches())
+    rows = schedule.indices(0)
+    images, parts = split.images[rows], split.annotation("parts")[rows]
+    mirrored = 0
+    assert batch.parts is not None
+    for i, (image, known) in enumerate(zip(batch.images, batch.parts.numpy(), strict=True)):
+        there = (image.permute(1, 2, 0) * 255).round().byte().numpy()
+        turned = not np.array_equal(there, images[i])
+        np.testing.assert_array_equal(there, images[i][:, ::-1] if turned else images[i])
+        np.testing.assert_array_equal(known, parts[i][:, ::-1] if turned else parts[i])
+        mirrored += turned
+    assert (mirrored > 0) == flip
+
+
+def test_nothing_to_be_told(masked: Path, tmp_path: Path) -> None:
+    cls: Any = methods.load("supervised_parts")
+    method = cls(methods.resolve(cls, "demo", {}, "test"), DataInfo(32, 0))
+    empty = Batch(torch.zeros(2, 3, 32, 32), None, parts=torch.zeros(2, 32, 32, dtype=torch.uint8))
+    with pytest.raises(BadInput, match="no training image has a labelled part"):
+        method.fit(lambda: iter([empty]))
 
 
 def drop(name: str) -> Any:

@@ -114,6 +114,7 @@ class Loader:
         self.landmarks = _landmarks(split) if learns_from == "landmarks" else None
         # A byte a pixel, so they stay on disk.
         self.masks = split.annotation("mask") if learns_from == "mask" else None
+        self.parts = split.annotation("parts") if learns_from == "parts" else None
         self.swap = list(landmark_swap)
         needed = 0 if self.landmarks is None else self.landmarks.shape[-2]
         if schedule.settings.flip and len(self.swap) < needed:
@@ -164,25 +165,29 @@ class Loader:
         labels = None if self.labels is None else self.labels[indices]
         landmarks = None if self.landmarks is None else self.landmarks[indices]
         masks = None if self.masks is None else self.masks[indices]
+        parts = None if self.parts is None else self.parts[indices]
         if mirrored is not None:
             images[mirrored] = images[mirrored][..., ::-1, :]
             if masks is not None:
                 masks[mirrored] = masks[mirrored][..., ::-1]
+            if parts is not None:
+                parts[mirrored] = parts[mirrored][..., ::-1]
             if landmarks is not None:
                 landmarks[mirrored] = mirror_landmarks(
                     landmarks[mirrored], images.shape[-2], self.swap
                 )
-        fields = (images, labels, landmarks, masks)
+        fields = (images, labels, landmarks, masks, parts)
         tensors = [None if field is None else torch.from_numpy(field) for field in fields]
         pin = self.device.type == "cuda"
         return tuple(t.pin_memory() if pin and t is not None else t for t in tensors)
 
     def _to_device(self, *fields: Tensor | None) -> Batch:
-        images, labels, landmarks, masks = (
+        images, labels, landmarks, masks, parts = (
             None if field is None else field.to(self.device, non_blocking=True) for field in fields
         )
         assert images is not None
-        return Batch(to_float(images), labels, landmarks, None if masks is None else masks.float())
+        masks = None if masks is None else masks.float()
+        return Batch(to_float(images), labels, landmarks, masks, parts)
 
 
 def _landmarks(split: Split) -> NDArray[np.float32]:

@@ -35,7 +35,7 @@ WHOLE = ("whole", "tight")
 """Values of `crop` that keep an image's aspect."""
 CANVAS = 2
 """Side of the square that such images lie in, in units of `size`."""
-LearnsFrom = Literal["images", "labels", "landmarks", "mask"]
+LearnsFrom = Literal["images", "labels", "landmarks", "mask", "parts"]
 """What a method's training is told: the images alone, or an annotation beside them."""
 
 
@@ -135,7 +135,7 @@ class Prepared:
 
         Args:
             learns_from: images: the split `unlabeled` where there is one, else `train`; labels,
-                landmarks or mask: `train`.
+                landmarks, mask or parts: `train`.
 
         Raises:
             BadInput: the data set has not what the method learns from, or its images are not

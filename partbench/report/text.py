@@ -19,6 +19,7 @@ NAMES = {
     "mean_shape": "Mean shape",
     "random_keypoints": "Random keypoints",
     "random_parts": "Random parts",
+    "supervised_parts": "Supervised parts",
     "unsup_parts": "Choudhury et al.",
     "scops": "SCOPS",
     "dff": "DFF",
