@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from conftest import prepare_toy
 
 from partbench import cli
 from partbench import config as grid
@@ -17,7 +18,6 @@ from partbench.method import Batch, DataInfo
 from partbench.method import load as load_method
 from partbench.run import Run, Runtime
 from partbench.train import train
-from tests.conftest import prepare_toy
 
 CPU = Runtime(device="cpu", threads=1, precision="32-true")
 

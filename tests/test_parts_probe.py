@@ -233,7 +233,7 @@ def test_consistency_by_hand() -> None:
 
 @pytest.fixture(scope="module")
 def birds(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The miniature CUB, whole images, boxes as foreground."""
+    """The miniature CUB, stretched images, boxes as foreground."""
     root = tmp_path_factory.mktemp("birds")
     reader = test_cub.reader(test_cub.make(root), size=48, crop="stretch", foreground="box")
     test_cub.prepare_one(reader, root / "cub")
@@ -256,12 +256,12 @@ def test_labels_at_the_landmarks_of_birds(birds: Path, tmp_path: Path) -> None:
             pred.append(labels[i, y, x])
             full.append(labels[i, y, x] + 1 if own[i, y, x] else 0)
     assert len(true) > 10
-    whole = "K = 3, whole images"
+    whole = "K = 3, stretched images"
     for name, score in (("nmi", normalized_mutual_info_score), ("ari", adjusted_rand_score)):
         expected = 100 * score(true, pred)
         assert value(result, f"fg_{name}", whole) == pytest.approx(expected, rel=1e-9)
         expected = 100 * score(true, full)
-        full_setting = "K = 3, own foreground, whole images"
+        full_setting = "K = 3, own foreground, stretched images"
         assert value(result, name, full_setting) == pytest.approx(expected, rel=1e-9)
     legacy = value(result, "fg_ari", f"{whole}, legacy: labels with background")
     assert legacy == value(result, "ari", full_setting)
@@ -282,11 +282,11 @@ def test_the_regression_from_centres(birds: Path, tmp_path: Path) -> None:
     result = measure(source, birds, pooled_classes=[1, 2])
     settings_ = [s for metric, s in found(result) if metric == "landmark_error"]
     assert settings_ == [
-        *("CUB-001, K = 2, whole images", "CUB-002, K = 2, whole images"),
-        "2 classes, K = 2, whole images",
+        *("CUB-001, K = 2, stretched images", "CUB-002, K = 2, stretched images"),
+        "2 classes, K = 2, stretched images",
     ]
     assert set(result.details["landmarks"]) == set(settings_)
-    errors = result.details["landmarks"]["2 classes, K = 2, whole images"]
+    errors = result.details["landmarks"]["2 classes, K = 2, stretched images"]
     assert list(errors) == list(test_cub.LANDMARKS)
     assert errors["back"] == pytest.approx(0, abs=1e-4)
     assert errors["tail"] is None  # no training image shows it
@@ -452,3 +452,34 @@ def test_landmarks_that_cannot_be_read(birds: Path, tmp_path: Path) -> None:
     replaced("visible", np.zeros(landmarks.shape[:2], bool))(source, data)
     with pytest.raises(BadInput, match="no visible landmark in any image"):
         measure(source, data)
+
+
+def test_parts_of_images_at_their_own_aspect(tmp_path: Path) -> None:
+    root = test_cub.make(tmp_path)
+    square = test_cub.reader(root, size=24, crop="stretch", foreground="box")
+    whole = test_cub.reader(root, size=24, crop="whole", foreground="box")
+    test_cub.prepare_one(square, tmp_path / "square")
+    data = tmp_path / "cub"
+    split = test_cub.prepare_one(whole, data).split("test")
+    cls = methods.load("random_parts")
+    run = Run("random_parts", "paper", "square", 0)
+    made = cls.Settings.parse({"k": 3}, "test")
+    train(run, made, Runtime(threads=1), tmp_path / "square", tmp_path / "run")
+    model, out = tmp_path / "run" / "model.pt", tmp_path / "out"
+    extract(model, data, ["part_maps"], out, tmp_path / "p.npz", "cpu", 1)
+    labels = np.load(out / "test.labels.npy")
+    assert labels.shape == (2, 48, 48)
+    assert split.annotation("extent").tolist() == [[36, 24], [36, 24]]
+    assert not labels[:, 24:].any()
+    assert not labels[:, :, 36:].any()
+    assert not (out / "test.agreement.npy").exists()
+    # Each part's centre is the mean place of its pixels within the box.
+    y, x = np.mgrid[:48, :48]
+    inside = (labels[0] == 1) & split.annotation("mask")[0]
+    expected = [x[inside].mean(), y[inside].mean()]
+    np.testing.assert_allclose(np.load(out / "test.centres.npy")[0, 1], expected, rtol=1e-5)
+    result = measure(out, data, pooled_classes=[])
+    settings_ = {metric.setting for metric in result.metrics}
+    assert {"K = 3, whole images", "K = 3, box as foreground, whole images"} <= settings_
+    with pytest.raises(BadInput, match="`crop: whole` keeps every image's aspect; only part maps"):
+        extract(model, data, ["part_maps", "features"], out, tmp_path / "p.npz", "cpu", 1)

@@ -99,7 +99,7 @@ def test_no_value_was_changed() -> None:
             assert new.setting == f"{name}, K = {old.k}, whole images"
         else:
             assert (new.metric, new.dataset) == (old.metric, old.dataset)
-            assert ("own foreground" in new.setting) == (not old.metric.startswith("fg_"))
+            assert (" foreground" in new.setting) == (not old.metric.startswith("fg_"))
             legacy = old.metric == "fg_ari" and "pre-fix variant" in old.note
             assert ("legacy" in new.setting) == legacy
     # Sources are worded for readers of the page.

@@ -33,11 +33,13 @@ class RandomParts(Method):
 
     def part_maps(self, images: Tensor) -> PartMaps:
         """Return cells of points from torch's global generator; a pixel is of one part only."""
-        size, k = images.shape[-1], self.settings.k
-        points = torch.rand(len(images), k, 2, device=images.device) * size - 0.5
-        line = torch.arange(size, device=images.device, dtype=torch.float32)
-        squares = (points.unsqueeze(-1) - line).square()  # [B, K, 2, S]
-        distances = squares[:, :, 1].unsqueeze(-1) + squares[:, :, 0].unsqueeze(-2)
+        k, device = self.settings.k, images.device
+        points = torch.rand(len(images), k, 2, device=device)
+        down, across = (
+            (points[..., i, None] * n - 0.5 - torch.arange(n, device=device)).square()
+            for i, n in ((1, images.shape[2]), (0, images.shape[3]))
+        )
+        distances = down.unsqueeze(-1) + across.unsqueeze(-2)
         labels = distances.argmin(1)
         weights = F.one_hot(labels, k).permute(0, 3, 1, 2).float()
         return PartMaps(weights, labels)

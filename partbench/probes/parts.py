@@ -53,9 +53,16 @@ EMPTY = 1e-8
 """Mass up to which a part is absent from an image."""
 CLASSES = 200
 """Of CUB; with fewer, a number is not the papers' "all"."""
-CROPS = {"box": "box crops", "center": "centre crops", "stretch": "whole images"} | {
-    "pad": "whole images"
+CROPS = {
+    "tight": "box crops",
+    "box": "square box crops",
+    "whole": "whole images",
+    "center": "centre crops",
+    "stretch": "stretched images",
+    "pad": "padded images",
 }
+"""What `crop` of the data makes of images, in settings of numbers at landmarks: the first and the
+third are the papers'."""
 
 
 class PartSettings(Settings):
@@ -141,7 +148,7 @@ def read_part_labels(source: Path, file: PartFile, prepared: Prepared) -> PartLa
         BadInput: a file is missing or damaged, or does not fit the data set's images.
     """
     test = prepared.split("test")
-    shape = (len(test), prepared.size, prepared.size)
+    shape = (len(test), prepared.canvas, prepared.canvas)
     labels, foreground, known_by = _open(source / "test.labels.npy", shape), None, ""
     if file.foreground == "own":
         foreground, known_by = _open(source / "test.foreground.npy", shape), "own foreground"
@@ -149,6 +156,8 @@ def read_part_labels(source: Path, file: PartFile, prepared: Prepared) -> PartLa
         foreground = _fitting(test.annotation("mask"), shape, f"{test.folder}: mask")
         boxes = prepared.meta["settings"].get("foreground") == "box"
         known_by = "box as foreground" if boxes else "ground-truth mask"
+        if "foreground" in prepared.meta:
+            known_by = "predicted foreground"
     return PartLabels(file.parts, labels, foreground, known_by)
 
 
@@ -381,13 +390,14 @@ class Parts(Probe):
             )
         if at == "pixels":
             add_images(numbers, setting, counted.fg, settings.least_share, seed)
-        numbers.add(
-            "equivariance_agreement",
-            of_k,
-            100 * agreement(source / "test.agreement.npy", len(test)),
-            unit="% of pixels",
-            note="foreground of a warped copy whose part is that of the place it shows",
-        )
+        if not prepared.whole:
+            numbers.add(
+                "equivariance_agreement",
+                of_k,
+                100 * agreement(source / "test.agreement.npy", len(test)),
+                unit="% of pixels",
+                note="foreground of a warped copy whose part is that of the place it shows",
+            )
         regressed = {}
         if test.has("landmarks") and test.has("box") and test.annotation("box").ndim == 2:
             on = f"{of_k}, {CROPS.get(crop, f'crop {crop}')}"
