@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import test_cub
 import torch
@@ -24,6 +25,7 @@ from partbench.method import Batch, DataInfo
 from partbench.metrics.intervals import jackknife, over_seeds_and_samples
 from partbench.model import load_model
 from partbench.probe import Metric, Result
+from partbench.probe import measure as measure_cell
 from partbench.probes.parts import Parts, PartSettings, consistency, dominant
 from partbench.run import Run, Runtime
 from partbench.train import train
@@ -347,6 +349,43 @@ def test_the_regression_from_centres(birds: Path, tmp_path: Path) -> None:
     ]
 
 
+@pytest.fixture(scope="module")
+def albatrosses(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """CUB-001, 002 and 003, real images stretched to squares."""
+    reader = test_cub.reader(shared_data, size=16, crop="stretch", classes=[1, 2, 3], subset=True)
+    out = tmp_path_factory.mktemp("albatrosses") / "cub"
+    if not all(reader.present(split) for split in ("train", "test")):
+        pytest.skip("no images of these classes are there")
+    return test_cub.prepare_one(reader, out).folder
+
+
+@pytest.mark.parametrize(
+    ("points", "published"),
+    [
+        (slice(0, 15), (20.9, 22.5, 19.9)),  # Choudhury et al., Table 1, "GT keypoint avg"
+        (slice(14, 15), (16.4, 14.9, 15.3)),  # "throat keypoint only"
+    ],
+)
+def test_the_paper_s_baselines_through_preparation(
+    points: slice, published: tuple[float, ...], albatrosses: Path, tmp_path: Path
+) -> None:
+    """Errors are shares of the box, so a stretched image of 16 pixels changes none of them."""
+    prepared = Prepared(albatrosses)
+    assert not prepared.meta["subset"]
+    n = len(prepared.split("test"))
+    source = outputs(tmp_path, albatrosses, np.zeros((n, 16, 16), int), "none")
+    for name in ("train", "test"):
+        # Landmarks that are not visible are pixel (0, 0) of the original, as in the paper's code.
+        landmarks = prepared.split(name).annotation("landmarks")[:, points]
+        np.save(source / f"{name}.centres.npy", landmarks.mean(1, keepdims=True))
+    result = measure(source, albatrosses)
+    for bird, error, constant in zip((1, 2, 3), published, (28.5, 27.4, 29.2), strict=True):
+        setting = f"CUB-00{bird}, K = 1, whole images"
+        assert value(result, "landmark_error", setting) == pytest.approx(error, abs=0.1)
+        found_ = value(result, "constant_landmark_error", setting)
+        assert found_ == pytest.approx(constant, abs=0.06)
+
+
 def test_absent_parts_lie_at_the_origin_or_nowhere(masked: Path, tmp_path: Path) -> None:
     source = outputs(tmp_path, masked, true_parts(masked) % 4)
     rng = np.random.default_rng(7)
@@ -380,6 +419,19 @@ def test_a_real_floor_from_end_to_end(masked: Path, tmp_path: Path) -> None:
     assert value(result, "equivariance_agreement", "K = 8") < 40
     floor = value(result, "constant_landmark_error", "all, K = 8, centre crops")
     assert value(result, "landmark_error", "all, K = 8, centre crops") > 0.9 * floor
+
+
+def test_a_cell_has_what_the_summary_reads(masked: Path, tmp_path: Path) -> None:
+    source = outputs(tmp_path / "out", masked, true_parts(masked) % 3)
+    run, cell = Run("random_parts", "paper", "toy", 0), tmp_path / "parts.json"
+    cpu = Runtime(device="cpu", threads=1, precision="32-true")
+    measure_cell(Parts(), run, source, masked, PartSettings(), cpu, cell)
+    record, samples = json.loads(cell.read_text()), pd.read_parquet(cell.with_suffix(".parquet"))
+    assert len(samples) == len(true_parts(masked))
+    for metric in record["metrics"]:
+        outcomes = samples[metric["samples"]]
+        assert outcomes.mean() == pytest.approx(metric["value"])
+        assert outcomes.notna().sum() == metric["n"]
 
 
 def test_a_real_ceiling_from_end_to_end(masked: Path, tmp_path: Path) -> None:
