@@ -148,3 +148,25 @@ def test_a_list_that_is_missing_or_no_json(root: Path) -> None:
     list_file(root, "query").unlink()
     with pytest.raises(BadInput, match=r"segmentation_query.json is missing; mmlab.*place the"):
         reader(root).splits()
+
+
+def test_labels_blended_as_the_published_numbers_have_them(root: Path, tmp_path: Path) -> None:
+    """Numbers between two labels appear, which the other resize never makes."""
+    known = np.zeros(SHAPE, int)
+    known[:, 4:] = 12
+    for names in NAMES.values():
+        for name in names:
+            save_colours(segment_file(root, name), COLOURS[known])
+    made = {}
+    for legacy in ("none", "bilinear"):
+        settings: dict[str, Any] = {"size": 15, "legacy_labels": legacy}
+        prepare(reader(root, **settings), "mine", tmp_path / legacy, 1)
+        split = Prepared(tmp_path / legacy).split("test")
+        made[legacy] = np.array(split.annotation("parts"))
+        assert set(np.unique(split.annotation("mask"))) == {False, True}
+    assert set(np.unique(made["none"])) == {0, 12}
+    image = Image.fromarray(known.astype(np.uint8))
+    expected = np.asarray(image.resize((15, 15), Image.Resampling.BILINEAR))
+    assert len(np.unique(expected)) > 2
+    for parts in made["bilinear"]:
+        np.testing.assert_array_equal(parts, expected)

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import test_cub
 import torch
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
 from partbench import method as methods
+from partbench import published
 from partbench.data.loader import Loader, Schedule
 from partbench.data.prepared import Prepared
 from partbench.errors import BadInput
@@ -23,6 +25,7 @@ from partbench.method import Batch, DataInfo
 from partbench.metrics.intervals import jackknife, over_seeds_and_samples
 from partbench.model import load_model
 from partbench.probe import Metric, Result
+from partbench.probe import measure as measure_cell
 from partbench.probes.parts import Parts, PartSettings, consistency, dominant
 from partbench.run import Run, Runtime
 from partbench.train import train
@@ -172,14 +175,63 @@ def test_without_a_foreground_there_is_no_background(masked: Path, tmp_path: Pat
     assert result.details["labels"][0] != "background"
 
 
-def test_a_box_is_no_mask(masked: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("made_with", "fg", "full"),
+    [
+        ({"foreground": "box"}, "K = 2", "K = 2, box as foreground"),
+        (
+            {"legacy_labels": "bilinear"},
+            "K = 2, bilinear labels",
+            "K = 2, ground-truth mask, bilinear labels",
+        ),
+    ],
+)
+def test_settings_say_how_the_data_were_made(
+    made_with: dict[str, str], fg: str, full: str, masked: Path, tmp_path: Path
+) -> None:
     data = copy_with(masked, tmp_path / "data")
     meta = json.loads((data / "meta.json").read_text())
-    meta["settings"]["foreground"] = "box"
+    meta["settings"] |= made_with
     (data / "meta.json").unlink()
     (data / "meta.json").write_text(json.dumps(meta))
     result = measure(outputs(tmp_path / "out", data, true_parts(data) % 2), data)
-    assert ("nmi", "K = 2, box as foreground") in found(result)
+    assert {("fg_nmi", fg), ("nmi", full)} <= set(found(result))
+
+
+def settings_of_the_paper(dataset: str) -> set[tuple[str, str]]:
+    rows = published.load().query("probe == 'parts' and k == '4'")
+    return set(rows[rows["dataset"] == dataset][["metric", "setting"]].itertuples(False, None))
+
+
+def test_what_the_paper_measures_is_measured_here(birds: Path, tmp_path: Path) -> None:
+    """The names of the published rows are those of the probe, or no number would meet its own."""
+    labels = np.zeros((2, 48, 48), int)
+    source = outputs(tmp_path / "whole", birds, labels, labels == 0, k=4)
+    data = copy_with(birds, tmp_path / "data")
+    meta = json.loads((data / "meta.json").read_text())
+    meta["settings"]["classes"] = [1, 2]
+    meta["class_names"] = [*meta["class_names"], *(f"class {i}" for i in range(3, 201))]
+    known = set(found(measure(source, birds)))
+    for crop in ("stretch", "box"):
+        (data / "meta.json").unlink()
+        changed = meta | {"settings": meta["settings"] | {"crop": crop, "classes": []}}
+        (data / "meta.json").write_text(json.dumps(changed))
+        known |= set(found(measure(source, data, pooled_classes=[1, 2])))
+    # CUB-003 has no images in the miniature.
+    missing = settings_of_the_paper("cub") - known
+    assert missing == {("landmark_error", "CUB-003, K = 4, whole images")}
+
+
+def test_what_the_paper_measures_on_deepfashion(masked: Path, tmp_path: Path) -> None:
+    true = true_parts(masked)
+    source = outputs(tmp_path / "out", masked, true % 4, true > 0)
+    data = copy_with(masked, tmp_path / "data")
+    meta = json.loads((data / "meta.json").read_text())
+    meta["settings"]["legacy_labels"] = "bilinear"
+    (data / "meta.json").unlink()
+    (data / "meta.json").write_text(json.dumps(meta))
+    known = set(found(measure(source, masked))) | set(found(measure(source, data)))
+    assert settings_of_the_paper("deepfashion") <= known
 
 
 def test_the_outcomes_by_image_have_the_value_as_mean(masked: Path, tmp_path: Path) -> None:
@@ -297,6 +349,43 @@ def test_the_regression_from_centres(birds: Path, tmp_path: Path) -> None:
     ]
 
 
+@pytest.fixture(scope="module")
+def albatrosses(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """CUB-001, 002 and 003, real images stretched to squares."""
+    reader = test_cub.reader(shared_data, size=16, crop="stretch", classes=[1, 2, 3], subset=True)
+    out = tmp_path_factory.mktemp("albatrosses") / "cub"
+    if not all(reader.present(split) for split in ("train", "test")):
+        pytest.skip("no images of these classes are there")
+    return test_cub.prepare_one(reader, out).folder
+
+
+@pytest.mark.parametrize(
+    ("points", "published"),
+    [
+        (slice(0, 15), (20.9, 22.5, 19.9)),  # Choudhury et al., Table 1, "GT keypoint avg"
+        (slice(14, 15), (16.4, 14.9, 15.3)),  # "throat keypoint only"
+    ],
+)
+def test_the_paper_s_baselines_through_preparation(
+    points: slice, published: tuple[float, ...], albatrosses: Path, tmp_path: Path
+) -> None:
+    """Errors are shares of the box, so a stretched image of 16 pixels changes none of them."""
+    prepared = Prepared(albatrosses)
+    assert not prepared.meta["subset"]
+    n = len(prepared.split("test"))
+    source = outputs(tmp_path, albatrosses, np.zeros((n, 16, 16), int), "none")
+    for name in ("train", "test"):
+        # Landmarks that are not visible are pixel (0, 0) of the original, as in the paper's code.
+        landmarks = prepared.split(name).annotation("landmarks")[:, points]
+        np.save(source / f"{name}.centres.npy", landmarks.mean(1, keepdims=True))
+    result = measure(source, albatrosses)
+    for bird, error, constant in zip((1, 2, 3), published, (28.5, 27.4, 29.2), strict=True):
+        setting = f"CUB-00{bird}, K = 1, whole images"
+        assert value(result, "landmark_error", setting) == pytest.approx(error, abs=0.1)
+        found_ = value(result, "constant_landmark_error", setting)
+        assert found_ == pytest.approx(constant, abs=0.06)
+
+
 def test_absent_parts_lie_at_the_origin_or_nowhere(masked: Path, tmp_path: Path) -> None:
     source = outputs(tmp_path, masked, true_parts(masked) % 4)
     rng = np.random.default_rng(7)
@@ -330,6 +419,19 @@ def test_a_real_floor_from_end_to_end(masked: Path, tmp_path: Path) -> None:
     assert value(result, "equivariance_agreement", "K = 8") < 40
     floor = value(result, "constant_landmark_error", "all, K = 8, centre crops")
     assert value(result, "landmark_error", "all, K = 8, centre crops") > 0.9 * floor
+
+
+def test_a_cell_has_what_the_summary_reads(masked: Path, tmp_path: Path) -> None:
+    source = outputs(tmp_path / "out", masked, true_parts(masked) % 3)
+    run, cell = Run("random_parts", "paper", "toy", 0), tmp_path / "parts.json"
+    cpu = Runtime(device="cpu", threads=1, precision="32-true")
+    measure_cell(Parts(), run, source, masked, PartSettings(), cpu, cell)
+    record, samples = json.loads(cell.read_text()), pd.read_parquet(cell.with_suffix(".parquet"))
+    assert len(samples) == len(true_parts(masked))
+    for metric in record["metrics"]:
+        outcomes = samples[metric["samples"]]
+        assert outcomes.mean() == pytest.approx(metric["value"])
+        assert outcomes.notna().sum() == metric["n"]
 
 
 def test_a_real_ceiling_from_end_to_end(masked: Path, tmp_path: Path) -> None:

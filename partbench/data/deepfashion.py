@@ -3,12 +3,14 @@
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
 from partbench.data.image import read_image
-from partbench.data.reader import Reader, Sample
+from partbench.data.reader import DataSettings, Reader, Sample
 from partbench.errors import BadInput
 from partbench.files import read_json
 
@@ -67,6 +69,17 @@ def read_parts(path: Path) -> NDArray[np.uint8]:
     return parts
 
 
+class DeepFashionSettings(DataSettings):
+    """What becomes of the labels."""
+
+    legacy_labels: Literal["none", "bilinear"] = Field(
+        "none",
+        description="bilinear: numbers of labels are interpolated as grey levels are, so that "
+        "between two labels lie others; the notebook of unsup-parts does so where it counts the "
+        "background",
+    )
+
+
 class DeepFashion(Reader):
     """The In-shop images that have a segmentation; query and gallery together are `test`.
 
@@ -75,9 +88,14 @@ class DeepFashion(Reader):
     used.
     """
 
+    Settings = DeepFashionSettings
     part_names = tuple(LEGEND)
     licence = "non-commercial research, by agreement"
     counts = {"test": 6_922}
+
+    def __init__(self, root: Path, settings: Any) -> None:
+        super().__init__(root, settings)
+        self.blends_parts = settings.legacy_labels == "bilinear"
 
     @property
     def _folder(self) -> Path:

@@ -430,7 +430,12 @@ def convert(reader: Reader, sample: Sample) -> dict[str, NDArray[Any]]:
         mask = sample.mask.astype(np.uint8)
         arrays["mask"] = cut(mask, nearest=True).astype(bool)
     if sample.parts is not None:
-        arrays["parts"] = cut(sample.parts, nearest=True)
+        if reader.blends_parts:
+            arrays["parts"] = resize(
+                sample.parts, size, box, nearest=False, edge=reader.settings.crop == "pad"
+            )
+        else:
+            arrays["parts"] = cut(sample.parts, nearest=True)
     return arrays
 
 

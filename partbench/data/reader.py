@@ -85,6 +85,9 @@ class Reader(ABC):
     """Landmark i of a mirrored image is landmark `landmark_swap[i]` of the original."""
     attribute_names: Sequence[str] = ()
     part_names: Sequence[str] = ()
+    blends_parts: bool = False
+    """Whether part numbers are resized as if they were grey levels: a fault that some published
+    numbers have."""
     licence: ClassVar[str] = ""
     counts: Mapping[str, int] = {}
     """Samples in each split, as far as they are known before the files are there."""

@@ -364,7 +364,9 @@ class Parts(Probe):
         crop = prepared.meta["settings"]["crop"]
         if at == "pixels":
             names = ["background", *prepared.meta["part_names"]]
-            counted, seen = count_pixels(predicted, test, names), ""
+            blended = prepared.meta["settings"].get("legacy_labels") == "bilinear"
+            counted = count_pixels(predicted, test, names)
+            seen = "bilinear labels" if blended else ""
         else:
             names = list(prepared.meta["landmark_names"])
             counted, seen = count_landmarks(predicted, test, names), CROPS.get(crop, f"crop {crop}")

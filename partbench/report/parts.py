@@ -330,7 +330,7 @@ def tinted(
     inside = (labels < len(colours))[..., None]
     tints = colours[np.where(inside[..., 0], labels, 0)]
     # Light and dark of the image show through, but never hide the colour.
-    shown = np.where(inside, tints * (0.55 + 0.45 * grey / 255), 0.5 * grey)
+    shown = np.where(inside, tints * (0.65 + 0.35 * grey / 255), 0.5 * grey)
     tile = Image.fromarray(shown.round().astype(np.uint8))
     return tile.resize((TILE, TILE), Image.Resampling.NEAREST)
 
