@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 Solver = Literal["multiplicative", "hals"]
-SWEEPS = 4
+SWEEPS = 3
 """Of coordinate descent on each factor between two readings of V."""
 LOOK_EVERY = 10
 
@@ -44,18 +44,6 @@ def initial(blocks: Sequence[Tensor], factors: int) -> tuple[Tensor, Tensor]:
     return w.to(blocks[0]), h.to(blocks[0])
 
 
-def ahead(blocks: Sequence[Tensor], w: Tensor, h: Tensor, every: int = 16) -> Tensor:
-    """Return H [K, C] factorised by `hals` from every so manyth block, to begin all of them with.
-
-    Where rows are many, few of them say nearly all of H. Arguments as of `factorise`; H comes back
-    as it is where a share of the blocks would be one or none.
-    """
-    some = blocks[::every] if len(blocks) >= 2 * every else []
-    starts = range(0, len(w), len(blocks[0]))[::every]
-    parts = [w[start : start + len(block)] for start, block in zip(starts, some, strict=False)]
-    return factorise(some, torch.cat(parts), h, solver="hals").h if some else h
-
-
 def factorise(
     blocks: Sequence[Tensor],
     w: Tensor,
@@ -80,8 +68,9 @@ def factorise(
         tolerance: 0: never stop before.
         solver: `multiplicative` (Lee and Seung, NIPS 2000), the published one: a factor that is 0
             stays 0. `hals`: exact coordinate descent on the columns of W and the rows of H, some
-            sweeps per reading of V (Gillis and Glineur, Neural Computation 2012): fewer readings
-            to the same error.
+            sweeps per reading of V (Gillis and Glineur, Neural Computation 2012), extrapolated
+            with a momentum that falls whenever the error has risen (Ang and Gillis, Neural
+            Computation 2019): fewer readings to the same error.
         fixed: leave H as it is; with it each row of W is a problem of its own.
 
     Returns:
@@ -89,30 +78,40 @@ def factorise(
     """
     step = _multiply if solver == "multiplicative" else _descend
     w, h = w.clone(), h.clone()
+    w_ahead, h_ahead = w.clone(), h
     squared = math.fsum(block.double().square().sum().item() for block in blocks)
     first = previous = error = _error(squared, h, *_products(blocks, w))
-    done = 0
+    momentum, most, done = 0.0, 1.0, 0
     while done < updates:
-        hh = h @ h.T
+        hh = h_ahead @ h_ahead.T
         wv, ww = h.new_zeros(h.shape, dtype=torch.float64), hh.new_zeros(hh.shape).double()
         start = 0
         for block in blocks:
-            part = w[start : start + len(block)]
-            part.copy_(step(part, block @ h.T, hh))
-            wv += part.T @ block
-            ww += part.T @ part
+            rows = slice(start, start + len(block))
+            new = step(w_ahead[rows], block @ h_ahead.T, hh)
+            w_ahead[rows] = new.lerp(w[rows], -momentum).clamp_min_(0) if momentum else new
+            w[rows] = new
+            wv += w_ahead[rows].T @ block
+            ww += w_ahead[rows].T @ w_ahead[rows]
             start += len(block)
         if not fixed:
-            h = step(h.T.double(), wv.T, ww).T.to(h)
+            new = step(h_ahead.T.double(), wv.T, ww).T.to(h).contiguous()
+            h_ahead = new.lerp(h, -momentum).clamp_min_(0) if momentum else new
+            h = new
         done += 1
-        look = done % LOOK_EVERY == 1
-        if look or done == updates:
-            error = _error(squared, h, wv, ww)
-        if look:
+        last, error = error, _error(squared, h, wv, ww)
+        if done % LOOK_EVERY == 1:
             if previous - error < tolerance * first:
                 break
             previous = error
-    return Factors(w, h.contiguous(), error, done)
+        if solver == "hals" and not fixed and done < updates:
+            if error > last and momentum:  # too far: go back, and be more careful
+                w_ahead.copy_(w)
+                h_ahead, most, momentum = h, momentum, momentum / 1.5
+            else:
+                momentum = min(1.05 * momentum, most) if momentum else 0.5
+                most = min(1.01 * most, 1.0)
+    return Factors(w_ahead, h, error, done)
 
 
 def _multiply(x: Tensor, linear: Tensor, quadratic: Tensor) -> Tensor:
@@ -123,7 +122,8 @@ def _multiply(x: Tensor, linear: Tensor, quadratic: Tensor) -> Tensor:
 
 def _descend(x: Tensor, linear: Tensor, quadratic: Tensor) -> Tensor:
     """Return x [m, K] after sweeps that put each column where it is best, given the others."""
-    columns, linear = x.T.contiguous(), linear.T.contiguous()
+    columns = x.T.clone(memory_format=torch.contiguous_format)  # its own, even of one column
+    linear = linear.T.contiguous()
     for _ in range(SWEEPS):
         for k, row in enumerate(quadratic):
             if row[k] > 0:
