@@ -483,7 +483,7 @@ def test_the_background_is_grey_and_parts_are_not() -> None:
     assert len(set(right.tolist())) == 1
 
 
-def test_published_landmark_errors_stand_below_ours(results: Path) -> None:
+def test_published_landmark_errors_stand_below_ours(results: Path, page: str) -> None:
     numbers = pd.read_parquet(results / "summary.parquet").query("probe == 'parts'")
     view = landmark_table(numbers, published.load(), "cub-whole")
     assert view is not None
@@ -499,7 +499,6 @@ def test_published_landmark_errors_stand_below_ours(results: Path) -> None:
     }
     assert paper["status"] == "verified"
     assert theirs["PDiscoNet", 8]["status"] == "unverified"
-    page = render(results, published.load())
     assert all(f'id="{a}"' in page for row in theirs.values() for a, _ in row["values"].values())
     none = landmark_table(numbers, published.load(), "toy")
     assert none is not None
