@@ -136,7 +136,7 @@ class KeyNet(Method):
             "init_std": None,
             "batch_size": 16,
             "images_per_epoch": None,
-            "epochs": 14,
+            "epochs": 6,
             "learning_rate": 2e-3,
         },
     }

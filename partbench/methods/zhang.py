@@ -221,9 +221,9 @@ class Zhang(Method):
             "separation": 20.0,
             "bandwidth": 0.05,
             "displacement": 0.05,
-            "milestones": (7500, 10_500),
+            "milestones": (2500, 3500),
             "batch_size": 16,
-            "epochs": 30,
+            "epochs": 10,
             "images_per_epoch": None,
         },
     }
