@@ -20,6 +20,7 @@ BENCHMARKS = {
     "linear_probe": ("--folds", "1"),
     "landmark_probe": (),
     "dlp": (),
+    "unsup_parts": (),
 }
 
 
