@@ -22,6 +22,7 @@ BENCHMARKS = {
     "part_metrics": (),
     "dlp": (),
     "dff": (),
+    "unsup_parts": (),
 }
 
 
