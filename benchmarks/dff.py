@@ -1,12 +1,12 @@
 """DFF's factorisation against scikit-learn's NMF, to an error at least as small.
 
 As on CUB: 5867 images of 14 x 14 cells, 1.15 million x 512 float32, K = 4. The matrix is synthetic:
-non-negative, of rank 8, with noise. All start from the same random factors, `hals` by way
-of a sixteenth of the rows. Each of scikit-learn's
-solvers ends by its own rule (`tol` 1e-4, at most 200 iterations). Of `hals` the number of updates
-after which its error is no larger is found first, in tens, then that run is timed; the error is
-measured again in float64 on both sides. `multiplicative`, the published solver, makes the updates
-of scikit-learn's `mu`, and as many.
+non-negative, of rank 8, with noise. All start from the same random factors, `hals` by way of a
+sixteenth of the rows, which is timed too. Each of scikit-learn's solvers ends by its own rule
+(`tol` 1e-4, at most 200 iterations). Of `hals` the number of updates after which its error is no
+larger is found first, in tens, then that run is timed; the error is measured again in float64 on
+both sides. `multiplicative`, the published solver, makes the updates of scikit-learn's `mu`, and
+as many.
 
     python -m benchmarks dff
 """
