@@ -21,6 +21,7 @@ BENCHMARKS = {
     "landmark_probe": (),
     "dlp": (),
     "dff": (),
+    "unsup_parts": (),
 }
 
 

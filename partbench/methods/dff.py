@@ -29,7 +29,7 @@ LAYERS: dict[str, tuple[int]] = {
     "vgg16": (29,),
     "vgg19": (35,),
     "mobilenet": (11,),
-    "random": (13,),
+    "random": (7,),
 }
 """VGG's last before its last pooling and MobileNet's last block of the same stride, 16 px; of the
 random network the last, of stride 4."""

@@ -32,7 +32,7 @@ LAYERS: dict[Features, tuple[int, int]] = {
     "vgg16": (13, 29),
     "vgg19": (13, 35),
     "mobilenet": (3, 11),
-    "random": (6, 13),
+    "random": (4, 7),
 }
 """Activations: VGG19's relu3_2 and relu5_4; of VGG16 relu3_2 and its last; of MobileNet the last
 blocks at strides 4 and 16; of the random network the ends of strides 2 and 4."""
@@ -126,6 +126,7 @@ class UnsupParts(Method):
         "deepfashion": {"epochs": 100},
         # Its weights of the terms stand in the paper's supplement, which was not at hand.
         "pascal": {"epochs": 100},
+        "k4": {},
         "k8": {"k": 8},
         "k16": {"k": 16},
         "no_feature": {"feature": 0.0},
@@ -139,6 +140,9 @@ class UnsupParts(Method):
         "untrained": {"epochs": 0, "weights": "none"},
     }
     REDUCED = {
+        # Features that were never trained tell parts apart across images less well, so that the
+        # contrastive term and the strong warps would have one part take all: both consistencies
+        # weigh more, and the warps are milder.
         "demo": {
             "backbone": "resnet18",
             "stride": 4,
@@ -147,21 +151,26 @@ class UnsupParts(Method):
             "weights": "none",
             "perceptual": "random",
             "normalize": "half",
-            "learning_rate": 1e-3,
+            "feature": 20.0,
+            "visual": 3.0,
+            "equivariance": 300.0,
+            "rotation": 15.0,
+            "scale": (0.9, 1.1),
+            "learning_rate": 2e-3,
             "decay_steps": 500,
-            "batch_size": 16,
-            "epochs": 4,
+            "batch_size": 8,
+            "epochs": 2,
             "images_per_epoch": None,
         },
         "subset": {
             "backbone": "mobilenet",
             "perceptual": "mobilenet",
             "normalize": "imagenet",
-            "decay_steps": 4000,
             "learning_rate": 1e-4,
+            "decay_steps": 2000,
             "batch_size": 8,
-            "images_per_epoch": None,
-            "epochs": 30,
+            "epochs": 10,
+            "images_per_epoch": 1600,
         },
     }
     learns_from = "mask"

@@ -32,8 +32,10 @@ def sums(weights: Tensor, taps: Sequence[Tensor]) -> Tensor:
     """Return the weighted sums over pixels of the upsampled features, [B, K, C]."""
     found = []
     for tap in taps:
-        down, across = _interpolations(tap, weights)
-        carried = down.T @ weights @ across
+        carried = weights
+        if tap.shape[2:] != weights.shape[2:]:
+            down, across = _interpolations(tap, weights)
+            carried = down.T @ weights @ across
         found.append(torch.einsum("bkhw,bchw->bkc", carried, tap))
     return torch.cat(found, 2)
 
@@ -44,8 +46,11 @@ def squared_norms(taps: Sequence[Tensor], like: Tensor) -> Tensor:
     A pixel's feature is a mixture of the four cells around it, so its square takes the squares of
     the cells and the products of neighbours: down, across and along both diagonals.
     """
-    total: Tensor | None = None
+    total = like.new_zeros(())
     for tap in taps:
+        if tap.shape[2:] == like.shape[2:]:
+            total = total + _dot(tap, tap)
+            continue
         down, across = _interpolations(tap, like)
         right, below = tap[..., 1:], tap[..., 1:, :]
         diagonals = _dot(tap[..., :-1, :-1], below[..., 1:]) + _dot(
@@ -53,9 +58,7 @@ def squared_norms(taps: Sequence[Tensor], like: Tensor) -> Tensor:
         )
         squares = _twice(down) @ _dot(tap[..., :-1, :], below) + down.square() @ _dot(tap, tap)
         mixed = _twice(down) @ diagonals / 2 + down.square() @ _dot(tap[..., :-1], right)
-        found = squares @ across.square().T + mixed @ _twice(across).T
-        total = found if total is None else total + found
-    assert total is not None
+        total = total + squares @ across.square().T + mixed @ _twice(across).T
     return total
 
 

@@ -11,7 +11,7 @@ LAYERS: dict[str, tuple[int, int]] = {
     "vgg16": (27, 29),
     "vgg19": (31, 35),
     "mobilenet": (5, 11),
-    "random": (8, 13),
+    "random": (4, 7),
 }
 """The activations of SCOPS and of the K-means baseline: VGG19's relu5_2 and relu5_4, of VGG16 its
 last two, of MobileNet the last blocks at strides 8 and 16, of the random network the ends of

@@ -27,7 +27,7 @@ FILES = {
 CONFIGURATION = {
     "vgg16": (64, 64, "M", 128, 128, "M", 256, 256, 256, "M", *2 * (512, 512, 512, "M")),
     "vgg19": (64, 64, "M", 128, 128, "M", *4 * (256,), "M", *2 * (*4 * (512,), "M")),
-    "random": (16, 16, "M", 32, 32, "M", 64, 64),
+    "random": (16, "M", 32, "M", 64),
 }
 """Widths of VGG's 3x3 convolutions, M for max pooling (Simonyan and Zisserman, ICLR 2015)."""
 assert set(get_args(Name)) == {"pixels", *FILES}
@@ -83,7 +83,8 @@ def load(name: str) -> nn.Sequential:
     Raises:
         BadInput: its file is missing from the data root, or damaged.
     """
-    network = untrained(name)
+    with torch.random.fork_rng(devices=[]):  # what a step draws must not depend on the first use
+        network = untrained(name)
     if name == "random":
         return _frozen(_seeded(network))
     path = data_root() / FILES[name]

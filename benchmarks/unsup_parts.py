@@ -1,0 +1,183 @@
+"""Unsupervised parts against the straightforward formulation (benchmarks/plain_parts.py).
+
+The settings for birds: 6 images of 256 px, K = 4, two layers of VGG19 with 768 channels. First the
+terms alone, forward and backward to the logits; with --step the whole training step too, with
+VGG19 and the ResNet-50 of DeepLab, whose weights are random, as no time depends on them. Then
+both are made to compute the same loss and gradients in float64.
+
+Each way runs in a process of its own. Peak memory is what its first step adds; the median of the
+next steps' times counts (with no next step, the first).
+"""
+
+import resource
+import sys
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import nullcontext
+from multiprocessing import get_context
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks import common, plain_parts
+from partbench.method import Batch, DataInfo, resolve
+from partbench.methods.unsup_parts import LAYERS, UnsupParts
+from partbench.nn import consistency, perceptual
+from partbench.nn.colour import rgb_to_lab
+
+SIZE, K, BATCH = 256, 4, 6
+LAYER_SIZES = ((256, 4), (512, 16))
+"""Channels of the two layers, and pixels per cell."""
+TIME_TARGET, MEMORY_TARGET = 1.5, 2
+WAYS = ("ours", "plain")
+WHATS = ("terms", "step")
+
+
+class Terms:
+    """The terms of one batch, from given activations and logits."""
+
+    def __init__(self, size: int, batch: int, device: str, dtype: torch.dtype) -> None:
+        torch.manual_seed(0)
+
+        def rand(*shape: int) -> Tensor:
+            return torch.rand(shape, dtype=dtype).to(device)
+
+        self.taps = [rand(batch, width, size // cell, size // cell) for width, cell in LAYER_SIZES]
+        self.lab = rgb_to_lab(rand(batch, 3, size, size))
+        self.mask = (rand(batch, 1, size, size) > 0.5).to(dtype)
+        self.logits = [rand(batch, K, size, size).requires_grad_() for _ in range(2)]
+        self.positives = consistency.draw_positives(batch, K, True, self.mask.device)
+
+    def loss(self, way: str) -> Tensor:
+        """Return the weighted sum of the terms."""
+        form: Any = plain_parts if way == "plain" else consistency
+        taps = (
+            plain_parts.upsampled(self.taps, self.mask.shape[-1]) if way == "plain" else self.taps
+        )
+        parts = self.logits[0].softmax(1)
+        found = form.descriptors(parts, self.mask, taps)
+        present = self.mask.flatten(1).any(1)
+        return (
+            5 * form.consistency(parts, self.mask, taps).sum()
+            + 30 * form.consistency(parts, self.mask, [self.lab]).mean()
+            + 2300 * consistency.contrastive(found, self.positives, present, 0.19)
+            + 5700 * consistency.equivariance(self.logits[0], self.logits[1], self.mask).mean()
+        )
+
+    def step(self, way: str) -> None:
+        """Compute loss and gradients."""
+        for logits in self.logits:
+            logits.grad = None
+        self.loss(way).backward()
+
+
+class Training:
+    """The whole method, which takes its steps."""
+
+    def __init__(self, batch: int, device: str) -> None:
+        torch.manual_seed(0)
+        settings = resolve(UnsupParts, "cub", {"batch_size": batch}, "")
+        self.method = UnsupParts(settings, DataInfo(SIZE, 0)).to(device)
+        self.method.to(memory_format=torch.channels_last)
+        network = perceptual.vgg("vgg19")[: LAYERS["vgg19"][-1] + 1].to(device)
+        network.to(memory_format=torch.channels_last)
+        self.method.perceptual.network = network.requires_grad_(False).eval()
+        images = torch.rand(batch, SIZE, SIZE, 3, device=device).permute(0, 3, 1, 2)
+        masks = (torch.rand(batch, SIZE, SIZE, device=device) > 0.5).float()
+        self.batch = Batch(images, None, None, masks)
+        self.optimizer = self.method.optimizers()["all"]
+
+    def step(self, way: str) -> None:
+        """Take one step."""
+        self.optimizer.zero_grad()
+        with plain_parts.formulation() if way == "plain" else nullcontext():
+            self.method(self.batch, "all")["loss"].backward()
+        self.optimizer.step()
+
+
+def check_same() -> float:
+    """Compute loss and gradients both ways in float64; return the loss's relative difference.
+
+    Raises:
+        AssertionError: they differ.
+    """
+    terms = Terms(64, 3, "cpu", torch.float64)
+    found = {}
+    for way in WAYS:
+        loss = terms.loss(way)
+        found[way] = (loss.detach(), *torch.autograd.grad(loss, terms.logits))
+    for one, other in zip(*found.values(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-9)
+    ours, plain = (values[0] for values in found.values())
+    return float(((ours - plain) / plain).abs())
+
+
+def measure(
+    what: str, way: str, batch: int, turns: int, device: str, threads: int
+) -> tuple[int, common.Seconds]:
+    """Return what the first step adds to the memory of this process, and the time of a step."""
+    torch.set_num_threads(threads)
+    made = Terms(SIZE, batch, device, torch.float32) if what == "terms" else Training(batch, device)
+    synchronize: Callable[[], Any] | None = torch.cuda.synchronize if device == "cuda" else None
+    before = _memory(device)
+    times = [common.timed(lambda: made.step(way), synchronize)]
+    peak = _memory(device) - before
+    times += [common.timed(lambda: made.step(way), synchronize) for _ in range(turns)]
+    return peak, common.median(times[1:] or times)
+
+
+def _memory(device: str) -> int:
+    """Return the peak of this process's memory so far, bytes; on a GPU that of its tensors."""
+    if device == "cuda":
+        return torch.cuda.max_memory_allocated()
+    unit = 1 if sys.platform == "darwin" else 1024
+    return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def compare(what: str, batch: int, turns: int, device: str) -> dict[str, Any]:
+    """Compare time and peak memory of both ways."""
+    peaks, times = {}, {}
+    for way in WAYS:
+        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+            arguments = (what, way, batch, turns, device, torch.get_num_threads())
+            peaks[way], times[way] = pool.submit(measure, *arguments).result()
+    wall = common.report_ratio(
+        f"unsup_parts, {what}", times["ours"].wall, times["plain"].wall, TIME_TARGET
+    )
+    wall["cpu_ratio"] = times["plain"].cpu / times["ours"].cpu
+    less = peaks["plain"] / peaks["ours"]
+    mib = ", ".join(f"{way} {peak / 2**20:.0f} MiB" for way, peak in peaks.items())
+    print(
+        f"unsup_parts, {what}, CPU seconds: ratio {wall['cpu_ratio']:.3g}; peak memory: {mib}, "
+        f"ratio {less:.3g} (target >= {MEMORY_TARGET}: "
+        f"{'met' if less >= MEMORY_TARGET else 'not met'})",
+        flush=True,
+    )
+    memory = {"bytes": peaks, "ratio": less, "target": MEMORY_TARGET, "met": less >= MEMORY_TARGET}
+    return {"time": wall, "peak_memory": memory}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    parser = common.arguments(__doc__, "unsup_parts")
+    parser.add_argument("--batch", type=int, default=BATCH)
+    parser.add_argument("--turns", type=int, default=20 if device == "cuda" else 1)
+    parser.add_argument("--step", action="store_true", help="the whole training step, too")
+    args = parser.parse_args(argv)
+    whats = WHATS if args.step else WHATS[:1]
+    # Memory before all else, as a process starts with the peak of the one that started it.
+    result = {what: compare(what, args.batch, args.turns, device) for what in whats}
+    difference = check_same()
+    print(f"unsup_parts: the losses of both ways differ by {difference:.1g} of their size")
+    machine = common.machine(device, ("torch",), torch_threads=torch.get_num_threads())
+    task = {"size": SIZE, "k": K, "batch": args.batch, "turns": args.turns}
+    common.write(
+        args.out,
+        "unsup_parts",
+        {"machine": machine, "task": task, "largest_relative_difference": difference, **result},
+    )
+
+
+if __name__ == "__main__":
+    main()
