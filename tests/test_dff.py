@@ -22,7 +22,7 @@ from partbench.methods import dff
 from partbench.methods.dff import DFF
 from partbench.model import load_model
 from partbench.nn import perceptual
-from partbench.nn.nmf import factorise, initial
+from partbench.nn.nmf import ahead, factorise, initial
 from partbench.run import Run, Runtime
 from partbench.train import train
 
@@ -123,6 +123,19 @@ def test_blocks_make_no_difference(solver: Any, updates: int) -> None:
         assert parts.updates == whole.updates
         torch.testing.assert_close(parts.w, whole.w, rtol=1e-8, atol=1e-12)
         torch.testing.assert_close(parts.h, whole.h, rtol=1e-8, atol=1e-12)
+
+
+def test_a_few_blocks_say_nearly_all_of_the_factors() -> None:
+    v = made(3200, 20, 4, 0.3)
+    w, h = start(v, 4)
+    best = factorise([v], w, h, updates=200, tolerance=1e-9, solver="hals").error
+    blocks = v.split(100)
+    begun = ahead(blocks, w, h)
+    kept = torch.cat([w[:100], w[1600:1700]])
+    assert torch.equal(begun, factorise([blocks[0], blocks[16]], kept, h, solver="hals").h)
+    errors = [factorise(blocks, w, x, updates=1, solver="hals").error for x in (begun, h)]
+    assert errors[0] - best < 0.2 * (errors[1] - best)
+    assert torch.equal(ahead(v.split(200), w, h), h)  # a sixteenth is one block
 
 
 def test_momentum_gets_further_in_as_many_updates(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,7 +22,7 @@ from partbench.errors import BadInput
 from partbench.files import explained
 from partbench.method import Batch, DataInfo, Method, MethodSettings, PartMaps
 from partbench.nn.descriptors import describe
-from partbench.nn.nmf import Solver, factorise, initial
+from partbench.nn.nmf import Solver, ahead, factorise, initial
 from partbench.nn.perceptual import Features, Perceptual, fetched
 
 LAYERS: dict[str, tuple[int]] = {
@@ -53,7 +53,8 @@ class DFFSettings(MethodSettings):
     )
     solver: Solver = Field(
         "multiplicative",
-        description="hals: the same objective, with fewer readings of the activations",
+        description="hals: the same objective, with fewer readings of the activations; it begins "
+        "with a sixteenth of them",
     )
     updates: int = Field(200, ge=1, description="of both factors, at most")
     tolerance: float = Field(
@@ -148,6 +149,8 @@ class DFF(Method):
                     f"dff: no activation of {s.perceptual} is positive; look at its weights and "
                     "at the images"
                 )
+            if s.solver == "hals":
+                h = ahead(blocks, w, h)
             found = factorise(
                 blocks, w, h, updates=s.updates, tolerance=s.tolerance, solver=s.solver
             )

@@ -6,6 +6,7 @@ every update reads it once, as both of its products are taken while a block is i
 the error comes from those products.
 """
 
+import itertools
 import math
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
@@ -42,6 +43,20 @@ def initial(blocks: Sequence[Tensor], factors: int) -> tuple[Tensor, Tensor]:
     scale = math.sqrt(total / (rows * width) / factors)
     w, h = torch.randn(rows, factors).abs() * scale, torch.randn(factors, width).abs() * scale
     return w.to(blocks[0]), h.to(blocks[0])
+
+
+def ahead(blocks: Sequence[Tensor], w: Tensor, h: Tensor, every: int = 16) -> Tensor:
+    """Return H [K, C] factorised by `hals` from every so manyth block, to begin all of them with.
+
+    Where rows are many, few of them say nearly all of H. Arguments as of `factorise`; H comes back
+    as it is where a share of the blocks would be one or none.
+    """
+    if len(blocks) < 2 * every:
+        return h
+    starts = itertools.accumulate((len(block) for block in blocks), initial=0)
+    rows = [w[start : start + len(block)] for start, block in zip(starts, blocks, strict=False)]
+    some = [blocks[i] for i in range(0, len(blocks), every)]
+    return factorise(some, torch.cat(rows[::every]), h, solver="hals").h
 
 
 def factorise(
