@@ -162,7 +162,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     parser = common.arguments(__doc__, "unsup_parts")
     parser.add_argument("--batch", type=int, default=BATCH)
-    parser.add_argument("--turns", type=int, default=20 if device == "cuda" else 1)
+    parser.add_argument("--turns", type=int, default=20 if device == "cuda" else 0)
     parser.add_argument("--step", action="store_true", help="the whole training step, too")
     args = parser.parse_args(argv)
     whats = WHATS if args.step else WHATS[:1]
