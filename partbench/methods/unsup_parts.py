@@ -161,7 +161,7 @@ class UnsupParts(Method):
             "decay_steps": 500,
             "batch_size": 8,
             "epochs": 2,
-            "images_per_epoch": None,
+            "images_per_epoch": 2000,
         },
         "subset": {
             "backbone": "mobilenet",
