@@ -87,7 +87,7 @@ class BiGAN(Method):
             "discriminator_width": 16,
             "batch_size": 32,
             "images_per_epoch": None,
-            "epochs": 3,
+            "epochs": 2,
         },
         "subset": {
             "encoder_width": 32,

@@ -31,7 +31,7 @@ class Supervised(Method):
         "imagenet": {"batch_size": 256},
     }
     REDUCED = {
-        "demo": {"encoder_width": 16, "batch_size": 32, "epochs": 8, "learning_rate": 0.02},
+        "demo": {"encoder_width": 16, "batch_size": 32, "epochs": 6, "learning_rate": 0.02},
         "subset": {"encoder_width": 32, "batch_size": 64, "epochs": 10, "learning_rate": 0.05},
     }
     role = "ceiling"
