@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
 from partbench import method as methods
-from partbench import published
+from partbench import plugins, published
 from partbench.data.loader import Loader, Schedule
 from partbench.data.prepared import Prepared
 from partbench.errors import BadInput
 from partbench.extract import extract
-from partbench.method import Batch, DataInfo
+from partbench.method import Batch, DataInfo, Method
 from partbench.metrics.intervals import jackknife, over_seeds_and_samples
 from partbench.model import load_model
 from partbench.probe import Metric, Result
@@ -585,3 +585,26 @@ def test_parts_of_images_at_their_own_aspect(tmp_path: Path) -> None:
     assert {"K = 3, whole images", "K = 3, box as foreground, whole images"} <= settings_
     with pytest.raises(BadInput, match="`crop: whole` keeps every image's aspect; only part maps"):
         extract(model, data, ["part_maps", "features"], out, tmp_path / "p.npz", "cpu", 1)
+
+
+PART_METHODS = [
+    n for n in plugins.names("methods", Method) if hasattr(methods.load(n), "part_maps")
+]
+
+
+@pytest.mark.parametrize("name", PART_METHODS)
+def test_part_maps_of_images_that_are_not_square(name: str) -> None:
+    cls = methods.load(name)
+    settings_ = methods.resolve(cls, "demo", {}, "test")
+    torch.manual_seed(0)
+    method: Any = cls(settings_, DataInfo(32, 0)).eval()
+    if cls.fitted:
+        squares = Batch(torch.rand(20, 3, 32, 32), None, None, torch.ones(20, 32, 32))
+        method.fit(lambda: iter([squares]))
+    with torch.inference_mode():
+        found = method.part_maps(torch.rand(1, 3, 32, 48))
+    k = found.weights.shape[1]
+    assert found.weights.shape == (1, k, 32, 48)
+    assert found.labels.shape == (1, 32, 48)
+    assert 0 <= found.labels.min() <= found.labels.max() < k
+    assert found.foreground is None or found.foreground.shape == (1, 32, 48)

@@ -20,6 +20,7 @@ from torch import Tensor
 from partbench.config import data_root
 from partbench.errors import BadInput, in_short
 from partbench.method import Batch, DataInfo, Method, MethodSettings, PartMaps
+from partbench.nn.descriptors import to_side
 from partbench.nn.precision import exact
 from partbench.nn.vit import Tokens, VisionTransformer
 
@@ -142,8 +143,7 @@ class DinoParts(Method):
         """Return the descriptors of images in [0, 1], of norm 1, and the saliency in [0, 1]."""
         s = self.settings
         with exact(images):
-            if s.side != images.shape[-1]:
-                images = F.interpolate(images, (s.side, s.side), mode="bilinear", antialias=True)
+            images = to_side(images, s.side)
             x = self.normalize(images)
             keys, saliency = self.network()(x, s.stride)
         if not keys.isfinite().all():

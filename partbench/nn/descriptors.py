@@ -33,7 +33,7 @@ def describe(perceptual: Perceptual, images: Tensor, side: int | None) -> Tensor
     Args:
         perceptual: the network and its layers.
         images: [B, 3, S, S] in [0, 1].
-        side: pixels that the network sees; none: as many as there are.
+        side: the shorter side, in pixels, of what the network sees; none: as it is.
 
     Returns:
         [B, C, h, w] float32 on the grid of the finest of the layers, to which others are brought
@@ -43,9 +43,16 @@ def describe(perceptual: Perceptual, images: Tensor, side: int | None) -> Tensor
         return torch.cat([_describe(perceptual, part, side) for part in images.split(AT_ONCE)])
 
 
+def to_side(images: Tensor, side: int) -> Tensor:
+    """Return images whose shorter side is `side`, their aspect kept: [B, 3, H, W]."""
+    short = min(images.shape[2:])
+    if short == side:
+        return images
+    shape = [round(n * side / short) for n in images.shape[2:]]
+    return F.interpolate(images, shape, mode="bilinear", antialias=True)
+
+
 def _describe(perceptual: Perceptual, images: Tensor, side: int | None) -> Tensor:
-    if side is not None and side != images.shape[-1]:
-        images = F.interpolate(images, (side, side), mode="bilinear", antialias=True)
-    maps = perceptual(images)
+    maps = perceptual(images if side is None else to_side(images, side))
     finest = max(x.shape[-2:] for x in maps)
     return torch.cat([F.interpolate(x, finest, mode="bilinear") for x in maps], 1)
