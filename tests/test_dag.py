@@ -186,3 +186,37 @@ def test_the_profile_is_where_snakemake_looks() -> None:
     """`--profile slurm` reads ./slurm/config.yaml, and nothing merges into it silently."""
     assert (REPOSITORY / "slurm/config.yaml").exists()
     assert not (REPOSITORY / "profiles").exists()
+
+
+FOUND: dict[str, Any] = {
+    **TINY,
+    "name": "found",
+    "data": {**TINY["data"], "toy-found": {"of": "toy", "by": "principal_foreground/demo/toy/0"}},
+    "settings": {"kmeans": {"k": 2}},
+    "probes": {},
+    "runs": [
+        {
+            "train": "toy-found",
+            "methods": {"kmeans": ["demo"]},
+            "probes": {"parts": ["toy-found"]},
+        }
+    ],
+}
+
+
+@pytest.mark.timeout(300)
+def test_a_foreground_is_found_by_a_run_of_the_workflow(tmp_path: Path) -> None:
+    here = Checkout(tmp_path / "partbench")
+    config = here.configure(FOUND)
+    assert rules(here.planned(config)) == sorted(
+        [
+            *("configuration", "fetch", "prepare", "train_principal_foreground", "foreground"),
+            *("train_kmeans", "extract", "probe_parts", "report", "all"),
+        ]
+    )
+    here.make(config)
+    metrics = here.metrics("found")
+    assert set(metrics["status"]) == {"done"}
+    settings = set(metrics["setting"])
+    assert {"K = 2", "K = 2, predicted foreground"} <= settings
+    assert "Nothing to be done" in here.make(config)
