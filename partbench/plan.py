@@ -53,7 +53,7 @@ def plan(config: Config, tflops: float) -> str:
     for run in runs(config):
         key = f"{run.method} {run.variant} on {run.train}"
         counts.setdefault(key, [0, 0])[0] += 1
-        if _counts(config, run.train):
+        if "train" in _counts(config, run.train):
             hours[key] = hours.get(key, 0) + _work(config, run) / tflops / 3.6e15
         else:
             unknown.add(run.train)
@@ -66,7 +66,8 @@ def plan(config: Config, tflops: float) -> str:
         counts[key][1] += 1
         probe = plugins.load("probes", cell.probe, Probe)  # type: ignore[type-abstract]
         settings = probe_settings(config, cell.probe, cell.eval)
-        if splits := _counts(config, cell.eval):
+        splits = _counts(config, cell.eval)
+        if "train" in splits:
             images = probe.training_images(settings, splits["train"])
             hours[key] = hours.get(key, 0) + _work(config, cell.run, images) / tflops / 3.6e15
         elif probe.training_images(settings, 1):

@@ -417,8 +417,15 @@ def test_birds_cut_out_by_their_boxes(tmp_path: Path) -> None:
 
 
 def test_a_padded_image_repeats_its_border(tmp_path: Path) -> None:
-    held = prepare_one(reader(make(tmp_path), size=24, crop="pad"), tmp_path / "out").split("test")
-    image = held.images[1]
+    birds = reader(make(tmp_path), size=24, crop="pad", foreground="masks", mask_threshold=1)
+    make_masks(tmp_path)
+    for path in (tmp_path / "segmentations").rglob("*.png"):
+        Image.new("L", (WIDTH, HEIGHT), 255).save(path)
+    held = prepare_one(birds, tmp_path / "out").split("test")
+    image, mask = held.images[1], held.annotation("mask")[1]
+    assert mask[4:20].all()  # and what is repeated is no foreground
+    assert not mask[:4].any()
+    assert not mask[20:].any()
     assert (image[:4] == image[4]).all()
     assert (image[20:] == image[19]).all()
     np.testing.assert_allclose(held.annotation("landmarks")[1, BEAK], [5, 4 + 4], atol=1e-5)

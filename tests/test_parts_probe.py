@@ -206,16 +206,19 @@ def settings_of_the_paper(dataset: str) -> set[tuple[str, str]]:
 def test_what_the_paper_measures_is_measured_here(birds: Path, tmp_path: Path) -> None:
     """The names of the published rows are those of the probe, or no number would meet its own."""
     labels = np.zeros((2, 48, 48), int)
-    source = outputs(tmp_path / "whole", birds, labels, labels == 0, k=4)
     data = copy_with(birds, tmp_path / "data")
     meta = json.loads((data / "meta.json").read_text())
-    meta["settings"]["classes"] = [1, 2]
     meta["class_names"] = [*meta["class_names"], *(f"class {i}" for i in range(3, 201))]
-    known = set(found(measure(source, birds)))
-    for crop in ("stretch", "box"):
+    known = set()
+    for number, (crop, foreground) in enumerate(
+        [("whole", labels == 0), ("whole", "mask"), ("tight", labels == 0)]
+    ):
+        source = outputs(tmp_path / str(number), birds, labels, foreground, k=4)
         (data / "meta.json").unlink()
-        changed = meta | {"settings": meta["settings"] | {"crop": crop, "classes": []}}
-        (data / "meta.json").write_text(json.dumps(changed))
+        # The square that such images lie in is twice as wide.
+        settings_ = meta["settings"] | {"crop": crop, "size": 24, "classes": []}
+        predicted = {"foreground": {"by": "a run"}} if isinstance(foreground, str) else {}
+        (data / "meta.json").write_text(json.dumps(meta | {"settings": settings_} | predicted))
         known |= set(found(measure(source, data, pooled_classes=[1, 2])))
     # CUB-003 has no images in the miniature.
     missing = settings_of_the_paper("cub") - known
@@ -231,6 +234,10 @@ def test_what_the_paper_measures_on_deepfashion(masked: Path, tmp_path: Path) ->
     (data / "meta.json").unlink()
     (data / "meta.json").write_text(json.dumps(meta))
     known = set(found(measure(source, masked))) | set(found(measure(source, data)))
+    meta["foreground"] = {"by": "a run"}
+    (data / "meta.json").write_text(json.dumps(meta))
+    told = outputs(tmp_path / "told", masked, true % 4)
+    known |= set(found(measure(told, data)))
     assert settings_of_the_paper("deepfashion") <= known
 
 
@@ -380,7 +387,7 @@ def test_the_paper_s_baselines_through_preparation(
         np.save(source / f"{name}.centres.npy", landmarks.mean(1, keepdims=True))
     result = measure(source, albatrosses)
     for bird, error, constant in zip((1, 2, 3), published, (28.5, 27.4, 29.2), strict=True):
-        setting = f"CUB-00{bird}, K = 1, whole images"
+        setting = f"CUB-00{bird}, K = 1, stretched images"
         assert value(result, "landmark_error", setting) == pytest.approx(error, abs=0.1)
         found_ = value(result, "constant_landmark_error", setting)
         assert found_ == pytest.approx(constant, abs=0.06)

@@ -95,7 +95,7 @@ def test_every_method_trains_and_offers_what_it_says(name: str, tiny: Path, tmp_
     cls = methods.load(name)
     variant = "demo" if "demo" in cls.REDUCED else "paper"
     trained = cls.role != "floor" and not cls.fitted
-    changes = {"epochs": 2, "batch_size": 16} if trained else {}
+    changes = {"epochs": 2, "batch_size": 16, "images_per_epoch": None} if trained else {}
     run = Run(name, variant, "toy", 0)
     train(run, methods.resolve(cls, variant, changes, "test"), CPU, tiny, tmp_path / "run")
 

@@ -381,9 +381,9 @@ def convert(reader: Reader, sample: Sample) -> dict[str, NDArray[Any]]:
     whole = crop in WHOLE
     shape = _whole_shape(size, box) if whole else (size, size)
 
-    def cut(image: NDArray[np.uint8], nearest: bool) -> NDArray[np.uint8]:
+    def cut(image: NDArray[np.uint8], nearest: bool, edge: bool) -> NDArray[np.uint8]:
         if not whole:
-            return _frames(image, shape, box, nearest, crop == "pad")
+            return _frames(image, shape, box, nearest, edge)
         # Cut first, so that what is resized does not see what lies around it.
         left, top, right, bottom = (round(edge) for edge in box)
         image = image[top:bottom, left:right]
@@ -392,7 +392,9 @@ def convert(reader: Reader, sample: Sample) -> dict[str, NDArray[Any]]:
         canvas[: shape[1], : shape[0]] = made
         return canvas
 
-    arrays: dict[str, NDArray[Any]] = {"images": cut(sample.image, nearest=False)}
+    arrays: dict[str, NDArray[Any]] = {
+        "images": cut(sample.image, nearest=False, edge=crop == "pad")
+    }
     if whole:
         arrays["extent"] = np.array(shape, np.int64)
     if sample.label is not None:
@@ -428,14 +430,9 @@ def convert(reader: Reader, sample: Sample) -> dict[str, NDArray[Any]]:
         arrays["attributes"] = sample.attributes
     if sample.mask is not None:
         mask = sample.mask.astype(np.uint8)
-        arrays["mask"] = cut(mask, nearest=True).astype(bool)
+        arrays["mask"] = cut(mask, nearest=True, edge=False).astype(bool)
     if sample.parts is not None:
-        if reader.blends_parts:
-            arrays["parts"] = resize(
-                sample.parts, size, box, nearest=False, edge=reader.settings.crop == "pad"
-            )
-        else:
-            arrays["parts"] = cut(sample.parts, nearest=True)
+        arrays["parts"] = cut(sample.parts, nearest=not reader.blends_parts, edge=False)
     return arrays
 
 
