@@ -77,7 +77,7 @@ class SupervisedLandmarks(Method):
     Settings = SupervisedLandmarksSettings
     VARIANTS = {"mafl": {"margin": 16}, "untrained": {"epochs": 0}}
     REDUCED = {
-        "demo": {"width": 8, "epochs": 5, "batch_size": 32, "learning_rate": 6e-3},
+        "demo": {"width": 8, "epochs": 4, "batch_size": 32, "learning_rate": 6e-3},
         "subset": {"margin": 8, "width": 16, "epochs": 10, "learning_rate": 3e-3},
     }
     role = "ceiling"

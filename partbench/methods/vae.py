@@ -72,7 +72,7 @@ class VAE(Method):
             "decoder_width": 16,
             "batch_size": 32,
             "images_per_epoch": None,
-            "epochs": 5,
+            "epochs": 4,
             "learning_rate": 1e-3,
         },
         "subset": {

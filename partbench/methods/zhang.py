@@ -207,9 +207,9 @@ class Zhang(Method):
             "separation": 20.0,
             "bandwidth": 0.08,
             "displacement": 0.05,
-            "milestones": (300, 350),
+            "milestones": (200, 230),
             "batch_size": 16,
-            "epochs": 3,
+            "epochs": 2,
             "images_per_epoch": None,
         },
         "subset": {
