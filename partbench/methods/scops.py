@@ -220,11 +220,11 @@ class SCOPS(Method):
             "backbone": "mobilenet",
             "perceptual": "mobilenet",
             "normalize": "imagenet",
-            "decay_steps": 2000,
+            "decay_steps": 1000,
             "learning_rate": 1e-4,
             "batch_size": 8,
             "images_per_epoch": 1600,
-            "epochs": 10,
+            "epochs": 5,
         },
     }
     learns_from = "mask"

@@ -168,9 +168,9 @@ class UnsupParts(Method):
             "perceptual": "mobilenet",
             "normalize": "imagenet",
             "learning_rate": 1e-4,
-            "decay_steps": 2000,
+            "decay_steps": 1000,
             "batch_size": 8,
-            "epochs": 10,
+            "epochs": 5,
             "images_per_epoch": 1600,
         },
     }
