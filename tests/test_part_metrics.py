@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import tensor
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -23,7 +24,6 @@ from partbench.errors import BadInput
 from partbench.metrics import parts
 from partbench.metrics.intervals import bootstrap_totals
 from partbench.probes.parts import score_labels
-from tests.conftest import tensor
 
 EXACT = 1e-12
 
