@@ -16,14 +16,11 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 
-from partbench.config import data_root
 from partbench.errors import BadInput
 from partbench.method import Batch, DataInfo, Method, MethodSettings, PartMaps
-from partbench.methods.unsup_parts import CAFFE_MEAN, RESNET50, bent_similarity
-from partbench.nn import perceptual
+from partbench.methods.unsup_parts import CAFFE_MEAN, draw_bent, read_first_weights, segmenter
 from partbench.nn.colour import jitter
 from partbench.nn.consistency import squared_norms, sums
-from partbench.nn.deeplab import DeepLab50, dilated_mobilenet, read_trunk, resnet18
 from partbench.nn.descriptors import CHANNELS, LAYERS
 from partbench.nn.perceptual import Features, Perceptual, fetched
 from partbench.nn.precision import exact
@@ -251,13 +248,7 @@ class SCOPS(Method):
         if s.normalize == "caffe":
             self.mean.copy_(torch.tensor(CAFFE_MEAN).view(3, 1, 1) / 255)
             self.std.fill_(1 / 255)
-        self.network: Any
-        if s.backbone == "resnet50":
-            self.network = DeepLab50(s.k + 1, s.dilations)
-        elif s.backbone == "mobilenet":
-            self.network = dilated_mobilenet(s.k + 1, s.dilations)
-        else:
-            self.network = resnet18(s.k + 1, s.dilations, s.stride, s.width)
+        self.network: Any = segmenter(s.k + 1, s)
         self.basis = nn.Parameter(torch.randn(s.k, sum(CHANNELS[s.perceptual])).abs())
         self.perceptual = Perceptual(s.perceptual, LAYERS[s.perceptual], normalize=True)
         self.warps = ThinPlateSpline(data.size, 5)
@@ -270,27 +261,11 @@ class SCOPS(Method):
 
     def fit(self, passes: Callable[[], Iterator[Batch]]) -> None:
         """Read the trunk's first weights."""
-        s = self.settings
-        if s.weights == "imagenet" and s.backbone == "mobilenet":
-            self.network.trunk.load_state_dict(perceptual.load("mobilenet").state_dict())
-        elif s.weights != "none":
-            name = RESNET50 if s.weights == "imagenet" else s.weights
-            read_trunk(self.network, data_root() / name)
+        read_first_weights(self.network, self.settings)
 
     def draw_warps(self, n: int) -> Tensor:
         """Return the weights of n random warps, [n, 28, 2]."""
-        s, device = self.settings, self.mean.device
-        bend, turn, size, shift = (
-            torch.rand(shape, device=device) for shape in ((n, 25, 2), n, n, (n, 2))
-        )
-        near, far = 1 / s.scale[1], 1 / s.scale[0]
-        return bent_similarity(
-            self.warps,
-            s.tps * (2 * bend - 1),
-            s.rotation * (2 * turn - 1),
-            near + (far - near) * size,
-            s.translation * (2 * shift - 1),
-        )
+        return draw_bent(self.warps, self.settings, n)
 
     def segment(self, x: Tensor) -> Tensor:
         """Return the logits of normalised images, the background's first: [B, K + 1, S, S]."""

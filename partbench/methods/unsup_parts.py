@@ -190,13 +190,7 @@ class UnsupParts(Method):
         if s.normalize == "caffe":
             self.mean.copy_(torch.tensor(CAFFE_MEAN).view(3, 1, 1) / 255)
             self.std.fill_(1 / 255)
-        self.network: Any
-        if s.backbone == "resnet50":
-            self.network = DeepLab50(s.k, s.dilations)
-        elif s.backbone == "mobilenet":
-            self.network = dilated_mobilenet(s.k, s.dilations)
-        else:
-            self.network = resnet18(s.k, s.dilations, s.stride, s.width)
+        self.network: Any = segmenter(s.k, s)
         self.perceptual = Perceptual(s.perceptual, LAYERS[s.perceptual], normalize=True)
         self.warps = ThinPlateSpline(data.size, 5)
 
@@ -234,27 +228,11 @@ class UnsupParts(Method):
 
     def fit(self, passes: Callable[[], Iterator[Batch]]) -> None:
         """Read the trunk's first weights."""
-        s = self.settings
-        if s.weights == "imagenet" and s.backbone == "mobilenet":
-            self.network.trunk.load_state_dict(perceptual.load("mobilenet").state_dict())
-        elif s.weights != "none":
-            name = RESNET50 if s.weights == "imagenet" else s.weights
-            read_trunk(self.network, data_root() / name)
+        read_first_weights(self.network, self.settings)
 
     def draw_warps(self, n: int) -> Tensor:
         """Return the weights of n random warps, [n, 28, 2]."""
-        s, device = self.settings, self.mean.device
-        bend, turn, size, shift = (
-            torch.rand(shape, device=device) for shape in ((n, 25, 2), n, n, (n, 2))
-        )
-        near, far = 1 / s.scale[1], 1 / s.scale[0]
-        return bent_similarity(
-            self.warps,
-            s.tps * (2 * bend - 1),
-            s.rotation * (2 * turn - 1),
-            near + (far - near) * size,
-            s.translation * (2 * shift - 1),
-        )
+        return draw_bent(self.warps, self.settings, n)
 
     def segment(self, images: Tensor) -> Tensor:
         """Return the logits of the parts of images in [0, 1]: [B, K, S, S] float32."""
@@ -346,6 +324,38 @@ class UnsupParts(Method):
         """Return the parts; the foreground is told, not found."""
         logits = self.segment(images)
         return PartMaps(logits.softmax(1), logits.argmax(1))
+
+
+def segmenter(outputs: int, s: Any) -> nn.Module:
+    """Return DeepLab with so many outputs on the trunk that settings name."""
+    if s.backbone == "resnet50":
+        return DeepLab50(outputs, s.dilations)
+    if s.backbone == "mobilenet":
+        return dilated_mobilenet(outputs, s.dilations)
+    return resnet18(outputs, s.dilations, s.stride, s.width)
+
+
+def read_first_weights(network: Any, s: Any) -> None:
+    """Read the first weights that settings name into a segmenter's trunk."""
+    if s.weights == "imagenet" and s.backbone == "mobilenet":
+        network.trunk.load_state_dict(perceptual.load("mobilenet").state_dict())
+    elif s.weights != "none":
+        read_trunk(network, data_root() / (RESNET50 if s.weights == "imagenet" else s.weights))
+
+
+def draw_bent(warps: ThinPlateSpline, s: Any, n: int) -> Tensor:
+    """Return the weights of n random warps as far as settings allow, [n, 28, 2]."""
+    bend, turn, size, shift = (
+        torch.rand(shape, device=warps.control.device) for shape in ((n, 25, 2), n, n, (n, 2))
+    )
+    near, far = 1 / s.scale[1], 1 / s.scale[0]
+    return bent_similarity(
+        warps,
+        s.tps * (2 * bend - 1),
+        s.rotation * (2 * turn - 1),
+        near + (far - near) * size,
+        s.translation * (2 * shift - 1),
+    )
 
 
 def bent_similarity(
