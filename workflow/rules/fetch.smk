@@ -3,7 +3,7 @@ rule fetch:
         files=f"{RESULTS}/data/{{data_set}}.files.json",
     log:
         f"{RESULTS}/logs/fetch/{{data_set}}.log",
-    priority: 2  # as what waits for it
+    priority: 100  # as what waits for it
     conda:
         ENVIRONMENT
     params:
@@ -19,7 +19,7 @@ rule fetch_weights:
         files=f"{RESULTS}/weights/{{weights}}.files.json",
     log:
         f"{RESULTS}/logs/fetch/{{weights}}.log",
-    priority: 2
+    priority: 100
     conda:
         ENVIRONMENT
     shell:

@@ -8,7 +8,7 @@ rule prepare:
         f"{RESULTS}/logs/prepare/{{data_set}}.log",
     wildcard_constraints:
         data_set=names_of(found=False),
-    priority: 2  # before the trainings, which would keep it waiting: it takes every core
+    priority: 100  # before trainings: it takes every core, and is weighed against as many of them
     conda:
         ENVIRONMENT
     threads: 8
