@@ -239,17 +239,31 @@ def _pictures(method: Any, split: Split) -> dict[str, NDArray[Any]]:
         made["keypoints"] = method.frame().to_pixels(method.keypoints(images).points).cpu().numpy()
     if hasattr(method, "part_maps"):
         images = to_float(torch.from_numpy(originals).to(method.mean.device))
-        found: PartMaps = method.part_maps(images)
-        masks = _masks(split, slice(0, PICTURES), images)
-        shown = found.foreground if masks is None or found.foreground is not None else masks > 0
-        labels = found.labels if shown is None else found.labels.where(shown, BACKGROUND)
-        made["parts"] = labels.byte().cpu().numpy()
+        made["parts"] = _pictured_parts(method, split, images)
     if hasattr(method, "move"):
         first = images[:1]
         made["moved"] = sweep(method, first, surest(method, first))
     if hasattr(method, "generate"):
         made["samples"] = _to_bytes(method.generate(PICTURES))
     return made
+
+
+def _pictured_parts(method: Any, split: Split, images: Tensor) -> NDArray[np.uint8]:
+    """Return the part of each pixel of the split's first images, [n, S, S]."""
+    n, _, height, width = images.shape
+    pieces = [(slice(0, n), width, height)]
+    if split.has("extent"):  # as they are measured: each without what is around it
+        extents = split.annotation("extent")[:n].tolist()
+        pieces = [(slice(i, i + 1), *extent) for i, extent in enumerate(extents)]
+    parts = np.full((n, height, width), BACKGROUND, np.uint8)
+    for rows, right, bottom in pieces:
+        inside = images[rows, :, :bottom, :right]
+        found: PartMaps = method.part_maps(inside)
+        masks = _masks(split, rows, inside)
+        shown = found.foreground if masks is None or found.foreground is not None else masks > 0
+        labels = found.labels if shown is None else found.labels.where(shown, BACKGROUND)
+        parts[rows, :bottom, :right] = labels.byte().cpu().numpy()
+    return parts
 
 
 def _to_bytes(images: Tensor) -> NDArray[np.uint8]:

@@ -371,6 +371,7 @@ def test_labels_at_points() -> None:
     points = np.array([[0.5, 0.5], [1, 1], [2, 1], [3, 3], [0, 0], [4, 1], [-0.6, 1], [1.6, 2.4]])
     # Ties go to the even pixel; x = 4 is half a pixel past the last and goes outside.
     assert cub.labels_at(labels, points).tolist() == [1, 1, 3, 11, 1, 0, 0, 10]
+    assert cub.labels_at(labels, points, outside=7).tolist() == [1, 1, 3, 11, 1, 7, 7, 10]
 
 
 def test_labels_at_points_are_those_of_grid_sample() -> None:

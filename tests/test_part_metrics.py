@@ -3,6 +3,7 @@
 import itertools
 import json
 import tracemalloc
+from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import torch.nn.functional as F
 from conftest import tensor
 from hypothesis import given
 from hypothesis import strategies as st
+from hypothesis.extra import numpy as hypothesis_numpy
 from numpy.typing import NDArray
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 from sklearn.metrics.cluster import contingency_matrix
@@ -379,6 +381,53 @@ def test_labels_without_points_are_in_no_group() -> None:
             parts.greedy_grouping(counts, k)
 
 
+def partitions(items: list[int]) -> Iterator[list[list[int]]]:
+    """Yield every way to put items into groups."""
+    if not items:
+        yield []
+        return
+    first, *others = items
+    for groups in partitions(others):
+        yield [[first], *groups]
+        for i, group in enumerate(groups):
+            yield [*groups[:i], [first, *group], *groups[i + 1 :]]
+
+
+@given(st.lists(st.integers(0, 50), min_size=1, max_size=6), st.integers(1, 6))
+def test_best_mean_iou_is_that_of_the_best_groups(counts: list[int], k: int) -> None:
+    occurring = [i for i, n in enumerate(counts) if n]
+    if not occurring:
+        assert np.isnan(parts.best_mean_iou(np.array(counts), k))
+        return
+    best = 0.0
+    for groups in partitions(occurring):
+        if len(groups) <= k:
+            part_of = np.full(len(counts), -1)
+            for number, group in enumerate(groups):
+                part_of[group] = number
+            table = parts.grouping_table(counts, part_of)
+            best = max(best, parts.matched_iou(table).mean_iou)
+    assert parts.best_mean_iou(np.array(counts), k) == pytest.approx(best)
+    merged = parts.grouping_table(counts, parts.greedy_grouping(counts, k))
+    assert parts.matched_iou(merged).mean_iou <= best + 1e-12
+    with_background = np.array([[7, *counts], [0, *counts]])
+    n = len(occurring)
+    expected = [(1 + n * best) / (1 + n), best]
+    found = parts.best_mean_iou(with_background, k, background=True)
+    np.testing.assert_allclose(found, expected)
+
+
+@given(
+    hypothesis_numpy.arrays(
+        np.int64, st.tuples(st.integers(1, 6), st.integers(1, 4)), elements=st.integers(0, 20)
+    )
+)
+def test_no_labelling_is_above_the_best_mean_iou(table: NDArray[np.int64]) -> None:
+    if table.any():
+        best = parts.best_mean_iou(table.sum(1), table.shape[1])
+        assert parts.matched_iou(table).mean_iou <= best + 1e-12
+
+
 @pytest.fixture(scope="module")
 def counts_on_cub(shared_data: Path) -> NDArray[np.int64]:
     """How often each keypoint is visible in CUB's test images."""
@@ -589,6 +638,10 @@ INTS = np.arange(6).reshape(2, 3)
         (
             {"true": np.arange(20_000), "pred": np.arange(20_000)},
             "20,000 true and 20,000 predicted labels have more than",
+        ),
+        (  # two small tables, but a thousand draws of them
+            {"true": np.arange(800).reshape(2, 400), "pred": np.arange(800).reshape(2, 400)},
+            "1,000 tables, of images or of draws of them, with 800 true and 800 predicted",
         ),
     ],
 )

@@ -20,8 +20,8 @@ from partbench import plugins, published
 from partbench.data.loader import Loader, Schedule
 from partbench.data.prepared import Prepared
 from partbench.errors import BadInput
-from partbench.extract import extract
-from partbench.method import Batch, DataInfo, Method
+from partbench.extract import _pictures, extract
+from partbench.method import Batch, DataInfo, Method, PartMaps
 from partbench.metrics.intervals import jackknife, over_seeds_and_samples
 from partbench.model import load_model
 from partbench.probe import Metric, Result
@@ -330,6 +330,19 @@ def test_labels_at_the_landmarks_of_birds(birds: Path, tmp_path: Path) -> None:
     assert "fg_mean_iou" not in {metric.metric for metric in result.metrics}
 
 
+def test_landmarks_outside_of_the_image_are_on_the_background(birds: Path, tmp_path: Path) -> None:
+    landmarks = np.full_like(Prepared(birds).split("test").annotation("landmarks"), 99)
+    data = copy_with(birds, tmp_path / "data", landmarks=landmarks)
+    labels = np.ones((2, 48, 48), int)
+    # The first column is the background's where somebody knows it, else part 0's.
+    for foreground in (np.ones(labels.shape, bool), "none"):
+        source = outputs(tmp_path / f"out{len(foreground)}", data, labels, foreground)
+        result = measure(source, data, pooled_classes=[])
+        assert result.details["background column"] == (len(foreground) == 2)
+        table = np.array(result.details["table"])
+        assert table[:, 0].sum() == table.sum() > 0
+
+
 def test_the_regression_from_centres(birds: Path, tmp_path: Path) -> None:
     """A part that lies on a landmark predicts the landmarks at constant offsets without error."""
     labels = np.zeros((2, 48, 48), int)
@@ -526,6 +539,7 @@ def replaced(kind: str, array: NDArray[Any]) -> Any:
         (write("parts.json", '{"parts": 4}'), "no key 'foreground'"),
         (write("parts.json", '{"parts": 4, "foreground": "sky"}'), "'sky'"),
         (write("parts.json", '{"parts": 0, "foreground": "own"}'), "1 to 255 parts"),
+        (write("parts.json", '{"parts": "4", "foreground": "own"}'), "'4' parts"),
         (write("parts.json", '{"parts": 2, "foreground": "none"}'), r"label 3, but .* 2 parts"),
         (write("parts.json", '{"parts": 4, "foreground": "own"}'), r"test\.foreground\.npy"),
         (save("test.labels.npy", np.zeros((32, 16, 16), np.uint8)), r"\[32, 16, 16\]; expected"),
@@ -548,6 +562,13 @@ def test_bad_input(damage: Any, message: str, masked: Path, tmp_path: Path) -> N
     damage(source, data)
     with pytest.raises(BadInput, match=message):
         measure(source, data)
+
+
+def test_no_part_takes_enough_of_an_image(masked: Path, tmp_path: Path) -> None:
+    labels = np.random.default_rng(9).integers(0, 4, true_parts(masked).shape)
+    source = outputs(tmp_path, masked, labels)
+    with pytest.raises(BadInput, match=r"no part takes 100% .* lower probes.parts.least_share"):
+        measure(source, masked, least_share=1)
 
 
 def test_landmarks_that_cannot_be_read(birds: Path, tmp_path: Path) -> None:
@@ -592,6 +613,30 @@ def test_parts_of_images_at_their_own_aspect(tmp_path: Path) -> None:
     assert {"K = 3, whole images", "K = 3, box as foreground, whole images"} <= settings_
     with pytest.raises(BadInput, match="`crop: whole` keeps every image's aspect; only part maps"):
         extract(model, data, ["part_maps", "features"], out, tmp_path / "p.npz", "cpu", 1)
+
+
+class Halves:
+    """Two parts, left and right, of images of any size."""
+
+    mean = torch.zeros(1)
+
+    def part_maps(self, images: torch.Tensor) -> PartMaps:
+        width = images.shape[3]
+        labels = (torch.arange(width) >= width / 2).long().expand(len(images), *images.shape[2:])
+        return PartMaps(torch.stack([labels == 0, labels == 1], 1).float(), labels)
+
+
+def test_pictures_of_images_at_their_own_aspect_show_what_is_measured(tmp_path: Path) -> None:
+    whole = test_cub.reader(test_cub.make(tmp_path), size=24, crop="whole")
+    test_cub.prepare_one(whole, tmp_path / "cub")
+    split = Prepared(tmp_path / "cub").split("test")
+    assert split.annotation("extent").tolist() == [[36, 24], [36, 24]]
+    parts = _pictures(Halves(), split)["parts"]
+    assert parts.shape == (2, 48, 48)
+    assert (parts[:, :24, :18] == 0).all()
+    assert (parts[:, :24, 18:36] == 1).all()
+    assert (parts[:, 24:] == 255).all()
+    assert (parts[:, :, 36:] == 255).all()
 
 
 PART_METHODS = [

@@ -27,14 +27,21 @@ from partbench.report.parts import (
 )
 from partbench.report.parts import (
     Measured,
+    Subject,
+    label_colours,
     landmark_table,
+    legend,
     part_views,
+    strips,
     tinted,
 )
 from partbench.report.parts import (
     palette as part_palette,
 )
-from partbench.report.read import read
+from partbench.report.parts import (
+    subjects as part_subjects,
+)
+from partbench.report.read import Pictures, read
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 PROBE = """<script>
@@ -413,7 +420,8 @@ def test_numbers_of_different_k_never_share_a_table(results: Path, page: str) ->
     names = ["PatchVAE (demo)", "VAE (demo)", "Random initialisation (demo)"]
     assert [row["name"] for row in four["rows"]] == names
     assert [row["name"] for row in six["rows"]] == ["BiGAN (demo)"]
-    assert four["ceiling"][:3] == [92, 86, 64]
+    assert four["oracle"][:3] == [92, 86, 64]
+    assert four["on"] == "all pixels of 60 test images"
     assert six["rows"][0]["foreground"] == "own foreground"
     assert four["groups"][1] == ["torso", "tail"]
     summary = pd.read_parquet(results / "summary.parquet").query("method == 'patchvae'")
@@ -432,7 +440,7 @@ def test_numbers_of_different_k_never_share_a_table(results: Path, page: str) ->
         assert f'href="#{value["id"]}"' in section(page, "parts")
     charts = [html.unescape(svg) for _, svg in four["charts"]]
     assert len(charts) == 2
-    assert all("Best possible at K = 4: " in chart for chart in charts)
+    assert all("Oracle, K = 4: " in chart for chart in charts)
     assert not any("BiGAN" in chart for chart in charts)
     assert "nan" not in words(section(page, "parts")).lower().split()
 
@@ -457,17 +465,58 @@ def measured(table: Any, labels: list[str], at: str = "landmarks") -> Measured:
 def test_parts_of_all_methods_have_the_colours_of_their_labels() -> None:
     one = measured([[9, 0, 1], [0, 0, 8], [0, 0, 0]], ["head", "legs", "tail"])
     other = measured([[0, 1, 9], [7, 0, 1], [0, 0, 0]], ["head", "legs", "tail"])
-    first, second = part_palette(one, 3), part_palette(other, 3)
-    np.testing.assert_array_equal(first[0], second[2])
-    np.testing.assert_array_equal(first[2], second[0])
-    for colours in (first, second, part_palette(None, 16), part_palette(one, 3)):
-        assert len({tuple(colour) for colour in colours.tolist()}) == len(colours)
-    assert len(part_palette(None, 40)) == 40
-    many = np.zeros((58, 4), int)
-    many[[3, 57, 20, 8], [0, 1, 2, 3]] = [4, 3, 2, 1]
-    colours = part_palette(measured(many.tolist(), [str(i) for i in range(58)]), 4)
-    expected = [list(bytes.fromhex(colour[1:])) for colour in PART_COLOURS[:4]]
-    np.testing.assert_array_equal(colours, expected)
+    first, second = (part_palette(3, cell.table, label_colours(cell)) for cell in (one, other))
+    assert first[[0, 2]].tolist() == second[[2, 0]].tolist() == [0, 1]
+    for numbers in (first, second, part_palette(16)):
+        assert len(set(numbers.tolist())) == len(numbers)
+    assert len(part_palette(40)) == 40
+
+
+def test_of_many_labels_the_rare_ones_share_a_colour_and_no_two_parts_do() -> None:
+    table = np.zeros((58, 4), int)
+    table[[3, 57, 20, 8], [0, 1, 2, 3]] = [4, 3, 2, 1]
+    names = [str(i) for i in range(58)]
+    cell = measured(table.tolist(), names)
+    assert part_palette(4, cell.table, label_colours(cell)).tolist() == [0, 1, 2, 3]
+    assert legend(cell) == [
+        (PART_COLOURS[i], n) for n, i in (("3", 0), ("8", 3), ("20", 2), ("57", 1))
+    ]
+    table[:, 0] += 100 - np.arange(58)
+    table[40, 1] += 500  # two parts match two labels that are rare
+    table[41:, 0] = 0
+    table[50, 2] = table[51, 3] = 5
+    cell = measured(table.tolist(), names)
+    numbers = part_palette(4, cell.table, label_colours(cell))
+    assert len(set(numbers.tolist())) == 4
+    assert [name for _, name in legend(cell)][-1] == "all others"
+    assert len(legend(cell)) == len({colour for colour, _ in legend(cell)}) == len(PART_COLOURS)
+
+
+def test_without_labelled_pixels_parts_have_the_colours_of_the_first_methods_parts() -> None:
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (3, 8, 8, 3)).astype(np.uint8)
+    parts = rng.integers(0, 3, (3, 8, 8)).astype(np.uint8)
+    parts[:, 0] = 255
+    renamed = np.where(parts == 255, 255, (parts + 1) % 3).astype(np.uint8)
+    shown = [
+        Subject(name, "method", Pictures(name, "", "", "0", "", arrays), None, None)
+        for name, arrays in (
+            ("one", {"originals": images, "parts": parts}),
+            ("other", {"originals": images, "parts": renamed}),
+        )
+    ]
+    [_, one, other] = strips(shown, None)
+    assert one["uri"] == other["uri"]
+
+
+def test_pictures_are_coloured_by_a_cell_of_their_own_seed(tmp_path: Path) -> None:
+    results = make(tmp_path / "fake", seeds=2)
+    for path in results.glob("cells/vae/*/toy/0/toy/parts.json"):
+        path.unlink()
+    found = {s.name: s for s in part_subjects(read(results), {}, "toy", "toy")}
+    assert found["VAE (demo)"].cell is not None
+    assert found["VAE (demo)"].pictured is None
+    assert found["PatchVAE (demo)"].pictured is found["PatchVAE (demo)"].cell is not None
 
 
 def test_the_background_is_grey_and_parts_are_not() -> None:
@@ -656,6 +705,7 @@ def test_an_untrained_method_is_a_floor_and_keeps_its_name_and_colour(tmp_path: 
         (0.000123, "", "0.0001230"),
         (1234567.0, "", "1\u202f234\u202f567"),
         (0.0, "", "0"),
+        (-0.04, "%", "0.0"),
         (float("nan"), "%", text.NOTHING),
         (float("inf"), "", text.NOTHING),
     ],

@@ -116,23 +116,25 @@ def cut_border(
     return window, np.where(stays[:, None], moved, 0), stays, cut
 
 
-def labels_at(labels: NDArray[np.integer], points: NDArray[np.floating]) -> NDArray[np.integer]:
+def labels_at(
+    labels: NDArray[np.integer], points: NDArray[np.floating], outside: int = 0
+) -> NDArray[np.integer]:
     """Return the labels at points, [P], as nearest-neighbour sampling reads them.
 
     A point is in the pixel of index x - 1/2, rounded half to even: sampled so, coordinates run
     from the image's border, while CUB's begin at the first pixel's centre. Integer coordinates
     are ties; rounding errors of a grid from -1 to 1, which may break them, are not copied.
-    Outside of the image the label is 0: zeros are sampled there, and of equal scores the first
-    counts.
 
     Args:
         labels: [H, W].
         points: [P, 2], (x, y), pixels.
+        outside: the label outside of the image; in the published code the first one, as zeros are
+            sampled there, and of equal scores the first counts.
     """
     column, row = np.rint(points.T - 0.5).astype(np.intp)
     height, width = labels.shape
     inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
-    found = np.zeros(len(points), labels.dtype)
+    found = np.full(len(points), outside, labels.dtype)
     found[inside] = labels[row[inside], column[inside]]
     return found
 

@@ -5,7 +5,8 @@ label. Both depend on the labellings through their contingency table alone, so p
 as they come and never kept: memory does not grow with their number. Counts are exact integers.
 
 Both grow with the number of parts K whatever the parts mean, so compare at equal K;
-`greedy_grouping` says what a perfect model of K parts would reach.
+`greedy_grouping` says nearly what a perfect model of K parts would reach, `best_mean_iou` what it
+would reach by IoU.
 """
 
 import heapq
@@ -365,8 +366,10 @@ def greedy_grouping(counts: Sequence[int] | NDArray[np.integer], k: int) -> NDAr
     The groups are a function of the labels, so their mutual information is their entropy, and NMI
     grows with it. Merging groups of a and b points costs (a + b) log(a + b) - a log a - b log b,
     which grows with both: the best merge is always of the two smallest. It is also the best merge
-    for ARI, as that falls with the pairs put together, a * b. Among groups of one size, those of
-    the first labels are merged first.
+    for ARI, as that falls with the pairs put together, a * b. The best merges one by one are not
+    the best groups: on CUB's test points with K = 4 an NMI of 68.1 and an ARI of 36.7 can be had,
+    and this finds 67.1 and 34.5. Among groups of one size, those of the first labels are merged
+    first.
 
     Args:
         counts: [T], points of each label; labels without any are in no group.
@@ -391,6 +394,31 @@ def greedy_grouping(counts: Sequence[int] | NDArray[np.integer], k: int) -> NDAr
     for number, (_, members) in enumerate(sorted((first, members) for _, first, members in heap)):
         groups[members] = number
     return groups
+
+
+def best_mean_iou(counts: NDArray[np.integer], k: int, *, background: bool = False) -> FloatArray:
+    """Return the greatest matched mean IoU that any K parts can have with the labels.
+
+    All but K labels have no partner, and their r points lie in parts of others, where they take
+    r / (m + r) from the IoU of a label of m points. Of least harm is to put the labels of fewest
+    points together, and into the part of the most frequent one.
+
+    Args:
+        counts: [..., T], points of each label; labels without any make no difference.
+        k: parts, at least 1.
+        background: whether label 0 has a part of its own, beside the K.
+
+    Returns:
+        [...], from 0 to 1; NaN without points.
+    """
+    inside = counts[..., 1:] if background else counts
+    sizes = np.sort(np.asarray(inside, np.float64), axis=-1)[..., ::-1]
+    most, rest, n = sizes[..., 0], sizes[..., k:].sum(-1), (sizes > 0).sum(-1)
+    total = np.minimum(n, k) - rest / np.maximum(most + rest, 1)
+    if background:
+        there = counts[..., 0] > 0
+        total, n = total + there, n + there
+    return np.where(n > 0, total / np.maximum(n, 1), np.nan)
 
 
 def grouping_table(

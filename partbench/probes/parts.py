@@ -1,8 +1,9 @@
 """Parts against annotations: NMI, ARI and IoU of labels, and CUB's landmark regression.
 
 NMI and ARI are of the data set: all pixels, or points, in one contingency table. What they can
-reach depends on the number of parts K, so every setting names K, and beside them stands the ceiling
-at the same K: the true labels, greedily merged into K groups.
+reach depends on the number of parts K, so every setting names K, and beside them stands an oracle
+of the same K: for NMI and ARI the true labels, greedily merged into K groups, which is nearly the
+best that K parts can reach; for IoU the best itself.
 
 Two rulers, both of Choudhury et al. (NeurIPS 2021): "fg_" counts where the truth is foreground,
 and the K labels there; without it the background counts too, as one more label on both sides. Then
@@ -39,15 +40,16 @@ from partbench.probe import Metric, Probe, Result
 from partbench.probes.landmarks import check_alike, flat, load, load_landmarks, read_points
 from partbench.settings import Settings, nearest
 
-VERSION = 1
-"""Version of the definition; numbers of different versions are not comparable."""
+VERSION = 2
+"""Version of the definition; numbers of different versions are not comparable. Since 2 the oracle's
+mean IoU is the greatest possible, no longer that of the groups for NMI, which K parts can exceed;
+and a landmark outside of the image is on the background."""
 DRAWS = 1000
 """Resampled data sets that an interval stands on."""
 MOST_CELLS = 1 << 27
 """Counts of all tables together: 1 GiB."""
 KEYS = ("pred", "true")
-
-
+NOBODY = "no foreground known"
 SPLITS = ("train", "test")
 EMPTY = 1e-8
 """Mass up to which a part is absent from an image."""
@@ -108,9 +110,10 @@ def read_part_file(path: Path) -> PartFile:
         file = PartFile(found["parts"], found["foreground"])
     except (KeyError, TypeError) as error:
         raise BadInput(f"{path}: no key {error}; extract the run's outputs again") from None
-    if file.foreground not in ("own", "mask", "none") or not 1 <= file.parts <= UNSURE:
+    whole = type(file.parts) is int and 1 <= file.parts <= UNSURE
+    if file.foreground not in ("own", "mask", "none") or not whole:
         raise BadInput(
-            f"{path}: {file.parts} parts, foreground {file.foreground!r}; there must be 1 to "
+            f"{path}: {file.parts!r} parts, foreground {file.foreground!r}; there must be 1 to "
             f"{UNSURE} parts, and the foreground is own, mask or none"
         )
     return file
@@ -227,13 +230,15 @@ def count_landmarks(predicted: PartLabels, test: Split, names: Sequence[str]) ->
     points, visible = test.annotation("landmarks"), test.annotation("visible")
     if points.shape != (len(test), len(names), 2):
         raise BadInput(f"{where}: landmarks of shape {list(points.shape)} for {len(names)} names")
+    # Outside of the image, the first of the K or of the K + 1 labels: part 0 or the background.
+    outside = 0 if predicted.foreground is None else predicted.k
     tables = np.zeros((len(test), len(names), 2 * predicted.k), np.int64)
     for image, table in enumerate(tables):
         shown = np.flatnonzero(visible[image])
         places = np.asarray(points[image][shown], np.float64)
         if not np.isfinite(places).all():
             raise BadInput(f"{where}: image {image} has a visible landmark that is not finite")
-        codes = cub.labels_at(predicted.codes(image), places)
+        codes = cub.labels_at(predicted.codes(image), places, outside)
         table[:] = parts.contingency(shown, codes, len(names), 2 * predicted.k)
     if not tables.any():
         raise BadInput(f"{where}: no visible landmark in any image, so there is nothing to count")
@@ -388,7 +393,8 @@ class Parts(Probe):
                 "fg_ari",
                 f"{setting}, legacy: labels with background",
                 100 * jackknife(parts.ari, counted.full),
-                note="as the first released notebook of unsup-parts has it: K + 1 labels",
+                note="as the first released notebook of unsup-parts has it: K + 1 labels; "
+                f"{predicted.known_by}",
             )
         if at == "pixels":
             add_images(numbers, setting, counted.fg, settings.least_share, seed)
@@ -398,12 +404,13 @@ class Parts(Probe):
                 of_k,
                 100 * agreement(source / "test.agreement.npy", len(test)),
                 unit="% of pixels",
-                note="foreground of a warped copy whose part is that of the place it shows",
+                note="foreground of a warped copy whose part is that of the place it shows; "
+                f"{predicted.known_by or NOBODY}",
             )
         regressed = {}
         if test.has("landmarks") and test.has("box") and test.annotation("box").ndim == 2:
             on = f"{of_k}, {CROPS.get(crop, f'crop {crop}')}"
-            regressed = add_regression(numbers, source, prepared, file.parts, settings, on, seed)
+            regressed = add_regression(numbers, source, prepared, predicted, settings, on, seed)
         table = (counted.fg if counted.full is None else counted.full).sum(0)
         fg_names = names[1:] if at == "pixels" else names
         details = {
@@ -432,14 +439,14 @@ def add_labels(
     areas: bool,
     seed: int,
 ) -> None:
-    """Add NMI and ARI, where pixels count the matched IoU, and the ceilings of all three.
+    """Add NMI and ARI, where pixels count the matched IoU, and the oracle's of all three.
 
     Args:
         numbers: to add to.
         ruler: put before each metric's name.
         setting: of the numbers.
         tables: [N, T, P].
-        groups: [T], the part of each true label in the best model of as many parts.
+        groups: [T], the part of each true label, merged into as many parts.
         areas: whether the counts are areas.
         seed: of the bootstrap.
     """
@@ -456,29 +463,44 @@ def add_labels(
             note=matched if name == "mean_iou" else "",
         )
     counts, one_hot = tables.sum(2), np.eye(groups.max() + 1, dtype=np.int64)[groups]
+    background = not ruler
+    k = tables.shape[2] - background
     for name, statistic in measures.items():
 
-        def ceiling(counts: Counts, of: Any = statistic) -> FloatArray:
-            best: FloatArray = of(counts[..., None] * one_hot)
-            return best
+        def oracle(counts: Counts, name: str = name, of: Any = statistic) -> FloatArray:
+            if name == "mean_iou":
+                return parts.best_mean_iou(counts, k, background=background)
+            merged: FloatArray = of(counts[..., None] * one_hot)
+            return merged
 
+        best = "the greatest that as many parts can have"
+        merged = "the true labels, greedily merged into as many parts"
         numbers.add(
             f"oracle_{ruler}{name}",
             setting,
-            100 * jackknife(ceiling, counts),
-            note="the true labels, greedily merged into as many parts",
+            100 * jackknife(oracle, counts),
+            note=best if name == "mean_iou" else merged,
         )
 
 
 def add_images(
     numbers: Numbers, setting: str, tables: Counts, least_share: float, seed: int
 ) -> None:
-    """Add what is measured image by image: mean NMI and ARI, and consistency across images."""
+    """Add what is measured image by image: mean NMI and ARI, and consistency across images.
+
+    Raises:
+        BadInput: no part takes `least_share` of any image.
+    """
     for name, statistic in (("nmi", parts.nmi), ("ari", parts.ari)):
         note = "mean over images of the image's own"
         numbers.add(f"fg_{name}_per_image", setting, 100 * statistic(tables), note=note)
     images = dominant(tables, least_share)
     rows = images[images.any((1, 2))]
+    if not len(rows):
+        raise BadInput(
+            f"no part takes {least_share:.0%} of the foreground of any test image, so none counts "
+            "as present; lower probes.parts.least_share"
+        )
     drawn = bootstrap_totals(rows.reshape(len(rows), -1).astype(np.float64), DRAWS, seed)
     low, high = percentiles(100 * consistency(drawn.reshape(-1, *rows.shape[1:])))
     numbers.add(
@@ -511,7 +533,7 @@ def add_regression(
     numbers: Numbers,
     source: Path,
     prepared: Prepared,
-    k: int,
+    predicted: PartLabels,
     settings: PartSettings,
     setting: str,
     seed: int,
@@ -522,7 +544,8 @@ def add_regression(
         numbers: to add to.
         source: the folder of the outputs.
         prepared: the data set.
-        k: parts.
+        predicted: the run's labels, which say how many parts there are and who knew the
+            foreground.
         settings: the probe's.
         setting: what follows on the classes in the numbers' settings.
         seed: of the bootstrap.
@@ -534,6 +557,11 @@ def add_regression(
         BadInput: centres, landmarks or boxes do not fit, or are not finite.
     """
     names = prepared.meta["landmark_names"]
+    notes = {
+        "landmark_error": f"parts' centres of mass; {predicted.known_by or NOBODY}",
+        "constant_landmark_error": "each landmark's mean place",
+    }
+    k = predicted.k
     sides = {name: _regression_side(source, prepared, name, k, settings) for name in SPLITS}
     (inputs, known), (test_inputs, truth) = sides["train"], sides["test"]
     everything = (np.ones(len(inputs), bool), np.ones(len(test_inputs), bool))
@@ -573,7 +601,7 @@ def add_regression(
                 unit="% of box",
                 better="lower",
                 interval=percentiles(_ratio(draws)),
-                note="" if metric == "landmark_error" else "each landmark's mean place",
+                note=notes[metric],
             )
         means = [cub.micro_average(column) for column in errors.T]
         found[full] = {
@@ -662,11 +690,13 @@ def score_labels(path: Path, *, ignore: int | None = None, seed: int = 0) -> dic
         if true.ndim < 2:
             true, pred = true.reshape(1, -1), pred.reshape(1, -1)
         n_true, n_pred = len(true_labels), len(pred_labels)
-        if len(true) * n_true * n_pred > MOST_CELLS:
+        several = len(true) > 1
+        n_tables = max(len(true), DRAWS) if several else 1
+        if n_tables * n_true * n_pred > MOST_CELLS:
             raise BadInput(
-                f"the tables of {len(true):,} images with {n_true:,} true and {n_pred:,} predicted "
-                f"labels have more than {MOST_CELLS:,} cells; give fewer labels, or flatten the "
-                "arrays to do without intervals over images"
+                f"{n_tables:,} tables, of images or of draws of them, with {n_true:,} true and "
+                f"{n_pred:,} predicted labels have more than {MOST_CELLS:,} cells; give fewer "
+                "labels, or flatten the arrays to do without intervals over images"
             )
         tables = parts.contingency_by_image(true, pred, n_true, n_pred)
         counts = true_labels != ignore

@@ -13,7 +13,7 @@ from partbench.data.sheet import COLOURS
 from partbench.report import figures, text
 from partbench.report.figures import Line
 from partbench.report.panels import HEADLINE_SETTINGS, HEADLINES, View
-from partbench.report.read import Cell, Pictures, Results
+from partbench.report.read import Cell, Pictures, Results, found_on
 
 HONEST = "intercept"
 """The setting whose numbers the section opens with."""
@@ -164,41 +164,20 @@ def subjects(
     results: Results, colours: Mapping[str, int], train: str, evaluated: str
 ) -> list[Subject]:
     """Return the methods with keypoints on a data set: trained ones in the page's order first."""
-    roles = {
-        (str(row.method), str(row.variant)): str(row.role)
-        for row in results.metrics[["method", "variant", "role"]].drop_duplicates().itertuples()
-    }
     settings = {
         (run.method, run.variant): run.record.get("settings")
         for run in results.runs
         if run.train == train and run.record
     }
-
-    pictures: dict[tuple[str, str], Pictures] = {}
-    for item in results.pictures:
-        if (item.train, item.eval) == (train, evaluated) and "keypoints" in item.arrays:
-            pictures.setdefault((item.method, item.variant), item)
-    cells: dict[tuple[str, str], list[Measured]] = {}
-    for cell in results.landmarks:
-        if (cell.train, cell.eval) == (train, evaluated) and (measured := parse(cell)):
-            cells.setdefault((cell.method, cell.variant), []).append(measured)
-    found = []
-    for method, variant in dict.fromkeys([*cells, *pictures]):
-        key = (method, variant)
-        known = settings.get(key)
-        found.append(
-            Subject(
-                method,
-                variant,
-                roles.get(key, "method"),
-                colours.get(method, 0),
-                pictures.get(key),
-                cells.get(key, []),
-                str(known.get("perceptual", "")) if isinstance(known, dict) else "",
-            )
-        )
-    places = {method: i for i, method in enumerate(colours)}
-    return sorted(found, key=lambda s: (s.role != "method", places.get(s.method, len(places))))
+    subjects = []
+    for found in found_on(results, results.landmarks, "keypoints", train, evaluated, colours):
+        cells = [measured for cell in found.cells if (measured := parse(cell))]
+        known = settings.get((found.method, found.variant))
+        perceptual = str(known.get("perceptual", "")) if isinstance(known, dict) else ""
+        if cells or found.pictures:
+            colour = colours.get(found.method, 0)
+            subjects.append(Subject(*found[:3], colour, found.pictures, cells, perceptual))
+    return subjects
 
 
 def parse(cell: Cell) -> Measured | None:

@@ -12,12 +12,12 @@ from PIL import Image
 from pydantic import BaseModel, Field, PositiveInt, ValidationError
 
 from partbench import published as literature
-from partbench.metrics.parts import matched_iou
+from partbench.metrics.parts import Counts, contingency, matched_iou
 from partbench.report import figures, text
 from partbench.report.compare import ordered
 from partbench.report.figures import Bar
 from partbench.report.panels import View, row_view
-from partbench.report.read import Cell, Data, Pictures, Results
+from partbench.report.read import Cell, Data, Pictures, Results, found_on
 
 COLOURS = (
     *("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#f0e442", "#56b4e9", "#d55e00", "#7f3c8d"),
@@ -77,12 +77,15 @@ class Measured(BaseModel):
 
 
 class Subject(NamedTuple):
-    """A method on a data set: its pictures of the first seed that has any, its first cell."""
+    """A method on a data set: its pictures of the first seed that has any, and a cell."""
 
     name: str
     role: str
     pictures: Pictures | None
     cell: Measured | None
+    """Of the seed of the pictures, else the first."""
+    pictured: Measured | None
+    """The cell, if it is of the seed of the pictures: parts of another seed are others."""
 
 
 def part_views(results: Results, colours: Mapping[str, int], published: pd.DataFrame) -> list[View]:
@@ -104,8 +107,9 @@ def part_views(results: Results, colours: Mapping[str, int], published: pd.DataF
             "eval": evaluated,
             "tables": tables(same, found, colours, key),
             "strips": strips(found, data.get(evaluated)),
+            "labelled": any(s.cell is not None and s.cell.details.at == "pixels" for s in found),
             "confusions": confusions(found, key),
-            "landmarks": landmark_table(same, published, evaluated),
+            "landmarks": landmark_table(same, published, evaluated, found),
         }
         if any(view[part] for part in ("tables", "strips", "confusions", "landmarks")):
             views.append(view)
@@ -116,27 +120,15 @@ def subjects(
     results: Results, colours: Mapping[str, int], train: str, evaluated: str
 ) -> list[Subject]:
     """Return the methods with parts on a data set: trained ones in the page's order first."""
-    roles = {
-        (str(row.method), str(row.variant)): str(row.role)
-        for row in results.metrics[["method", "variant", "role"]].drop_duplicates().itertuples()
-    }
-    pictures: dict[tuple[str, str], Pictures] = {}
-    for item in results.pictures:
-        if (item.train, item.eval) == (train, evaluated) and "parts" in item.arrays:
-            pictures.setdefault((item.method, item.variant), item)
-    cells: dict[tuple[str, str], Measured] = {}
-    for cell in results.parts:
-        if (cell.train, cell.eval) == (train, evaluated) and (measured := parse(cell)):
-            cells.setdefault((cell.method, cell.variant), measured)
-    places = {method: i for i, method in enumerate(colours)}
-    keys = sorted(
-        dict.fromkeys([*cells, *pictures]),
-        key=lambda k: (roles.get(k, "method") != "method", places.get(k[0], len(places))),
-    )
-    return [
-        Subject(text.name(*key), roles.get(key, "method"), pictures.get(key), cells.get(key))
-        for key in keys
-    ]
+    subjects = []
+    for found in found_on(results, results.parts, "parts", train, evaluated, colours):
+        cells = {cell.seed: measured for cell in found.cells if (measured := parse(cell))}
+        pictured = cells.get(found.pictures.seed) if found.pictures else None
+        cell = pictured or next(iter(cells.values()), None)
+        if cell or found.pictures:
+            name = text.name(found.method, found.variant)
+            subjects.append(Subject(name, found.role, found.pictures, cell, pictured))
+    return subjects
 
 
 def parse(cell: Cell) -> Measured | None:
@@ -184,8 +176,8 @@ def tables(
                     "values": [by_metric.get(metric) for metric, _ in COLUMNS],
                 }
             )
-        best = {row["metric"]: row["mean"] for row in _records(same)}
-        ceiling = [best.get(f"oracle_{metric}") for metric, _ in COLUMNS]
+        means = {row["metric"]: row["mean"] for row in _records(same)}
+        oracle = [means.get(f"oracle_{metric}") for metric, _ in COLUMNS]
         groups = [cell.details.groups for cell in cells.values() if cell.details.k == k]
         shown = [any(row["values"][i] for row in rows) for i in range(len(COLUMNS))]
         views.append(
@@ -203,7 +195,8 @@ def tables(
                     }
                     for row in rows
                 ],
-                "ceiling": [value for value, there in zip(ceiling, shown, strict=True) if there],
+                "oracle": [value for value, there in zip(oracle, shown, strict=True) if there],
+                "on": measured_on(same, found),
                 "groups": groups[0] if groups else [],
                 "charts": [
                     (title, chart)
@@ -215,6 +208,19 @@ def tables(
     return views
 
 
+def measured_on(numbers: pd.DataFrame, found: Sequence[Subject]) -> str:
+    """Return in words what the foreground's numbers were measured on."""
+    first = numbers[numbers["metric"] == CHARTS[0][0]]
+    if first.empty:
+        return ""
+    at = next((s.cell.details.at for s in found if s.cell), "pixels")
+    what = "all pixels" if at == "pixels" else "the visible landmarks"
+    _, _, made = first["setting"].iloc[0].partition(", ")
+    most = first["n"].max()
+    images = f"{what} of {f'{most:.0f} ' if most > 0 else 'the '}test images"
+    return f"{images}, {made}" if made else images
+
+
 def _records(table: pd.DataFrame) -> list[dict[str, object]]:
     return [{str(k): v for k, v in row.items()} for row in table.to_dict("records")]
 
@@ -222,17 +228,17 @@ def _records(table: pd.DataFrame) -> list[dict[str, object]]:
 def interval_chart(
     numbers: pd.DataFrame, metric: str, title: str, k: int, colours: Mapping[str, int], key: str
 ) -> Markup | None:
-    """Draw a metric of all methods at one K, and above them the best that K parts can reach."""
+    """Draw a metric of all methods at one K, and above them the oracle's."""
     group = ordered(numbers[numbers["metric"] == metric])
     if group.empty:
         return None
     bars = []
     ceiling = numbers[numbers["metric"] == f"oracle_{metric}"]
     if len(ceiling):
-        best = ceiling.iloc[0]
-        said = text.number(best["mean"], "%")
-        ends = (best["mean"], best["low"], best["high"])
-        bars.append(Bar(f"Best possible at K = {k}", "ceiling", 0, *ends, [], said))
+        oracle = ceiling.iloc[0]
+        said = text.number(oracle["mean"], "%")
+        ends = (oracle["mean"], oracle["low"], oracle["high"])
+        bars.append(Bar(f"Oracle, K = {k}", "ceiling", 0, *ends, [], said))
     order = {"ceiling": 0, "method": 1, "floor": 2}
     for row in sorted(_records(group), key=lambda row: order.get(str(row["role"]), 1)):
         view = row_view(row, float("nan"), {})
@@ -250,8 +256,20 @@ def interval_chart(
     )
 
 
-def landmark_table(numbers: pd.DataFrame, published: pd.DataFrame, evaluated: str) -> View | None:
-    """Return the errors of the landmark regression, ours and under them the published ones."""
+def landmark_table(
+    numbers: pd.DataFrame,
+    published: pd.DataFrame,
+    evaluated: str,
+    found: Sequence[Subject] = (),
+) -> View | None:
+    """Return the errors of the landmark regression, ours and under them the published ones.
+
+    Args:
+        numbers: of the parts probe on the data set.
+        published: the rows of the papers.
+        evaluated: the data set.
+        found: the methods, in the page's order.
+    """
     errors = numbers[numbers["metric"] == ERROR]
     if errors.empty:
         return None
@@ -278,38 +296,63 @@ def landmark_table(numbers: pd.DataFrame, published: pd.DataFrame, evaluated: st
         address = text.address("published", *(row[c] for c in literature.KEY))
         entry["values"][str(row["setting"]).partition(",")[0]] = (address, row["value"])
     kept = [paper for paper in papers.values() if any(name in paper["values"] for name in names)]
-    return {"columns": names, "rows": list(rows.values()), "constant": floor, "published": kept}
+    places = {subject.name: i for i, subject in enumerate(found)}
+    known = {s.name: s.cell.details.foreground for s in found if s.cell}
+    own = [
+        row | {"foreground": known.get(row["name"], "")}
+        for row in sorted(rows.values(), key=lambda row: places.get(row["name"], len(places)))
+    ]
+    return {"columns": names, "rows": own, "constant": floor, "published": kept}
 
 
 # ---------------------------------------------------------------------------- pictures
 
 
-def palette(cell: Measured | None, k: int) -> NDArray[np.uint8]:
-    """Return the colours of K parts, [K, 3]: each has that of the true label it matches best.
+def palette(
+    k: int, table: Counts | None = None, colour_of: NDArray[np.intp] | None = None
+) -> NDArray[np.intp]:
+    """Return the numbers of the colours of K parts, [K].
 
-    Parts and labels are matched one to one; a part without a label takes a colour that no matched
-    label has, while there are any.
+    Parts are matched one to one with labels that have colours; a part without a label takes a
+    colour that no other part has, while there are any.
+
+    Args:
+        k: parts.
+        table: [T, K], how often a label meets a part; by default there are no labels.
+        colour_of: [T], the number of each label's colour.
     """
     numbers = np.full(k, -1)
-    if cell is not None:
-        colour_of = label_colours(cell)
-        for label, part in enumerate(matched_iou(cell.table).partner.tolist()):
-            if 0 <= part < k:
+    if table is not None and colour_of is not None:
+        for label, part in enumerate(matched_iou(table).partner.tolist()):
+            if part >= 0 and colour_of[label] not in numbers:
                 numbers[part] = colour_of[label]
     free = [c for c in range(len(COLOURS)) if c not in numbers] or list(range(len(COLOURS)))
     for i, part in enumerate(np.flatnonzero(numbers < 0)):
         numbers[part] = free[i % len(free)]
-    return _rgb()[numbers]
+    return numbers
 
 
 def label_colours(cell: Measured) -> NDArray[np.intp]:
-    """Return the number of each true label's colour, [T]; of many, the frequent ones differ."""
+    """Return the number of each true label's colour, [T]; of many, all rare ones share the last."""
     counts = cell.table.sum(1)
     if len(counts) <= len(COLOURS):
         return np.arange(len(counts))
     ranks = np.empty(len(counts), np.intp)
     ranks[np.argsort(-counts, kind="stable")] = np.arange(len(counts))
-    return ranks % len(COLOURS)
+    return np.minimum(ranks, len(COLOURS) - 1)
+
+
+def legend(cell: Measured) -> list[tuple[str, str]]:
+    """Return the colours and names of the true labels that occur, those that share one together."""
+    colour_of, occurring = label_colours(cell), cell.table.sum(1) > 0
+    shared = len(colour_of) > len(COLOURS)
+    alone = [
+        (COLOURS[colour], name)
+        for colour, name, there in zip(colour_of, cell.names, occurring, strict=True)
+        if there and not (shared and colour == len(COLOURS) - 1)
+    ]
+    others = shared and bool(occurring[colour_of == len(COLOURS) - 1].any())
+    return [*alone, (COLOURS[-1], "all others")] if others else alone
 
 
 def _rgb() -> NDArray[np.uint8]:
@@ -344,7 +387,12 @@ def row_of(tiles: Sequence[Image.Image]) -> Markup:
 
 
 def strips(found: Sequence[Subject], data: Data | None) -> list[View]:
-    """Return the first test images through every method, one row each, below the true parts."""
+    """Return the first test images through every method, one row each, below the true parts.
+
+    Where pixels are labelled, a part has the colour of the label that it matches. Elsewhere the
+    first method's parts have colours of their own, and a part of another method has that of the
+    part it matches in the pictured images.
+    """
     shown = [s for s in found if s.pictures is not None and _pictured(s.pictures)]
     if not shown:
         return []
@@ -361,18 +409,28 @@ def strips(found: Sequence[Subject], data: Data | None) -> list[View]:
         colours = _rgb()[label_colours(cell)]
         truth = np.array(data.parts[: len(images)]).astype(np.intp)
         labels = np.where((truth > 0) & (truth <= len(colours)), truth - 1, BACKGROUND)
-        order = np.argsort(-cell.table.sum(1), kind="stable")[:ROWS]
-        legend = [(COLOURS[label_colours(cell)[i]], cell.names[i]) for i in sorted(order)]
         tiles = [tinted(i, p, colours) for i, p in zip(images, labels, strict=False)]
-        rows.append({"title": "Truth", "note": "annotated", "uri": row_of(tiles), "legend": legend})
+        names = legend(cell)
+        rows.append({"title": "Truth", "note": "annotated", "uri": row_of(tiles), "legend": names})
+    first_parts: NDArray[np.intp] | None = None
+    first_numbers = palette(0)
     for subject in shown:
-        pictures = subject.pictures
+        pictures, cell = subject.pictures, subject.pictured
         assert pictures is not None
-        parts = pictures.arrays["parts"][:ACROSS].astype(np.intp)
-        k = subject.cell.details.k if subject.cell else _count(parts)
-        colours = palette(subject.cell, k)
-        own = pictures.arrays["originals"]
-        tiles = [tinted(i, p, colours) for i, p in zip(own, parts, strict=False)]
+        parts = pictures.arrays["parts"].astype(np.intp)
+        k = cell.details.k if cell else _count(parts)
+        if cell and cell.details.at == "pixels":
+            numbers = palette(k, cell.table, label_colours(cell))
+        elif first_parts is not None and first_parts.shape == parts.shape:
+            n = len(first_numbers)
+            overlap = contingency(first_parts, parts, n, k, (first_parts < n) & (parts < k))
+            numbers = palette(k, overlap, first_numbers)
+        else:
+            numbers = palette(k)
+        if first_parts is None:
+            first_parts, first_numbers = parts, numbers
+        own = pictures.arrays["originals"][:ACROSS]
+        tiles = [tinted(i, p, _rgb()[numbers]) for i, p in zip(own, parts, strict=False)]
         rows.append(
             {
                 "title": subject.name,

@@ -2,6 +2,7 @@
 
 import json
 import zipfile
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -164,6 +165,56 @@ def read(folder: Path) -> Results:
         _cells(folder, "video"),
         _cells(folder, "parts"),
     )
+
+
+class Found(NamedTuple):
+    """What the results have of a method on a data set."""
+
+    method: str
+    variant: str
+    role: str
+    pictures: Pictures | None
+    """Of the first seed that has any."""
+    cells: list[Cell]
+    """By seed."""
+
+
+def found_on(
+    results: Results,
+    cells: Sequence[Cell],
+    array: str,
+    train: str,
+    evaluated: str,
+    methods: Iterable[str],
+) -> list[Found]:
+    """Return the methods with cells or pictures on a data set, trained ones first.
+
+    Args:
+        results: the results.
+        cells: those of one probe.
+        array: what pictures must hold.
+        train: the training data.
+        evaluated: the evaluation data.
+        methods: in the page's order.
+    """
+    roles = {
+        (str(row.method), str(row.variant)): str(row.role)
+        for row in results.metrics[["method", "variant", "role"]].drop_duplicates().itertuples()
+    }
+    of: dict[tuple[str, str], list[Cell]] = {}
+    for cell in cells:
+        if (cell.train, cell.eval) == (train, evaluated):
+            of.setdefault((cell.method, cell.variant), []).append(cell)
+    pictures: dict[tuple[str, str], Pictures] = {}
+    for item in results.pictures:
+        if (item.train, item.eval) == (train, evaluated) and array in item.arrays:
+            pictures.setdefault((item.method, item.variant), item)
+    found = [
+        Found(*key, roles.get(key, "method"), pictures.get(key), of.get(key, []))
+        for key in dict.fromkeys([*of, *pictures])
+    ]
+    places = {method: i for i, method in enumerate(methods)}
+    return sorted(found, key=lambda f: (f.role != "method", places.get(f.method, len(places))))
 
 
 def _cells(folder: Path, probe: str) -> list[Cell]:

@@ -56,7 +56,7 @@ def number(value: Any, unit: str = "") -> str:
     else:
         most = 4 if abs(value) >= 1e-3 else 7
         decimals = min(max(3 - math.floor(math.log10(abs(value))), 0), most)
-    written = f"{value:,.{decimals}f}"
+    written = f"{round(float(value), decimals) + 0.0:,.{decimals}f}"  # no minus before nothing
     return written.replace("-", "\N{MINUS SIGN}").replace(",", "\N{NARROW NO-BREAK SPACE}")
 
 
