@@ -12,11 +12,12 @@ from conftest import tensor
 from torch import Tensor
 
 from partbench.method import DataInfo, resolve
-from partbench.methods.unsup_parts import UnsupParts, bent_similarity
+from partbench.methods.unsup_parts import UnsupParts
 from partbench.nn import consistency
 from partbench.nn.colour import rgb_to_lab
 from partbench.nn.deeplab import DeepLab50
 from partbench.nn.tps import ThinPlateSpline, warp
+from partbench.nn.warps import bent_similarity
 
 K = 4
 TERMS = {"L_f": "L_f_sum", "L_v": "L_v", "L_c": "L_c", "L_e": "L_e"}

@@ -13,14 +13,15 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_training import SMALL, assert_same_result, log_of, run_small, state_of, stopped
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from partbench import plan
 from partbench.data.loader import to_float
 from partbench.data.prepared import Prepared
 from partbench.errors import BadInput
-from partbench.method import Batch, DataInfo, resolve
+from partbench.method import IMAGENET_MEAN_STD, Batch, DataInfo, resolve
 from partbench.methods.unsup_parts import UnsupParts
 from partbench.model import load_model
 from partbench.nn import colour, consistency, deeplab, perceptual
@@ -490,6 +491,7 @@ def test_supervised_weights_are_fetched(tmp_path: Path, monkeypatch: pytest.Monk
     assert needed("cub") == ("vgg19", "resnet50")
     assert needed("vgg16") == ("vgg16", "resnet50")
     assert needed("swav") == ("vgg16",)
+    assert needed("deepcluster") == ()
     assert needed("demo") == ()
     assert needed("subset") == ()
     method = make(backbone="resnet50", weights="imagenet")
@@ -556,6 +558,114 @@ def test_the_random_network_is_the_same_every_time() -> None:
     found = make().taps(torch.rand(2, 3, 32, 32))
     assert [tuple(t.shape) for t in found] == [(2, 32, 16, 16), (2, 64, 8, 8)]
     assert all(t.std() > 0.05 for t in found)
+
+
+# A perceptual VGG16 from a file, four channels wide.
+
+
+NARROW = tuple(
+    4 if isinstance(width, int) else width for width in perceptual.CONFIGURATION["vgg16"]
+)
+
+
+def trained_vgg16(normed: bool, sobel: bool) -> nn.Sequential:
+    """torchvision's layout with drawn weights and statistics, behind Sobel filters or nothing."""
+    from torchvision.models.vgg import make_layers
+
+    torch.manual_seed(3)
+    features = make_layers(list(NARROW), batch_norm=normed)  # type: ignore[arg-type]
+    front = nn.Sequential()
+    if sobel:
+        front = nn.Sequential(nn.Conv2d(3, 1, 1), nn.Conv2d(1, 2, 3, padding=1))
+        features[0] = nn.Conv2d(2, 4, 3, padding=1)
+    for name, value in features.state_dict().items():
+        if value.is_floating_point():
+            value.copy_(0.5 + torch.rand(value.shape) if "running_var" in name else value + 0.1)
+    return nn.Sequential(front, features).eval()
+
+
+def named(network: nn.Sequential, module: str = "") -> dict[str, Tensor]:
+    """The state_dict of its front and its features as files name them."""
+    front, features = (part.state_dict() for part in network)
+    return {f"sobel.{k}": v for k, v in front.items()} | {
+        f"features.{module}{k}": v for k, v in features.items()
+    }
+
+
+@pytest.fixture
+def placed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where the file is looked for."""
+    monkeypatch.setitem(perceptual.CONFIGURATION, "vgg16", NARROW)
+    monkeypatch.setenv("PARTBENCH_DATA", str(tmp_path))
+    return tmp_path / "vgg16.pth"
+
+
+OTHER = {"perceptual": "vgg16", "perceptual_weights": "vgg16.pth", "layer_weights": (1, 1)}
+
+
+@pytest.mark.parametrize("sobel", [False, True])
+@pytest.mark.parametrize("normed", [False, True])
+def test_a_vgg16_of_a_file_is_tapped_at_the_same_relus(
+    normed: bool, sobel: bool, placed: Path
+) -> None:
+    """relu3_2 and the last, whatever lies between the convolutions and in front of them."""
+    network = trained_vgg16(normed, sobel)
+    if sobel:  # as DeepCluster's training saves it, long ago
+        state = named(network, module="module.") | {"top_layer.weight": torch.zeros(9, 4)}
+        state = {k: v for k, v in state.items() if "num_batches_tracked" not in k}
+        torch.save({"epoch": 1, "arch": "vgg16", "state_dict": state}, placed)
+    else:
+        torch.save(named(network) | {"classifier.0.bias": torch.zeros(4)}, placed)
+    images = torch.rand(2, 3, 48, 48)
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in IMAGENET_MEAN_STD)
+    x, relus = network[0]((images - mean) / std), []
+    for layer in network[1]:  # type: ignore[union-attr]
+        x = layer(x)
+        if isinstance(layer, nn.ReLU):
+            relus.append(x.clone())
+    torch.manual_seed(2)
+    drawn = torch.rand(1)
+    torch.manual_seed(2)
+    method = make(**OTHER)
+    torch.manual_seed(2)
+    found = method.taps(images)
+    assert torch.equal(torch.rand(1), drawn)  # its first use draws nothing
+    assert len(relus) == 13
+    for tap, expected in zip(found, (relus[5], relus[12]), strict=True):
+        assert expected.std() > 1e-3
+        torch.testing.assert_close(tap, expected, rtol=1e-4, atol=1e-5)
+    assert not any("perceptual" in name for name in method.state_dict())
+    terms = method(batch(), "all")
+    assert all(value.isfinite() for value in terms.values())
+
+
+def test_a_perceptual_file_that_is_missing_or_holds_something_else(placed: Path) -> None:
+    def refused(state: Any, message: str) -> None:
+        torch.save(state, placed)
+        with pytest.raises(BadInput, match=message):
+            make(**OTHER).taps(torch.rand(1, 3, 32, 32))
+
+    with pytest.raises(BadInput, match=r"vgg16.pth is missing, the weights of the perceptual VGG"):
+        make(**OTHER).taps(torch.rand(1, 3, 32, 32))
+    whole = named(trained_vgg16(True, True))
+    another = "vgg16.pth is not a VGG16 with torchvision's names and shapes"
+    refused({k: v for k, v in whole.items() if k != "features.40.weight"}, another)
+    refused({k: v for k, v in whole.items() if not k.startswith("sobel")}, another)  # 2 channels
+    refused(whole | {"features.44.weight": torch.zeros(4, 4, 3, 3)}, another)
+    refused(whole | {"features.3.weight": torch.zeros(4, 5, 3, 3)}, another)
+    refused(deeplab.resnet18(4, (1,), 4, 4).state_dict(), another)
+    refused([1, 2], another)
+    bad = torch.full((4,), -1.0)
+    refused(whole | {"features.1.running_var": bad}, "has weights that are not finite")
+    refused(whole | {"sobel.0.bias": torch.tensor([math.nan])}, "has weights that are not finite")
+    placed.write_bytes(b"no weights")
+    with pytest.raises(BadInput, match="does not hold weights"):
+        make(**OTHER).taps(torch.rand(1, 3, 32, 32))
+
+
+def test_the_plan_needs_no_file(placed: Path) -> None:
+    settings_ = resolve(UnsupParts, "deepcluster", {}, "test")
+    assert plan._flops("unsup_parts", settings_, DataInfo(64, 0), trunk=False) > 1e9
 
 
 # The method.
@@ -671,6 +781,7 @@ def test_past_the_schedule_nothing_moves() -> None:
         (32, {"batch_size": 1, "skip_first_positive": False}, "it takes 2; raise it, or set"),
         (16, {}, "images of 16 px are too small .* at a `size` of 32 or more"),
         (32, {"weights": "imagenet"}, "no trained weights of resnet18 to fetch"),
+        (32, {"perceptual_weights": "v.pth"}, "are of vgg16, not of random; set `perceptual`"),
     ],
 )
 def test_settings_that_cannot_work(size: int, changes: dict[str, Any], message: str) -> None:

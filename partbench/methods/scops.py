@@ -8,49 +8,40 @@ Nothing of the code is used here.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
-from torch.optim import SGD, Optimizer
+from torch.optim import Optimizer
 
-from partbench.errors import BadInput
-from partbench.method import Batch, DataInfo, Method, MethodSettings, PartMaps
-from partbench.methods.unsup_parts import CAFFE_MEAN, draw_bent, read_first_weights, segmenter
+from partbench.method import Batch, DataInfo, Method, PartMaps
 from partbench.nn.colour import jitter
 from partbench.nn.consistency import squared_norms, sums
+from partbench.nn.deeplab import (
+    CAFFE_MEAN,
+    DeepLabSettings,
+    decay,
+    first_weights,
+    read_first_weights,
+    segmenter,
+    sgd,
+)
 from partbench.nn.descriptors import CHANNELS, LAYERS
 from partbench.nn.perceptual import Features, Perceptual, fetched
 from partbench.nn.precision import exact
 from partbench.nn.tps import ThinPlateSpline, warp
+from partbench.nn.warps import WarpSettings, draw_bent
 
-SMALLEST = 32
 BACKGROUND = 0.1
 """What a part's share of a pixel, relative to its largest, must exceed on the foreground."""
 
 
-class SCOPSSettings(MethodSettings):
-    """The settings for faces of CelebA, images of 256 px."""
+class SCOPSSettings(DeepLabSettings, WarpSettings):
+    """For faces of CelebA, images of 256 px; `clip` and `weight_decay` hold for the basis too."""
 
     k: int = Field(8, ge=1, description="K, number of parts beside the background")
-    backbone: Literal["resnet50", "resnet18", "mobilenet"] = Field(
-        "resnet50",
-        description="trunk of DeepLab-v2; resnet18 is cut where `stride` is reached, mobilenet is "
-        "MobileNetV1 x 0.25 at stride 8",
-    )
-    stride: Literal[4, 8] = Field(8, description="of resnet18: pixels per cell of the logits")
-    width: int = Field(64, ge=1, description="of resnet18: channels of the first stage")
-    dilations: tuple[int, ...] = Field(
-        (6, 12, 18, 24), min_length=1, description="of the head's 3x3 convolutions"
-    )
-    weights: str = Field(
-        "imagenet",
-        description="first weights of the trunk: imagenet, trained with labels (of resnet50 "
-        "torchvision's, as the paper's Caffe file can no longer be had); none; or a file below "
-        "the data root with torchvision's names",
-    )
     perceptual: Features = Field("vgg19", description="network whose features the basis explains")
     concentration: float = Field(10.0, ge=0, description="weight of the parts' variances")
     divide_twice: bool = Field(
@@ -64,37 +55,11 @@ class SCOPSSettings(MethodSettings):
     )
     semantic: float = Field(1e4, ge=0, description="weight of the semantic consistency")
     orthonormality: float = Field(0.1, ge=0, description="weight of the basis's orthonormality")
-    tps: float = Field(
-        0.01, ge=0, description="largest displacement of the warps' 5 x 5 control points"
-    )
-    rotation: float = Field(60.0, ge=0, description="largest, degrees")
-    scale: tuple[float, float] = Field(
-        (0.7, 2.0), description="smallest and largest magnification; its inverse is uniform"
-    )
-    translation: float = Field(0.1, ge=0, description="largest, in halves of the side")
     jitter: tuple[float, float, float, float] = Field(
         (0.3, 0.3, 0.2, 0.2),
         description="of brightness, contrast, saturation and hue, of the warped view",
     )
-    normalize: Literal["caffe", "imagenet", "half"] = Field(  # type: ignore[assignment]
-        "caffe",
-        description="mean and SD taken off the images; caffe: means of blue, green and red off "
-        "red, green and blue, of 0 to 255, as the authors have it",
-    )
-    learning_rate: float = Field(1e-5, gt=0, description="SGD, of the trunk")
-    head_factor: float = Field(10.0, gt=0, description="how much faster the head learns")
     basis_learning_rate: float = Field(0.01, gt=0, description="of the basis, constant")
-    momentum: float = Field(0.9, ge=0, lt=1)
-    weight_decay: float = Field(5e-4, ge=0, description="of the basis too")
-    power: float = Field(0.9, ge=0, description="of the learning rate's decay to 0")
-    decay_steps: int = Field(
-        100_000, ge=1, description="steps of that decay, however long the training"
-    )
-    clip: float = Field(
-        5.0, gt=0, description="largest norm of the segmenter's gradients, and of the basis's"
-    )
-    batch_size: int = Field(6, ge=1, description="images a step, over all processes")
-    images_per_epoch: int | None = Field(6000, ge=1, description="1000 steps")
     epochs: int = Field(100, ge=0, description="100,000 steps")
 
 
@@ -187,7 +152,8 @@ class SCOPS(Method):
     """SCOPS; K = 8 for faces as published, `k4`, and `cub`.
 
     The authors released a model for birds, of K = 4 and 60,000 steps, but no configuration: the
-    variant `cub` has the weights of CelebA, and is not what they trained.
+    variant `cub` has the weights of CelebA, and is not what they trained. The trunk starts from
+    torchvision's ResNet-50, as their Caffe file can no longer be had.
     """
 
     Settings = SCOPSSettings
@@ -235,29 +201,18 @@ class SCOPS(Method):
         """
         super().__init__(settings, data)
         s = self.settings = settings
-        if data.size < SMALLEST:
-            raise BadInput(
-                f"scops: images of {data.size} px are too small for its networks; prepare the "
-                f"data at a `size` of {SMALLEST} or more"
-            )
-        if s.backbone == "resnet18" and s.weights == "imagenet":
-            raise BadInput(
-                "scops: there are no trained weights of resnet18 to fetch; set `weights` to "
-                "`none` or to a file, or `backbone` to resnet50 or mobilenet"
-            )
         if s.normalize == "caffe":
             self.mean.copy_(torch.tensor(CAFFE_MEAN).view(3, 1, 1) / 255)
             self.std.fill_(1 / 255)
-        self.network: Any = segmenter(s.k + 1, s)
+        self.network: Any = segmenter(s.k + 1, data.size, s)
         self.basis = nn.Parameter(torch.randn(s.k, sum(CHANNELS[s.perceptual])).abs())
         self.perceptual = Perceptual(s.perceptual, LAYERS[s.perceptual], normalize=True)
         self.warps = ThinPlateSpline(data.size, 5)
 
     @classmethod
     def weights(cls, settings: SCOPSSettings) -> tuple[str, ...]:
-        """Return the perceptual network, and the trunk's first weights if they can be fetched."""
-        supervised = settings.backbone == "resnet50" and settings.weights == "imagenet"
-        return (*fetched(settings.perceptual), *(("resnet50",) if supervised else ()))
+        """Return the perceptual network and the trunk's first weights, if they can be fetched."""
+        return (*fetched(settings.perceptual), *first_weights(settings))
 
     def fit(self, passes: Callable[[], Iterator[Batch]]) -> None:
         """Read the trunk's first weights."""
@@ -316,18 +271,10 @@ class SCOPS(Method):
     def optimizers(self) -> dict[str, Optimizer]:
         """SGD at three rates; gradients of segmenter and basis are clipped before each step."""
         s = self.settings
-        trained = [p for p in self.network.parameters() if p.requires_grad]
-        head = list(self.network.head.parameters())
-        ids = {id(p) for p in head}
-        groups = [
-            {"params": [p for p in trained if id(p) not in ids], "lr": s.learning_rate},
-            {"params": head, "lr": s.head_factor * s.learning_rate},
-            {"params": [self.basis], "lr": s.basis_learning_rate},
-        ]
-        self.sgd = SGD(groups, momentum=s.momentum, weight_decay=s.weight_decay)
+        self.sgd = sgd(self.network, s)
+        self.sgd.add_param_group({"params": [self.basis], "lr": s.basis_learning_rate})
 
         def clip(*_: Any) -> None:
-            nn.utils.clip_grad_norm_(trained, s.clip)
             nn.utils.clip_grad_norm_(self.basis, s.clip)
 
         self.sgd.register_step_pre_hook(clip)
@@ -335,10 +282,7 @@ class SCOPS(Method):
 
     def after_step(self, step: int) -> None:
         """Lower the learning rates of the segmenter."""
-        s = self.settings
-        rate = s.learning_rate * max(1 - step / s.decay_steps, 0) ** s.power
-        for group, factor in zip(self.sgd.param_groups[:2], (1, s.head_factor), strict=True):
-            group["lr"] = factor * rate
+        decay(self.sgd, self.settings, step)
 
     def part_maps(self, images: Tensor) -> PartMaps:
         """Return the parts, and the foreground that the background's share leaves."""

@@ -5,19 +5,63 @@ as in Caffe's; parameters are named as torchvision's, so its files can be read. 
 stand in for it in reduced runs.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
+from torch.optim import SGD
 
-from partbench.errors import BadInput, in_short
-from partbench.nn.perceptual import mobilenet
+from partbench.config import data_root
+from partbench.errors import BadInput
+from partbench.method import MethodSettings
+from partbench.nn.perceptual import load, mobilenet
 from partbench.nn.resnet import resnet18_trunk
+from partbench.nn.weights import read_state
 
-PREFIXES = ("module.", "backbone.", "encoder_q.")
-"""What the files of self-supervised networks put before torchvision's names."""
+CAFFE_MEAN = (104.00698793, 116.66876762, 122.67891434)
+"""Of blue, green and red, of 0 to 255; SCOPS's code takes it off red, green and blue."""
+RESNET50 = "weights/resnet50-0676ba61.pth"
+SMALLEST = 32
+
+
+class DeepLabSettings(MethodSettings):
+    """Which trunk and head, and how SGD trains them, by default as SCOPS has it."""
+
+    backbone: Literal["resnet50", "resnet18", "mobilenet"] = Field(
+        "resnet50",
+        description="trunk of DeepLab-v2; resnet18 is cut where `stride` is reached, mobilenet is "
+        "MobileNetV1 x 0.25 at stride 8",
+    )
+    stride: Literal[4, 8] = Field(8, description="of resnet18: pixels per cell of the logits")
+    width: int = Field(64, ge=1, description="of resnet18: channels of the first stage")
+    dilations: tuple[int, ...] = Field(
+        (6, 12, 18, 24), min_length=1, description="of the head's 3x3 convolutions"
+    )
+    weights: str = Field(
+        "imagenet",
+        description="first weights of the trunk: imagenet, trained with labels (of resnet50 "
+        "torchvision's, as the papers' Caffe file can no longer be had); none; or a file below "
+        "the data root with torchvision's names, such as SwAV's, DINO's or MoCo's",
+    )
+    normalize: Literal["caffe", "imagenet", "half"] = Field(  # type: ignore[assignment]
+        "caffe",
+        description="mean and SD taken off the images; caffe: means of blue, green and red off "
+        "red, green and blue, of 0 to 255, as the authors have it",
+    )
+    learning_rate: float = Field(1e-5, gt=0, description="SGD, of the trunk")
+    head_factor: float = Field(10.0, gt=0, description="how much faster the head learns")
+    momentum: float = Field(0.9, ge=0, lt=1)
+    weight_decay: float = Field(5e-4, ge=0)
+    power: float = Field(0.9, ge=0, description="of the learning rate's decay to 0")
+    decay_steps: int = Field(
+        100_000, ge=1, description="steps of that decay, however long the training"
+    )
+    clip: float = Field(5.0, gt=0, description="largest norm of the network's gradients together")
+    batch_size: int = Field(6, ge=1, description="images a step, over all processes")
+    images_per_epoch: int | None = Field(6000, ge=1, description="1000 steps")
 
 
 class Bottleneck(nn.Module):
@@ -136,13 +180,54 @@ def dilated_mobilenet(k: int, dilations: Sequence[int]) -> SmallDeepLab:
     return SmallDeepLab(trunk, 256, k, dilations)
 
 
+def segmenter(outputs: int, size: int, s: DeepLabSettings) -> nn.Module:
+    """Return DeepLab on the trunk that settings name: [B, 3, size, size] -> [B, outputs, h, w].
+
+    Its `head`, the classifier, is to learn faster.
+
+    Raises:
+        BadInput: images too small, or weights asked for that a trunk does not have.
+    """
+    if size < SMALLEST:
+        raise BadInput(
+            f"images of {size} px are too small for DeepLab; prepare the data at a `size` of "
+            f"{SMALLEST} or more"
+        )
+    if s.backbone == "resnet18" and s.weights == "imagenet":
+        raise BadInput(
+            "there are no trained weights of resnet18 to fetch; set `weights` to `none` or to a "
+            "file, or `backbone` to resnet50 or mobilenet"
+        )
+    if s.backbone == "resnet50":
+        return DeepLab50(outputs, s.dilations)
+    if s.backbone == "mobilenet":
+        return dilated_mobilenet(outputs, s.dilations)
+    return resnet18(outputs, s.dilations, s.stride, s.width)
+
+
+def first_weights(s: DeepLabSettings) -> tuple[str, ...]:
+    """Return the trunk's first weights if they can be fetched, names of `partbench data list`."""
+    return ("resnet50",) if s.backbone == "resnet50" and s.weights == "imagenet" else ()
+
+
+def read_first_weights(network: Any, s: DeepLabSettings) -> None:
+    """Read the first weights that settings name into the trunk of a `segmenter`.
+
+    Raises:
+        BadInput: see `read_trunk`.
+    """
+    if s.weights == "imagenet" and s.backbone == "mobilenet":
+        network.trunk.load_state_dict(load("mobilenet").state_dict())
+    elif s.weights != "none":
+        read_trunk(network, data_root() / (RESNET50 if s.weights == "imagenet" else s.weights))
+
+
 def read_trunk(network: nn.Module, path: Path) -> int:
     """Copy a trained network's parameters from a file, those of the same name and shape.
 
     Args:
         network: whose parameters and buffers are overwritten.
-        path: a state_dict, or a checkpoint with one under `state_dict`, `model` or `teacher`,
-            torchvision's names, perhaps behind PREFIXES.
+        path: of torchvision's names, see `partbench.nn.weights.read_state`.
 
     Returns:
         How many parameters and buffers were copied.
@@ -150,18 +235,7 @@ def read_trunk(network: nn.Module, path: Path) -> int:
     Raises:
         BadInput: the file cannot be read, or has less than half of the network's parameters.
     """
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise BadInput(
-            f"{path} is missing, the first weights of the trunk; place it there, or set `weights` "
-            "to another file or to `none`"
-        ) from None
-    except Exception as error:  # torch raises anything on a damaged file
-        raise BadInput(
-            f"{path} does not hold weights ({in_short(error)}); delete it and place it anew"
-        ) from None
-    found = _tensors(content)
+    found = read_state(path, "the first weights of the trunk", "weights")
     own = network.state_dict()
     same = {k: v for k, v in found.items() if k in own and own[k].shape == v.shape}
     names = {name for name, _ in network.named_parameters()}
@@ -176,18 +250,32 @@ def read_trunk(network: nn.Module, path: Path) -> int:
     return len(same)
 
 
-def _tensors(content: Any) -> dict[str, Tensor]:
-    """Return the state_dict in a file's content, without prefixes."""
-    for key in ("state_dict", "model", "teacher"):
-        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
-            content = content[key]
-    found = {}
-    for name, value in content.items() if isinstance(content, Mapping) else ():
-        while prefix := next((p for p in PREFIXES if str(name).startswith(p)), ""):
-            name = name.removeprefix(prefix)
-        if isinstance(value, Tensor):
-            found[str(name)] = value
-    return found
+def sgd(network: Any, s: DeepLabSettings) -> SGD:
+    """Return SGD of a `segmenter`, whose gradients together are clipped before each step.
+
+    Its two groups are the trunk, and the head, which learns faster.
+    """
+    head = list(network.head.parameters())
+    trained = [p for p in network.parameters() if p.requires_grad]
+    trunk = set(trained) - set(head)
+    groups = [
+        {"params": [p for p in trained if p in trunk], "lr": s.learning_rate},
+        {"params": head, "lr": s.head_factor * s.learning_rate},
+    ]
+    optimizer = SGD(groups, momentum=s.momentum, weight_decay=s.weight_decay)
+
+    def clip(*_: Any) -> None:
+        nn.utils.clip_grad_norm_(trained, s.clip)
+
+    optimizer.register_step_pre_hook(clip)
+    return optimizer
+
+
+def decay(optimizer: SGD, s: DeepLabSettings, step: int) -> None:
+    """Lower both rates of `sgd` to those after so many steps; other groups keep theirs."""
+    rate = s.learning_rate * max(1 - step / s.decay_steps, 0) ** s.power
+    for group, factor in zip(optimizer.param_groups[:2], (1, s.head_factor), strict=True):
+        group["lr"] = factor * rate
 
 
 def _frozen(channels: int) -> nn.BatchNorm2d:

@@ -1,0 +1,56 @@
+"""The warps of SCOPS and of unsupervised parts: a bent lattice, turned, scaled and shifted."""
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from partbench.nn.tps import ThinPlateSpline, similarity
+from partbench.settings import Settings
+
+
+class WarpSettings(Settings):
+    """Limits of uniform draws."""
+
+    tps: float = Field(
+        0.01, ge=0, description="largest displacement of the warps' 5 x 5 control points"
+    )
+    rotation: float = Field(60.0, ge=0, description="largest, degrees")
+    scale: tuple[float, float] = Field(
+        (0.7, 2.0), description="smallest and largest magnification; its inverse is uniform"
+    )
+    translation: float = Field(0.1, ge=0, description="largest, in halves of the side")
+
+
+def draw_bent(warps: ThinPlateSpline, s: WarpSettings, n: int) -> Tensor:
+    """Return the weights of n random warps of C control points, [n, C + 3, 2]."""
+    bend, turn, size, shift = (
+        torch.rand(shape, device=warps.control.device)
+        for shape in ((n, len(warps.control), 2), n, n, (n, 2))
+    )
+    near, far = 1 / s.scale[1], 1 / s.scale[0]
+    return bent_similarity(
+        warps,
+        s.tps * (2 * bend - 1),
+        s.rotation * (2 * turn - 1),
+        near + (far - near) * size,
+        s.translation * (2 * shift - 1),
+    )
+
+
+def bent_similarity(
+    warps: ThinPlateSpline, bend: Tensor, angle: Tensor, scale: Tensor, shift: Tensor
+) -> Tensor:
+    """Return the weights of warps whose control points are displaced, turned, scaled and shifted.
+
+    A control point c shows scale * R(angle) (c + bend) + shift of the original, and between them
+    the thin-plate spline interpolates.
+
+    Args:
+        warps: with C control points.
+        bend: [n, C, 2], row by row, in halves of the side.
+        angle: [n], degrees; x turns towards y.
+        scale: [n].
+        shift: [n, 2].
+    """
+    rigid = similarity(bend[:, :0], -torch.deg2rad(angle), scale, shift)
+    return warps.interpolate(rigid[:, :1] + (warps.control + bend) @ rigid[:, 1:])

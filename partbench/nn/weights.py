@@ -1,0 +1,46 @@
+"""Weights in files that a person places below the data root, read without running their code."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from partbench.errors import BadInput, in_short
+
+NESTED = ("state_dict", "model", "teacher")
+"""Under what a checkpoint may hold its state_dict."""
+WRAPPERS = ("module", "backbone", "encoder_q")
+"""What the files of self-supervised networks put into torchvision's names."""
+
+
+def read_state(path: Path, what: str, setting: str) -> dict[str, Tensor]:
+    """Return the tensors of a state_dict in a file by their names, without WRAPPERS.
+
+    Args:
+        path: a state_dict, or a checkpoint with one under NESTED.
+        what: the file is, for messages.
+        setting: that names the file, for messages.
+
+    Raises:
+        BadInput: the file is missing or cannot be read.
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise BadInput(
+            f"{path} is missing, {what}; place it there, or change `{setting}`"
+        ) from None
+    except Exception as error:  # torch raises anything on a damaged file
+        raise BadInput(
+            f"{path} does not hold weights ({in_short(error)}); delete it and place it anew"
+        ) from None
+    for key in NESTED:
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            content = content[key]
+    named = content.items() if isinstance(content, Mapping) else ()
+    return {
+        ".".join(part for part in str(name).split(".") if part not in WRAPPERS): value
+        for name, value in named
+        if isinstance(value, Tensor)
+    }
