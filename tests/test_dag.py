@@ -1,5 +1,6 @@
 """The workflow from start to end, in a copy of the repository: what runs again, and when."""
 
+import ast
 import copy
 import os
 from collections.abc import Iterable
@@ -180,6 +181,21 @@ def test_plan_and_check(name: str, tmp_path: Path) -> None:
     assert "disk" in check.stdout
     if name == "paper":
         assert "lacks imagenet" in check.stdout
+
+
+@pytest.mark.parametrize("package", ["methods", "data", "probes", "nn"])
+def test_imports_are_written_as_the_workflow_reads_them(package: str) -> None:
+    """`from partbench.nn.tps import warp`: then a change of nn/tps.py trains a method again."""
+    for path in (REPOSITORY / "partbench" / package).glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [
+                alias.name for alias in getattr(node, "names", ()) if isinstance(node, ast.Import)
+            ]
+            assert not [name for name in names if name.startswith("partbench")], path
+            if isinstance(node, ast.ImportFrom):
+                assert node.level == 0, path
+                if path.name not in ("catalogue.py", "fetch.py"):  # not part of a reader
+                    assert node.module not in ("partbench.nn", f"partbench.{package}"), path
 
 
 def test_the_profile_is_where_snakemake_looks() -> None:
