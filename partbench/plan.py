@@ -24,7 +24,7 @@ from partbench.config import (
     probe_settings,
     runs,
 )
-from partbench.data.archives import ARCHIVES
+from partbench.data.archives import files_read
 from partbench.data.catalogue import prepared_bytes
 from partbench.data.loader import Schedule
 from partbench.errors import BadInput
@@ -138,7 +138,8 @@ def _check_data(config: Config, name: str) -> list[str]:
     settings = data_settings(config, name)
     if found := found_foreground(config, name):
         return [f"ok    {name}: {found.of} with the foreground of {found.by}"]
-    missing = [f for f in ARCHIVES.get(config.data[name]["reader"], ()) if not f.ready(data_root())]
+    files = files_read(config.data[name]["reader"], settings)
+    missing = [file for file in files if not file.ready(data_root())]
     if missing and not settings.subset and all(file.urls for file in missing):
         return [f"ok    {name}: {', '.join(f.name for f in missing)} will be fetched"]
     try:

@@ -131,7 +131,8 @@ def verdict(
 
     The rule, in this order; the first that applies decides:
 
-    1. `failed` or `not run`: there is no number of ours.
+    1. `failed` or `not run`: there is no number of ours. A row whose note says that its protocol
+       cannot be followed is `not run`, with that reason, whatever failed here.
     2. `not comparable`: the configuration or the run is reduced, the probe's settings were
        changed, the data set is incomplete or another one was trained on, the unit differs, our
        number has no interval, or the note of the published row says that its protocol cannot
@@ -150,6 +151,8 @@ def verdict(
         failure: why the cell failed, if it did.
     """
     if ours is None:
+        if _unmatched(row):
+            return Verdict("not run", "no run can follow the published protocol")
         return Verdict("failed", failure) if failure else Verdict("not run", "")
     obstacles = _obstacles(row, ours, comparable, changes or {}, overrides or {})
     if obstacles:
@@ -199,6 +202,10 @@ def _obstacles(
         found.append(f"our unit is {ours['unit'] or 'none'}, theirs is {row['unit'] or 'none'}")
     if not all(np.isfinite(ours[key]) for key in ("mean", "low", "high")):
         found.append("our number has no interval")
-    if any(phrase in row["note"].lower() for phrase in UNMATCHED):
+    if _unmatched(row):
         found.append(f"the published protocol differs: {row['note']}")
     return found
+
+
+def _unmatched(row: Mapping[str, Any]) -> bool:
+    return any(phrase in row["note"].lower() for phrase in UNMATCHED)

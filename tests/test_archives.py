@@ -180,6 +180,55 @@ def test_from_the_official_archives_to_arrays(
     assert (tmp_path / "sheet.png").stat().st_size > 100
 
 
+@pytest.mark.parametrize("by_hand", [False, True])
+@pytest.mark.parametrize("foreground", ["none", "box", "masks"])
+def test_masks_of_birds_are_fetched_where_they_are_read(
+    foreground: str,
+    by_hand: bool,
+    server: Server,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: Any,
+) -> None:
+    made, root = tmp_path / "made", tmp_path / "root"
+    made.mkdir()
+    make_cub(made)
+    files = []
+    for file in table.ARCHIVES["cub"]:
+        packed = pack(file, file.name, made, "")
+        server.add(file.name, packed)
+        address = f"{server.address}/{file.name}"
+        files.append(replace(file, urls=(address,), size=len(packed), sha256="", md5=""))
+    monkeypatch.setitem(table.ARCHIVES, "cub", tuple(files))
+    monkeypatch.setattr(unpacking, "RATIO", 10_000)
+    monkeypatch.setenv("PARTBENCH_DATA", str(root))
+    settings = {"foreground": foreground, "size": 16}
+    images, masks = "CUB_200_2011.tgz", "segmentations.tgz"
+    read = {images, masks} if foreground == "masks" else {images}
+
+    config = tmp_path / "birds.yaml"
+    block = {"train": "cub", "methods": {"raw_pixels": ["paper"]}, "probes": {"linear": ["cub"]}}
+    data = {"cub": {"reader": "cub", **settings}}
+    config.write_text(json.dumps({"name": "t", "seeds": [0], "data": data, "runs": [block]}))
+    monkeypatch.chdir(tmp_path)
+    assert main(["check", str(config)]) == 0
+    told = capsys.readouterr().out
+    assert f"cub: {', '.join(sorted(read))} will be fetched" in told
+
+    if by_hand:
+        assert main(["data", "fetch", "cub"]) == 0
+        assert (root / "segmentations").is_dir()
+    stage = ["--data-set", "birds", "--reader", "cub", "--settings", json.dumps(settings)]
+    assert main(["fetch", *stage, "--out", str(tmp_path / "files.json")]) == 0
+    states = json.loads((tmp_path / "files.json").read_text())
+    assert states == dict.fromkeys(read, "ready")
+    assert {path.name for path in folder(root).glob("*.tgz")} == read | (
+        {masks} if by_hand else set()
+    )
+    assert main(["prepare", *stage, "--out", str(tmp_path / "out")]) == 0
+    assert Prepared(tmp_path / "out").split("train").has("mask") == (foreground != "none")
+
+
 @pytest.mark.fault
 def test_the_stage_says_what_to_do_when_google_gives_a_page(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any

@@ -28,8 +28,10 @@ from partbench.data import fetch as fetching
 from partbench.data.archives import ARCHIVES, Archive, archives
 from partbench.data.catalogue import listing
 from partbench.data.fetch import fetch, folder, state
+from partbench.data.reader import Reader
 from partbench.data.unpack import unpack
 from partbench.errors import BadInput
+from partbench.plugins import load
 
 CONTENT = random.Random(0).randbytes(300_000)
 Answer = Callable[["Handler", int], None]
@@ -781,6 +783,11 @@ def test_the_table_is_sound() -> None:
             assert file.packed or list(file.gives) == [""]
             for place in file.gives.values():
                 assert not Path(place).is_absolute()
+    for name, files in ARCHIVES.items():
+        for file in files:
+            for key, value in file.read_if.items():
+                cls = load("data", name, Reader)  # type: ignore[type-abstract]
+                assert getattr(cls.Settings.parse({key: value}, "test"), key) == value
 
 
 def test_data_commands(

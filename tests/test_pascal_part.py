@@ -6,11 +6,15 @@ from typing import Any, get_args
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 from scipy.io import savemat
 
-from partbench.data.pascal_part import PARTS, PascalPart, PascalPartSettings
+from partbench import config as grid
+from partbench.data.crop import square_around
+from partbench.data.pascal_part import LISTS, PARTS, PascalPart, PascalPartSettings
 from partbench.data.prepare import prepare
 from partbench.data.prepared import Prepared
 from partbench.errors import BadInput
@@ -165,6 +169,55 @@ def test_an_object_without_parts_is_all_background(root: Path) -> None:
     np.testing.assert_allclose(sample.box, [-0.5, -0.5, 30, 20])
 
 
+def test_objects_are_cut_out_as_squares(tmp_path: Path) -> None:
+    """A 10 x 16 object at the top of a 40 x 20 image: its square, of 1.1 * 16, begins above."""
+    body = area(6, 0, 10, 16)
+    save_image(tmp_path, "2008_000001", thing(body, ("torso", area(6, 0, 10, 12))))
+    save_list(tmp_path, "train", ["2008_000001"])
+    save_list(tmp_path, "val", ["2008_000001"])
+    size = 88  # five pixels for each
+    made = reader(tmp_path, crop="box", size=size, test_area=0.1)
+    prepare(made, "horses", tmp_path / "out", workers=1)
+    held = Prepared(tmp_path / "out").split("train")
+    image, parts, mask = held.images[0], held.annotation("parts")[0], held.annotation("mask")[0]
+    # From 2.2 to 19.8 across and from -0.8 to 16.8 down; the object's middle in the square's.
+    np.testing.assert_allclose(held.annotation("box")[0], [18.5, 3.5, 50, 80], atol=1e-4)
+    expected = np.zeros((size, size), np.uint8)
+    expected[4:64, 19:69] = number("torso")
+    np.testing.assert_array_equal(parts, expected)
+    np.testing.assert_array_equal(mask, expected > 0)
+    assert not image[:2].any()  # black above the image
+    assert (image[7:] == 90).all()
+    again = Prepared(tmp_path / "out").split("test")
+    np.testing.assert_array_equal(again.annotation("parts")[0], expected)
+
+
+@given(
+    st.tuples(*(st.floats(-50, 500),) * 2, *(st.floats(1, 500),) * 2),
+    st.tuples(st.floats(-100, 100), st.floats(-100, 100)),
+)
+def test_the_square_around_a_box(box: tuple[float, ...], by: tuple[float, float]) -> None:
+    x, y, width, height = box
+    left, top, right, bottom = square_around(np.array(box))
+    assert right - left == pytest.approx(bottom - top)
+    # The longer side has its 5 % on both of its sides, the other at least as much.
+    gaps = [x + 0.5 - left, right - x - 0.5 - width, y + 0.5 - top, bottom - y - 0.5 - height]
+    assert gaps[0] == pytest.approx(gaps[1], abs=1e-6)
+    assert gaps[2] == pytest.approx(gaps[3], abs=1e-6)
+    assert min(gaps) == pytest.approx(max(width, height) * 0.05, abs=1e-6)
+    moved = square_around(np.array([x + by[0], y + by[1], width, height]))
+    shift = np.subtract(moved, (left, top, right, bottom))
+    np.testing.assert_allclose(shift, [*by, *by], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("crop", "wanted"), [("center", (10, 0, 30, 20)), ("pad", (0, -10, 40, 30))]
+)
+def test_other_crops_are_every_reader_s(crop: str, wanted: tuple[float, ...], root: Path) -> None:
+    made = reader(root, crop=crop)
+    assert made.crop_box(made.sample("train", 0)) == wanted
+
+
 # Of 800 pixels, 80 are a tenth and 160 a fifth; the paper counts a row and a column less.
 @pytest.mark.parametrize(
     ("part", "split", "width", "height", "kept"),
@@ -258,3 +311,45 @@ def test_annotations_are_searched_once(root: Path, monkeypatch: pytest.MonkeyPat
     assert made.splits() == first
     assert pickle.loads(pickle.dumps(made)).splits() == first  # what a worker gets
     assert [len(made.present(split)) for split in first] == [2, 1]
+
+
+def test_the_paper_s_configuration_has_a_model_for_each_category() -> None:
+    paper = grid.read(Path(__file__).parents[1] / "config/paper.yaml")
+    settings = {
+        name: grid.data_settings(paper, name)
+        for name, values in paper.data.items()
+        if values.get("reader") == "pascal_part"
+    }
+    assert sorted(values.category for values in settings.values()) == sorted(PARTS)
+    for values in settings.values():
+        assert values == PascalPartSettings(category=values.category, crop="box", size=256)
+    cells = [cell for cell in grid.cells(paper) if cell.run.train in settings]
+    assert not any(cell.skip for cell in cells)
+    assert {(cell.run.train, cell.eval, cell.probe) for cell in cells} == {
+        (name, name, "parts") for name in settings
+    }
+    trained: dict[str, set[str]] = {name: set() for name in settings}
+    for cell in cells:
+        trained[cell.run.train].add(f"{cell.run.method} {cell.run.variant}")
+        made: Any = grid.method_settings(paper, cell.run.method, cell.run.variant)
+        assert made.k == 4
+    assert set(map(frozenset, trained.values())) == {
+        frozenset(
+            {
+                "unsup_parts pascal",
+                "unsup_parts pascal+untrained",
+                "scops k4",
+                "dff paper",
+                "kmeans paper",
+                "random_parts paper",
+                "supervised_parts paper",
+            }
+        )
+    }
+
+
+def test_training_and_test_objects_are_of_different_images(root: Path) -> None:
+    splits = reader(root, crop="box").splits()
+    assert LISTS == {"train": "train", "test": "val"}
+    train, test = ({name.rpartition("_")[0] for name in splits[s]} for s in ("train", "test"))
+    assert (train, test) == ({"2008_000001"}, {"2008_000002"})

@@ -1,8 +1,9 @@
 """The one table of official files: where they come from, how to know them, where they go."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from partbench.errors import BadInput
 from partbench.settings import nearest
@@ -36,6 +37,8 @@ class Archive:
     no checksum of them is published."""
     source: str = ""
     """For a person: the page it comes from, and what it asks for."""
+    read_if: Mapping[str, Any] = field(default_factory=dict)
+    """Setting of the reader -> the value with which alone it reads the file."""
 
     @property
     def packed(self) -> bool:
@@ -168,6 +171,7 @@ ARCHIVES: dict[str, tuple[Archive, ...]] = {
             sha256="dc77f6cffea0cbe2e41d4201115c8f29a6320ecb04fffd2444f51b8066e4b84f",
             md5="4d47ba1228eae64f2fa547c47bc65255",
             source="data.caltech.edu/records/w9d68-gec53",
+            read_if={"foreground": "masks"},
         ),
     ),
     "deepfashion": (
@@ -298,3 +302,12 @@ def archives(name: str) -> tuple[Archive, ...]:
     if name not in ARCHIVES:
         raise BadInput(f"no '{name}' among the files to fetch; {nearest(name, list(ARCHIVES))}")
     return ARCHIVES[name]
+
+
+def files_read(reader: str, settings: Any) -> tuple[Archive, ...]:
+    """Return the files that a reader reads with these settings; none if it has no archives."""
+    return tuple(
+        file
+        for file in ARCHIVES.get(reader, ())
+        if all(getattr(settings, key) == value for key, value in file.read_if.items())
+    )

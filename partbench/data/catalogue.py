@@ -7,7 +7,7 @@ from typing import Any
 
 from partbench import plugins
 from partbench.data import fetch
-from partbench.data.archives import ARCHIVES, archives
+from partbench.data.archives import ARCHIVES, archives, files_read
 from partbench.data.prepare import prepare
 from partbench.data.prepared import CANVAS, WHOLE, Prepared
 from partbench.data.reader import Reader
@@ -43,14 +43,14 @@ def listing(root: Path) -> str:
 
 
 def provide(name: str, reader: Reader) -> dict[str, str]:
-    """Make sure that a reader's official files are there; return file -> state.
+    """Make sure that the official files that a reader reads are there; return file -> state.
 
     Of a subset, what is there is taken as it is.
 
     Raises:
         BadInput: as `fetch.fetch`.
     """
-    files = ARCHIVES.get(name, ())
+    files = files_read(name, reader.settings)
     if not reader.settings.subset:
         fetch.fetch(files, reader.root, prepared_bytes(reader))
     return {file.name: fetch.state(file, reader.root) for file in files}

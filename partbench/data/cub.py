@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
+from partbench.data.crop import square_around
 from partbench.data.image import read_image
 from partbench.data.reader import DataSettings, Reader, Sample
 from partbench.errors import BadInput
@@ -39,7 +40,6 @@ LANDMARKS = (
     "throat",
 )
 SWAP = (0, 1, 2, 3, 4, 5, 10, 11, 12, 9, 6, 7, 8, 13, 14)
-BOX_MARGIN = 0.05
 SOURCE = "unpack CUB_200_2011.tgz (data.caltech.edu/records/65de6-vp158) into {root}"
 MASKS = "unpack segmentations.tgz (data.caltech.edu/records/w9d68-gec53) into {root}"
 
@@ -168,13 +168,10 @@ class CUB(Reader):
         if self.settings.crop not in ("box", "tight"):
             return super().crop_box(sample)
         assert sample.box is not None
-        left, top, width, height = (float(value) for value in sample.box)
-        if self.settings.crop == "tight":
-            return int(left), int(top), int(left) + int(width), int(top) + int(height)
-        side = max(width, height) * (1 + 2 * BOX_MARGIN)
-        # Pixel centres at integers: the box ends half a pixel further.
-        x, y = left + width / 2 + 0.5, top + height / 2 + 0.5
-        return x - side / 2, y - side / 2, x + side / 2, y + side / 2
+        if self.settings.crop == "box":
+            return square_around(sample.box)
+        left, top, width, height = (int(value) for value in sample.box)
+        return left, top, left + width, top + height
 
     def sample(self, split: str, index: int) -> Sample:
         """Return a bird with its class, landmarks, box and, if asked for, mask."""

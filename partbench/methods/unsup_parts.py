@@ -106,8 +106,7 @@ class UnsupParts(Method):
 
     - The trunk starts from torchvision's ResNet-50; their Caffe file can no longer be had.
     - Of `cub` and `pascal`, they train on the object's box, padded by 5 %, and move its sides by
-      up to 5 % of it each time; here the box of a bird never moves, and images of PASCAL-Part are
-      not cut to the object.
+      up to 5 % of it each time; here it never moves.
     - Of `deepfashion`, they train on random crops, 0.5 to 1 of the image's area at aspects of 3/4
       to 4/3; here on the whole image, padded to a square.
     """
