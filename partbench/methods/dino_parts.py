@@ -7,7 +7,7 @@ left out.
 """
 
 from collections.abc import Callable, Iterator
-from typing import Any, Literal
+from typing import Any
 
 import faiss
 import numpy as np
@@ -17,29 +17,26 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
 
-from partbench.config import data_root
-from partbench.errors import BadInput, in_short
+from partbench.errors import BadInput
 from partbench.method import Batch, DataInfo, Method, MethodSettings, PartMaps
 from partbench.nn.descriptors import to_side
 from partbench.nn.precision import exact
-from partbench.nn.vit import Tokens, VisionTransformer
+from partbench.nn.vit import WIDTHS, Backbone, Tokens, Transformer
 
-WIDTH = 384
 MOST = 14
 """Clusters of the whole, at most."""
-SOURCE = "dino-vit-features takes it from https://github.com/facebookresearch/dino"
 
 
 class DinoPartsSettings(MethodSettings):
     """The published settings."""
 
     k: int = Field(4, ge=1, description="K, number of parts of the foreground")
-    patch: Literal[8, 16] = Field(8, description="pixels along a patch of ViT-S")
+    backbone: Backbone = Field("vit_small_patch8_224", description="transformer, named as in timm")
     stride: int = Field(4, ge=1, description="pixels from patch to patch")
     weights_file: str = Field(
         "weights/dino_deitsmall8_pretrain.pth",
-        description="below the data root; a state_dict. random: weights that were never trained, "
-        "the same every time",
+        description="below the data root; a state_dict as its authors publish it. random: weights "
+        "that were never trained, the same every time",
     )
     side: int = Field(224, ge=32, description="pixels that the network sees")
     every: int = Field(100, ge=1, description="so manyth descriptors are clustered")
@@ -73,7 +70,7 @@ class DinoParts(Method):
     Settings = DinoPartsSettings
     VARIANTS = {
         "vits16": {
-            "patch": 16,
+            "backbone": "vit_small_patch16_224",
             "stride": 8,
             "weights_file": "weights/dino_deitsmall16_pretrain.pth",
         },
@@ -94,11 +91,12 @@ class DinoParts(Method):
     def __init__(self, settings: DinoPartsSettings, data: DataInfo) -> None:
         super().__init__(settings, data)
         s = self.settings = settings
-        self._network: list[VisionTransformer] = []  # in a list, so that no model's file holds it
-        self.register_buffer("whole", torch.zeros(MOST, WIDTH))
+        self.network = Transformer(s.backbone, s.weights_file, s.stride)
+        width = WIDTHS[s.backbone]
+        self.register_buffer("whole", torch.zeros(MOST, width))
         self.register_buffer("salient", torch.zeros(MOST, dtype=torch.bool))
         self.register_buffer("clusters", torch.zeros((), dtype=torch.long))
-        self.register_buffer("centroids", torch.zeros(s.k, WIDTH))
+        self.register_buffer("centroids", torch.zeros(s.k, width))
 
     whole: Tensor
     """[MOST, C], of which the first `clusters` are the centroids of the whole."""
@@ -112,40 +110,12 @@ class DinoParts(Method):
         """Not trained by steps, so never called."""
         raise RuntimeError("dino_parts has no loss")
 
-    def network(self) -> VisionTransformer:
-        """Return the transformer, opened at its first use.
-
-        Raises:
-            BadInput: its file is missing, or holds something else.
-        """
-        if not self._network:
-            s, path = self.settings, data_root() / self.settings.weights_file
-            network = VisionTransformer(s.patch)
-            try:
-                if s.weights_file == "random":
-                    network.draw_()
-                else:
-                    network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
-            except FileNotFoundError:
-                raise BadInput(
-                    f"{path} is missing, DINO's ViT-S/{s.patch}; place it there ({SOURCE})"
-                ) from None
-            except Exception as error:  # torch raises anything on a damaged file
-                raise BadInput(
-                    f"{path} does not hold the weights of DINO's ViT-S/{s.patch} "
-                    f"({in_short(error)}); delete it and place it anew"
-                ) from None
-            self._network = [network.requires_grad_(False).eval()]
-        return self._network[0].to(self.mean.device)
-
     @torch.no_grad()
     def describe(self, images: Tensor) -> Tokens:
         """Return the descriptors of images in [0, 1], of norm 1, and the saliency in [0, 1]."""
-        s = self.settings
         with exact(images):
-            images = to_side(images, s.side)
-            x = self.normalize(images)
-            keys, saliency = self.network()(x, s.stride)
+            images = to_side(images, self.settings.side)
+            keys, saliency = self.network(self.normalize(images))
         if not keys.isfinite().all():
             raise BadInput("dino_parts: descriptors are not finite; look at the images")
         low, high = (saliency.flatten(1).aminmax(dim=1)[i].view(-1, 1, 1) for i in (0, 1))

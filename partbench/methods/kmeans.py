@@ -7,6 +7,7 @@ are ours, and each is a setting.
 """
 
 from collections.abc import Callable, Iterator
+from typing import Any, ClassVar
 
 import faiss
 import torch
@@ -20,14 +21,10 @@ from partbench.nn.descriptors import CHANNELS, LAYERS, describe
 from partbench.nn.perceptual import Features, Perceptual, fetched
 
 
-class KMeansSettings(MethodSettings):
-    """The paper's settings, as far as they are known."""
+class ClusteringSettings(MethodSettings):
+    """How descriptors are clustered, whatever they are."""
 
     k: int = Field(4, ge=1, description="K, number of clusters")
-    perceptual: Features = Field("vgg19", description="network whose activations are clustered")
-    side: int | None = Field(
-        256, ge=32, description="pixels that the network sees; none: those of the prepared images"
-    )
     l2: bool = Field(False, description="descriptors are divided by their norms")
     descriptors: int = Field(
         200_000,
@@ -40,10 +37,19 @@ class KMeansSettings(MethodSettings):
     batch_size: int = Field(32, ge=1, description="images described at once")
 
 
+class KMeansSettings(ClusteringSettings):
+    """The paper's settings, as far as they are known."""
+
+    perceptual: Features = Field("vgg19", description="network whose activations are clustered")
+    side: int | None = Field(
+        256, ge=32, description="pixels that the network sees; none: those of the prepared images"
+    )
+
+
 class KMeans(Method):
     """K-means; variant `l2` on normalised descriptors, `k8` with twice as many parts."""
 
-    Settings = KMeansSettings
+    Settings: ClassVar[type[ClusteringSettings]] = KMeansSettings
     VARIANTS = {"l2": {"l2": True}, "k8": {"k": 8}}
     REDUCED = {
         "demo": {"perceptual": "random", "side": None, "descriptors": 20_000},
@@ -53,27 +59,33 @@ class KMeans(Method):
     paper = "unsup_parts"
     fitted = True
 
-    def __init__(self, settings: KMeansSettings, data: DataInfo) -> None:
+    def __init__(self, settings: ClusteringSettings, data: DataInfo) -> None:
         super().__init__(settings, data)
-        s = self.settings = settings
-        self.perceptual = Perceptual(s.perceptual, LAYERS[s.perceptual], normalize=True)
-        self.register_buffer("centroids", torch.zeros(s.k, sum(CHANNELS[s.perceptual])))
+        self.network, channels = self.describer()
+        self.register_buffer("centroids", torch.zeros(settings.k, channels))
 
+    network: Any
+    """What describes images; it has a `name`, and is no module."""
     centroids: Tensor
     """[K, C]."""
 
+    def describer(self) -> tuple[Any, int]:
+        """Return the network whose activations are clustered, and their number of channels."""
+        name = self.settings.perceptual
+        return Perceptual(name, LAYERS[name], normalize=True), sum(CHANNELS[name])
+
     @classmethod
-    def weights(cls, settings: KMeansSettings) -> tuple[str, ...]:
+    def weights(cls, settings: Any) -> tuple[str, ...]:
         """Return the network whose activations are clustered."""
         return fetched(settings.perceptual)
 
     def forward(self, batch: Batch, phase: str) -> dict[str, Tensor]:
         """Not trained by steps, so never called."""
-        raise RuntimeError("kmeans has no loss")
+        raise RuntimeError("K-means has no loss")
 
     def describe(self, images: Tensor) -> Tensor:
         """Return the descriptors of images [B, 3, S, S]: [B, C, h, w]."""
-        found = describe(self.perceptual, images, self.settings.side)
+        found = describe(self.network, images, self.settings.side)
         return F.normalize(found) if self.settings.l2 else found
 
     @torch.no_grad()
@@ -90,7 +102,7 @@ class KMeans(Method):
         rows = self._sample(passes).numpy()
         if len(rows) < s.k:
             raise BadInput(
-                f"kmeans: {s.k} clusters of {len(rows)} descriptors, those of all foreground "
+                f"K-means: {s.k} clusters of {len(rows)} descriptors, those of all foreground "
                 "cells of the training split; look at its masks, or lower `k`"
             )
         faiss.omp_set_num_threads(torch.get_num_threads())
@@ -121,8 +133,8 @@ class KMeans(Method):
             rows = found.permute(0, 2, 3, 1)[share >= 0.5].cpu()
             if not rows.isfinite().all():
                 raise BadInput(
-                    f"kmeans: activations of {s.perceptual} are not finite; look at its weights "
-                    "and at the images"
+                    f"K-means: activations of {self.network.name} are not finite; look at its "
+                    "weights and at the images"
                 )
             kept = torch.cat([kept, rows])
             numbers = torch.cat([numbers, torch.rand(len(rows))])

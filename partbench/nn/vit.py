@@ -1,14 +1,35 @@
-"""The vision transformer of DINO (Caron et al., ICCV 2021), read at its last block.
+"""Vision transformers of timm, read at their last block: DINO's and DINOv2's features.
 
-Parameters are named as in the authors' files, such as dino_deitsmall8_pretrain.pth.
+Weights come from the authors' files, never from the network. DINO: Caron et al., ICCV 2021;
+DINOv2: Oquab et al., TMLR 2024; with registers: Darcet et al., ICLR 2024.
 """
 
-from collections import OrderedDict
-from typing import NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
+
+from partbench.config import data_root
+from partbench.errors import BadInput, in_short
+
+Backbone = Literal[
+    "vit_small_patch8_224",
+    "vit_small_patch16_224",
+    "vit_base_patch8_224",
+    "vit_base_patch16_224",
+    "vit_small_patch14_dinov2",
+    "vit_base_patch14_dinov2",
+    "vit_small_patch14_reg4_dinov2",
+    "vit_base_patch14_reg4_dinov2",
+]
+"""Names of timm: the first four as DINO trained them, the others as DINOv2 did."""
+WIDTHS: dict[str, int] = {name: 384 if "small" in name else 768 for name in get_args(Backbone)}
+"""Channels, known without timm, whose import takes seconds."""
+SOURCES = (
+    "https://github.com/facebookresearch/dino and https://github.com/facebookresearch/dinov2 "
+    "have them"
+)
 
 
 class Tokens(NamedTuple):
@@ -20,98 +41,112 @@ class Tokens(NamedTuple):
     """[B, h, w], at least 0: how much the class token attends to each patch, a mean over heads."""
 
 
-class Attention(nn.Module):
-    """Multi-head self-attention on tokens [B, N, C]."""
+class Transformer:
+    """A frozen transformer, opened at its first use.
 
-    def __init__(self, width: int, heads: int) -> None:
-        super().__init__()
-        self.heads = heads
-        self.qkv = nn.Linear(width, 3 * width)
-        self.proj = nn.Linear(width, width)
-
-    def split(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return queries, keys and values, [B, heads, N, C / heads] each."""
-        q, k, v = self.qkv(x).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        return q, k, v
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return what the tokens gather."""
-        return self.proj(F.scaled_dot_product_attention(*self.split(x)).transpose(1, 2).flatten(2))
-
-
-class Block(nn.Module):
-    """Attention and a perceptron, each behind a layer norm and beside a shortcut."""
-
-    def __init__(self, width: int, heads: int) -> None:
-        super().__init__()
-        self.norm1 = nn.LayerNorm(width, eps=1e-6)
-        self.attn = Attention(width, heads)
-        self.norm2 = nn.LayerNorm(width, eps=1e-6)
-        layers = {"fc1": nn.Linear(width, 4 * width), "act": nn.GELU()}
-        self.mlp = nn.Sequential(OrderedDict(layers, fc2=nn.Linear(4 * width, width)))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the tokens [B, N, C] one block on."""
-        x = x + self.attn(self.norm1(x))
-        return x + self.mlp(self.norm2(x))
-
-
-class VisionTransformer(nn.Module):
-    """ViT-S by default: 384 channels, 12 blocks of 6 heads.
+    Not a module, so that it is neither trained, nor counted, nor saved with the method.
 
     Args:
-        patch: pixels along a patch, 8 or 16.
-        width: channels.
-        depth: blocks.
-        heads: of attention.
-        side: of the images it was trained with, which gives the grid of `pos_embed`.
+        name: which.
+        weights_file: below the data root, a state_dict as its authors publish it; `random`:
+            weights that were never trained, the same every time.
+        stride: pixels from patch to patch; below the patch's side, patches overlap.
     """
 
-    def __init__(
-        self, patch: int, width: int = 384, depth: int = 12, heads: int = 6, side: int = 224
-    ) -> None:
-        super().__init__()
-        self.patch, self.grid = patch, side // patch
-        self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
-        self.pos_embed = nn.Parameter(torch.zeros(1, 1 + self.grid**2, width))
-        self.patch_embed = nn.Module()
-        self.patch_embed.proj = nn.Conv2d(3, width, patch, patch)
-        self.blocks = nn.ModuleList(Block(width, heads) for _ in range(depth))
-        self.norm = nn.LayerNorm(width, eps=1e-6)
+    def __init__(self, name: Backbone, weights_file: str, stride: int) -> None:
+        self.name, self.weights_file, self.stride = name, weights_file, stride
+        self.network: Any = None
 
-    def draw_(self) -> None:
-        """Draw all weights and places from N(0, 0.02), seed 0; biases stay 0."""
-        generator = torch.Generator().manual_seed(0)
-        for parameter in self.parameters():
-            if parameter.dim() > 1:
-                nn.init.normal_(parameter, std=0.02, generator=generator)
+    def __call__(self, images: Tensor) -> Tokens:
+        """Return the keys and the saliency of normalised images [B, 3, H, W].
 
-    def embed(self, images: Tensor, stride: int) -> tuple[Tensor, int, int]:
-        """Return the tokens of normalised images, the class's first, and the patches' grid.
-
-        A stride below `patch` makes patches overlap; their places are interpolated bicubically
-        from those trained.
+        Raises:
+            BadInput: the file of weights is missing, or holds something else.
         """
-        proj: nn.Conv2d = self.patch_embed.proj  # type: ignore[assignment]
-        patches = F.conv2d(images, proj.weight, proj.bias, stride)
-        height, width = patches.shape[2:]
-        first, places = self.pos_embed[:, :1], self.pos_embed[:, 1:]
-        if (height, width) != (self.grid, self.grid):
-            square = places.unflatten(1, (self.grid, self.grid)).permute(0, 3, 1, 2)
-            square = F.interpolate(square, (height, width), mode="bicubic")
-            places = square.flatten(2).transpose(1, 2)
-        tokens = patches.flatten(2).transpose(1, 2) + places
-        start = (self.cls_token + first).expand(len(images), -1, -1)
-        return torch.cat([start, tokens], 1), height, width
+        if self.network is None:
+            self.network = load(self.name, self.weights_file)
+        return read(self.network.to(images.device), images, self.stride)
 
-    def forward(self, images: Tensor, stride: int) -> Tokens:
-        """Return the keys and the saliency of normalised images [B, 3, S, S]."""
-        x, height, width = self.embed(images, stride)
-        for block in self.blocks[:-1]:
-            x = block(x)
-        last: Block = self.blocks[-1]  # type: ignore[assignment]
-        q, k, _ = last.attn.split(last.norm1(x))
-        scores = q[:, :, :1] @ k.transpose(2, 3) * k.shape[3] ** -0.5
-        saliency = scores.softmax(3)[:, :, 0, 1:].mean(1).unflatten(1, (height, width))
-        keys = k[:, :, 1:].transpose(2, 3).flatten(1, 2).unflatten(2, (height, width))
-        return Tokens(keys, saliency)
+
+def load(name: Backbone, weights_file: str) -> Any:
+    """Return a transformer of timm without its head, frozen, in eval mode.
+
+    Raises:
+        BadInput: the file of weights is missing from the data root, or holds something else.
+    """
+    # Here, not above: whoever only reads a configuration need not wait for it.
+    import timm
+    from timm.models.vision_transformer import checkpoint_filter_fn
+
+    with torch.random.fork_rng(devices=[]):  # what a step draws must not depend on the first use
+        network: Any = timm.create_model(name, pretrained=False, num_classes=0)
+    if weights_file == "random":
+        _draw(network)
+        return network.requires_grad_(False).eval()
+    path = data_root() / weights_file
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        if "mask_token" in state:  # DINOv2's files name some tokens otherwise than timm
+            state = checkpoint_filter_fn(state, network)
+        network.load_state_dict(state)
+    except FileNotFoundError:
+        raise BadInput(
+            f"{path} is missing, the weights of {name}; place it there ({SOURCES})"
+        ) from None
+    except Exception as error:  # torch raises anything on a damaged file
+        raise BadInput(
+            f"{path} does not hold the weights of {name} ({in_short(error)}); delete it and place "
+            "it anew, or set `backbone` to what it holds"
+        ) from None
+    return network.requires_grad_(False).eval()
+
+
+def _draw(network: Any) -> None:
+    """Draw all weights and places from N(0, 0.02), seed 0; biases are 0."""
+    generator = torch.Generator().manual_seed(0)
+    for name, parameter in network.named_parameters():
+        if parameter.dim() > 1:
+            torch.nn.init.normal_(parameter, std=0.02, generator=generator)
+        elif name.endswith("bias"):
+            torch.nn.init.zeros_(parameter)
+
+
+def embed(network: Any, images: Tensor, stride: int) -> tuple[Tensor, int, int]:
+    """Return the tokens of normalised images, the patches' last, and the patches' grid.
+
+    Places are interpolated bicubically from those trained, as DINO does. timm's own rule takes
+    another kernel, as it is made for fewer patches too, and wants sides that patches divide.
+    """
+    proj = network.patch_embed.proj
+    patches = F.conv2d(images, proj.weight, proj.bias, stride)
+    height, width = patches.shape[2:]
+    prefix = [token for token in (network.cls_token, network.reg_token) if token is not None]
+    first = torch.cat(prefix, 1)
+    places = network.pos_embed
+    if not network.no_embed_class:  # registers have no place, and the class token where they are
+        own, places = places.split([first.shape[1], places.shape[1] - first.shape[1]], 1)
+        first = first + own
+    if (height, width) != network.patch_embed.grid_size:
+        square = places.unflatten(1, network.patch_embed.grid_size).permute(0, 3, 1, 2)
+        square = F.interpolate(square, (height, width), mode="bicubic")
+        places = square.flatten(2).transpose(1, 2)
+    tokens = patches.flatten(2).transpose(1, 2) + places
+    return torch.cat([first.expand(len(images), -1, -1), tokens], 1), height, width
+
+
+def read(network: Any, images: Tensor, stride: int) -> Tokens:
+    """Return the last block's keys and saliency of normalised images [B, 3, H, W].
+
+    Queries and keys are computed here: the fused attention of timm keeps no weights.
+    """
+    x, height, width = embed(network, images, stride)
+    x = network.blocks[:-1](x)
+    last = network.blocks[-1]
+    attention = last.attn
+    q, k, _ = attention.qkv(last.norm1(x)).unflatten(2, (3, attention.num_heads, -1)).unbind(2)
+    q, k = q.transpose(1, 2), k.transpose(1, 2)  # [B, heads, N, C / heads]
+    patches = slice(network.num_prefix_tokens, None)
+    scores = q[:, :, :1] @ k.transpose(2, 3) * attention.scale
+    saliency = scores.softmax(3)[:, :, 0, patches].mean(1).unflatten(1, (height, width))
+    keys = k[:, :, patches].transpose(2, 3).flatten(1, 2).unflatten(2, (height, width))
+    return Tokens(keys, saliency)

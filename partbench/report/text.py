@@ -24,6 +24,8 @@ NAMES = {
     "scops": "SCOPS",
     "dff": "DFF",
     "kmeans": "K-means",
+    "dino_kmeans": "K-means on DINO",
+    "dino_parts": "Amir et al.",
     "uld": "ULD",
     "huang_li": "Huang and Li",
     "pdisconet": "PDiscoNet",
