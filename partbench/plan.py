@@ -67,6 +67,8 @@ def plan(config: Config, tflops: float) -> str:
         probe = plugins.load("probes", cell.probe, Probe)  # type: ignore[type-abstract]
         settings = probe_settings(config, cell.probe, cell.eval)
         splits = _counts(config, cell.eval)
+        if "train" not in _counts(config, cell.run.train):
+            continue  # the sum would be a part of the whole
         if "train" in splits:
             images = probe.training_images(settings, splits["train"])
             hours[key] = hours.get(key, 0) + _work(config, cell.run, images) / tflops / 3.6e15

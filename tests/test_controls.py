@@ -277,3 +277,20 @@ def test_the_plan_counts_the_training_on_landmarks() -> None:
     macs += 64 * 64 * 10
     hours = 3 * 2 * macs * 62 * 32 * 4 / 1e9 / 3600
     assert float(lines["supervised_landmarks"]) == pytest.approx(hours, abs=0.006)
+
+
+def test_the_plan_does_not_know_a_training_on_data_of_unknown_size() -> None:
+    """Though it knows the probe's share of it: half a sum is no sum."""
+    block = {"train": "odd", "methods": {"vae": ["demo"]}, "probes": {"linear": ["toy"]}}
+    config = check(
+        {
+            "name": "test",
+            "seeds": [0],
+            "data": {"toy": {"reader": "toy"}, "odd": {"reader": "cub", "min_visible": 8}},
+            "runs": [block],
+        },
+        "test",
+    )
+    text = plan(config, 1e-3)
+    assert "vae demo on odd      1     1    unknown" in text
+    assert "Without odd: its size is not known yet." in text

@@ -201,7 +201,8 @@ def test_min_visible_leaves_training_images_out(tmp_path: Path) -> None:
 
 def test_known_counts_are_those_of_the_whole() -> None:
     assert reader(Path()).counts == {"train": 5_994, "test": 5_794}
-    assert reader(Path(), min_visible=7).counts == {}
+    assert reader(Path(), min_visible=7).counts == {"train": 5_965, "test": 5_794}
+    assert reader(Path(), min_visible=8).counts == {}
     assert reader(Path(), classes=[1]).counts == {}
 
 

@@ -40,6 +40,8 @@ LANDMARKS = (
     "throat",
 )
 SWAP = (0, 1, 2, 3, 4, 5, 10, 11, 12, 9, 6, 7, 8, 13, 14)
+TRAIN = {0: 5_994, 7: 5_965}
+"""`min_visible` -> training images of all classes, counted."""
 SOURCE = "unpack CUB_200_2011.tgz (data.caltech.edu/records/65de6-vp158) into {root}"
 MASKS = "unpack segmentations.tgz (data.caltech.edu/records/w9d68-gec53) into {root}"
 
@@ -108,12 +110,14 @@ class CUB(Reader):
     landmark_names = LANDMARKS
     landmark_swap = SWAP
     licence = "non-commercial research and education"
-    counts = {"train": 5_994, "test": 5_794}
+    counts = {"train": TRAIN[0], "test": 5_794}
 
     def __init__(self, root: Path, settings: Any) -> None:
         super().__init__(root, settings)
-        if settings.classes or settings.min_visible:
+        if settings.classes or settings.min_visible not in TRAIN:
             self.counts = {}
+        else:
+            self.counts = {**self.counts, "train": TRAIN[settings.min_visible]}
 
     @cached_property
     def _birds(self) -> Birds:
