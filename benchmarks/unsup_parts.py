@@ -2,8 +2,10 @@
 
 The settings for birds: 6 images of 256 px, K = 4, two layers of VGG19 with 768 channels. First the
 terms alone, forward and backward to the logits; with --step the whole training step too, with
-VGG19 and the ResNet-50 of DeepLab, whose weights are random, as no time depends on them. Then
-both are made to compute the same loss and gradients in float64.
+VGG19 and the ResNet-50 of DeepLab, whose weights are random, as no time depends on them. With
+--reference a training step of the authors' public code stands beside it, from a checkout of
+theirs (benchmarks/authors_parts.py says how). Then ours and the straightforward formulation are
+made to compute the same loss and gradients in float64.
 
 Each way runs in a process of its own. Peak memory is what its first step adds; the median of the
 next steps' times counts (with no next step, the first).
@@ -11,16 +13,18 @@ next steps' times counts (with no next step, the first).
 
 import resource
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import nullcontext
+from functools import partial
 from multiprocessing import get_context
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from benchmarks import common, plain_parts
+from benchmarks import authors_parts, common, plain_parts
 from partbench.method import Batch, DataInfo, resolve
 from partbench.methods.unsup_parts import LAYERS, UnsupParts
 from partbench.nn import consistency, perceptual
@@ -31,7 +35,16 @@ LAYER_SIZES = ((256, 4), (512, 16))
 """Channels of the two layers, and pixels per cell."""
 TIME_TARGET, MEMORY_TARGET = 1.5, 2
 WAYS = ("ours", "plain")
+"""What check_same holds to be the same; --reference adds the authors' code."""
 WHATS = ("terms", "step")
+
+
+class Task(NamedTuple):
+    """A batch of images, and where it is computed."""
+
+    size: int
+    batch: int
+    device: str
 
 
 class Terms:
@@ -75,16 +88,16 @@ class Terms:
 class Training:
     """The whole method, which takes its steps."""
 
-    def __init__(self, batch: int, device: str) -> None:
+    def __init__(self, size: int, batch: int, device: str) -> None:
         torch.manual_seed(0)
         settings = resolve(UnsupParts, "cub", {"batch_size": batch}, "")
-        self.method = UnsupParts(settings, DataInfo(SIZE, 0)).to(device)
+        self.method = UnsupParts(settings, DataInfo(size, 0)).to(device)
         self.method.to(memory_format=torch.channels_last)
         network = perceptual.vgg("vgg19")[: LAYERS["vgg19"][-1] + 1].to(device)
         network.to(memory_format=torch.channels_last)
         self.method.perceptual.network = network.requires_grad_(False).eval()
-        images = torch.rand(batch, SIZE, SIZE, 3, device=device).permute(0, 3, 1, 2)
-        masks = (torch.rand(batch, SIZE, SIZE, device=device) > 0.5).float()
+        images = torch.rand(batch, size, size, 3, device=device).permute(0, 3, 1, 2)
+        masks = (torch.rand(batch, size, size, device=device) > 0.5).float()
         self.batch = Batch(images, None, None, masks)
         self.optimizer = self.method.optimizers()["all"]
 
@@ -114,17 +127,27 @@ def check_same() -> float:
 
 
 def measure(
-    what: str, way: str, batch: int, turns: int, device: str, threads: int
+    what: str, way: str, task: Task, turns: int, threads: int, reference: Path | None
 ) -> tuple[int, common.Seconds]:
     """Return what the first step adds to the memory of this process, and the time of a step."""
     torch.set_num_threads(threads)
-    made = Terms(SIZE, batch, device, torch.float32) if what == "terms" else Training(batch, device)
+    step = _start(what, way, task, reference)
+    device = task.device
     synchronize: Callable[[], Any] | None = torch.cuda.synchronize if device == "cuda" else None
     before = _memory(device)
-    times = [common.timed(lambda: made.step(way), synchronize)]
+    times = [common.timed(step, synchronize)]
     peak = _memory(device) - before
-    times += [common.timed(lambda: made.step(way), synchronize) for _ in range(turns)]
+    times += [common.timed(step, synchronize) for _ in range(turns)]
     return peak, common.median(times[1:] or times)
+
+
+def _start(what: str, way: str, task: Task, reference: Path | None) -> Callable[[], None]:
+    """Return one way's step."""
+    if way == "authors":
+        assert reference is not None
+        return authors_parts.AuthorsTraining(reference, *task).step
+    made = Terms(*task, torch.float32) if what == "terms" else Training(*task)
+    return partial(made.step, way)
 
 
 def _memory(device: str) -> int:
@@ -135,47 +158,82 @@ def _memory(device: str) -> int:
     return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
-def compare(what: str, batch: int, turns: int, device: str) -> dict[str, Any]:
-    """Compare time and peak memory of both ways."""
+def compare(what: str, task: Task, turns: int, reference: Path | None) -> dict[str, Any]:
+    """Compare time and peak memory of ours with the others'.
+
+    Args:
+        what: one of WHATS.
+        task: the batch and where it is computed.
+        turns: steps after the first.
+        reference: checkout of the authors' code; with none ours is compared with plain alone.
+    """
     peaks, times = {}, {}
-    for way in WAYS:
+    for way in (*WAYS, "authors") if reference else WAYS:
         with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-            arguments = (what, way, batch, turns, device, torch.get_num_threads())
+            arguments = (what, way, task, turns, torch.get_num_threads(), reference)
             peaks[way], times[way] = pool.submit(measure, *arguments).result()
-    wall = common.report_ratio(
-        f"unsup_parts, {what}", times["ours"].wall, times["plain"].wall, TIME_TARGET
-    )
-    wall["cpu_ratio"] = times["plain"].cpu / times["ours"].cpu
-    less = peaks["plain"] / peaks["ours"]
-    mib = ", ".join(f"{way} {peak / 2**20:.0f} MiB" for way, peak in peaks.items())
+    result = ratios(f"unsup_parts, {what}", "plain", peaks, times)
+    if reference:
+        theirs = ratios(f"unsup_parts, {what}, authors' code", "authors", peaks, times)
+        result["authors"] = theirs | authors_parts.described(reference, task.device)
+    return result
+
+
+def ratios(
+    name: str, way: str, peaks: Mapping[str, int], times: Mapping[str, common.Seconds]
+) -> dict[str, Any]:
+    """Report ours against another way."""
+    wall = common.report_ratio(name, times["ours"].wall, times[way].wall, TIME_TARGET)
+    wall["cpu_ratio"] = times[way].cpu / times["ours"].cpu
+    found = {one: peaks[one] for one in ("ours", way)}
+    less = found[way] / found["ours"]
+    mib = ", ".join(f"{one} {peak / 2**20:.0f} MiB" for one, peak in found.items())
     print(
-        f"unsup_parts, {what}, CPU seconds: ratio {wall['cpu_ratio']:.3g}; peak memory: {mib}, "
+        f"{name}, CPU seconds: ratio {wall['cpu_ratio']:.3g}; peak memory: {mib}, "
         f"ratio {less:.3g} (target >= {MEMORY_TARGET}: "
         f"{'met' if less >= MEMORY_TARGET else 'not met'})",
         flush=True,
     )
-    memory = {"bytes": peaks, "ratio": less, "target": MEMORY_TARGET, "met": less >= MEMORY_TARGET}
+    memory = {"bytes": found, "ratio": less, "target": MEMORY_TARGET, "met": less >= MEMORY_TARGET}
     return {"time": wall, "peak_memory": memory}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     parser = common.arguments(__doc__, "unsup_parts")
+    parser.add_argument("--size", type=int, default=SIZE, help="pixels")
     parser.add_argument("--batch", type=int, default=BATCH)
     parser.add_argument("--turns", type=int, default=20 if device == "cuda" else 0)
     parser.add_argument("--step", action="store_true", help="the whole training step, too")
+    parser.add_argument(
+        "--reference",
+        type=authors_parts.checkout,
+        metavar="PATH",
+        help="a checkout of the authors' code, whose training step is measured, too",
+    )
     args = parser.parse_args(argv)
+    if args.reference and not args.step:
+        parser.error("--reference is compared by the whole training step: give --step, too")
     whats = WHATS if args.step else WHATS[:1]
     # Memory before all else, as a process starts with the peak of the one that started it.
-    result = {what: compare(what, args.batch, args.turns, device) for what in whats}
+    task = Task(args.size, args.batch, device)
+    result = {
+        what: compare(what, task, args.turns, args.reference if what == "step" else None)
+        for what in whats
+    }
     difference = check_same()
     print(f"unsup_parts: the losses of both ways differ by {difference:.1g} of their size")
     machine = common.machine(device, ("torch",), torch_threads=torch.get_num_threads())
-    task = {"size": SIZE, "k": K, "batch": args.batch, "turns": args.turns}
+    described = {"size": args.size, "k": K, "batch": args.batch, "turns": args.turns}
     common.write(
         args.out,
         "unsup_parts",
-        {"machine": machine, "task": task, "largest_relative_difference": difference, **result},
+        {
+            "machine": machine,
+            "task": described,
+            "largest_relative_difference": difference,
+            **result,
+        },
     )
 
 
