@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from partbench.methods import unsup_parts
 from partbench.methods.unsup_parts import UnsupParts
-from partbench.nn import consistency as lean
 
 
 def upsampled(taps: Sequence[Tensor], side: int) -> list[Tensor]:
@@ -58,7 +58,7 @@ def formulation() -> Iterator[None]:
         return upsampled(activations(method, images), images.shape[-1])
 
     with (
-        patch.multiple(lean, consistency=consistency, descriptors=descriptors),
+        patch.multiple(unsup_parts, consistency=consistency, descriptors=descriptors),
         patch.object(UnsupParts, "taps", taps),
     ):
         yield
