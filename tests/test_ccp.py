@@ -153,3 +153,24 @@ def test_the_real_sample(shared_data: Path, tmp_path: Path) -> None:
             rows = [np.nonzero(np.isin(parts, numbers))[0] for numbers in ([hair], shoes)]
             if rows[0].size and rows[1].size:
                 assert rows[0].mean() < 32 < rows[1].mean()  # people stand upright
+
+
+def test_a_person_is_cut_out(tmp_path: Path) -> None:
+    labels = np.zeros((60, 40), int)
+    labels[10:50, 25:35] = 1  # 40 high and 10 wide: a square of 44 about (30, 30)
+    save_labels(tmp_path, LABELS)
+    save_pair(tmp_path, 1, labels)
+    save_pair(tmp_path, 2, np.zeros((8, 8)))
+    made = reader(tmp_path, crop="box", size=44, subset=True)
+    sample = made.sample("train", 0)
+    assert made.crop_box(sample) == pytest.approx((8, 8, 52, 52))
+    assert reader(tmp_path, crop="pad").crop_box(sample) == (-10, 0, 50, 60)
+    with pytest.raises(BadInput, match=r"nothing in 0002\.jpg has a label.*another `crop`"):
+        made.crop_box(made.sample("train", 1))
+    (tmp_path / "ccp" / "photos" / "0002.jpg").unlink()
+    save_pair(tmp_path, 5, labels)
+    prepare(made, "ccp", tmp_path / "out", workers=1)
+    held = Prepared(tmp_path / "out").split("train")
+    np.testing.assert_array_equal(held.annotation("parts")[0, 2:42, 17:27], 1)
+    assert held.annotation("mask")[0].sum() == 400
+    assert (held.images[0, :, 32:] == 0).all()  # black, beyond the photo

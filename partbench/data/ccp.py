@@ -3,18 +3,31 @@
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
+from pydantic import Field
 
+from partbench.data.crop import square_around
 from partbench.data.image import read_image
 from partbench.data.matlab import read_mat
-from partbench.data.reader import Reader, Sample
+from partbench.data.reader import DataSettings, Reader, Sample
 from partbench.errors import BadInput
 
 SOURCE = "github.com/bearpaw/clothing-co-parsing"
 LABELLED = 1_004
 EVERY = 5
 BACKGROUND = "null"
+
+
+class CCPSettings(DataSettings):
+    """What of a photo is prepared."""
+
+    crop: Literal["center", "stretch", "pad", "whole", "box"] = Field(  # type: ignore[assignment]
+        "center",
+        description="as every reader's, or box: the tight box of all that has a label, 5 % wider "
+        "on each side, its short side grown to a square, black outside the photo",
+    )
 
 
 class CCP(Reader):
@@ -24,6 +37,7 @@ class CCP(Reader):
     there. Whatever has a label is foreground: garments, accessories, and also skin and hair.
     """
 
+    Settings = CCPSettings
     licence = "Apache 2.0 (the annotations)"
     counts = {"train": LABELLED - LABELLED // EVERY, "test": LABELLED // EVERY}
 
@@ -59,6 +73,25 @@ class CCP(Reader):
         folder = self._folder / "photos"
         files = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
         return [i for i, name in enumerate(self._names[split]) if name in files]
+
+    def crop_box(self, sample: Sample) -> tuple[float, float, float, float]:
+        """Return the part (left, top, right, bottom) of a photo that is prepared, pixels.
+
+        Raises:
+            BadInput: nothing in the photo has a label, and `crop` is box.
+        """
+        if self.settings.crop != "box":
+            return super().crop_box(sample)
+        assert sample.mask is not None
+        columns, rows = (np.flatnonzero(sample.mask.any(axis)) for axis in (0, 1))
+        if not rows.size:
+            raise BadInput(
+                f"{self._folder}: nothing in {sample.name} has a label, so it has no box; set "
+                "another `crop`, or move photo and annotation away"
+            )
+        first = np.array([columns[0], rows[0]])
+        extent = np.array([columns[-1], rows[-1]]) - first + 1
+        return square_around(np.concatenate([first - 0.5, extent]))
 
     def sample(self, split: str, index: int) -> Sample:
         """Return a photo with the label of each pixel."""
