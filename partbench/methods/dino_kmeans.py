@@ -17,20 +17,12 @@ from partbench.method import PartMaps
 from partbench.methods.kmeans import ClusteringSettings, KMeans
 from partbench.nn.descriptors import to_side
 from partbench.nn.precision import exact
-from partbench.nn.vit import WIDTHS, Backbone, Transformer
+from partbench.nn.vit import VITS16, WIDTHS, Transformer, TransformerSettings
 
 
-class DinoKMeansSettings(ClusteringSettings):
+class DinoKMeansSettings(ClusteringSettings, TransformerSettings):
     """The clustering of `kmeans`, the features of `dino_parts`."""
 
-    backbone: Backbone = Field("vit_small_patch8_224", description="transformer, named as in timm")
-    stride: int = Field(4, ge=1, description="pixels from patch to patch")
-    weights_file: str = Field(
-        "weights/dino_deitsmall8_pretrain.pth",
-        description="below the data root; a state_dict as its authors publish it. random: weights "
-        "that were never trained, the same every time",
-    )
-    side: int = Field(224, ge=32, description="pixels that the network sees")
     batch_size: int = Field(8, ge=1, description="images described at once")
 
 
@@ -38,14 +30,7 @@ class DinoKMeans(KMeans):
     """K-means; variants of `kmeans` and, of `dino_parts`, `vits16`, the coarser network."""
 
     Settings = DinoKMeansSettings
-    VARIANTS = {
-        **KMeans.VARIANTS,
-        "vits16": {
-            "backbone": "vit_small_patch16_224",
-            "stride": 8,
-            "weights_file": "weights/dino_deitsmall16_pretrain.pth",
-        },
-    }
+    VARIANTS = {**KMeans.VARIANTS, "vits16": VITS16}
     REDUCED = {
         "demo": {
             "weights_file": "random",

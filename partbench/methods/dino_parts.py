@@ -21,24 +21,16 @@ from partbench.errors import BadInput
 from partbench.method import Batch, DataInfo, Method, MethodSettings, PartMaps
 from partbench.nn.descriptors import to_side
 from partbench.nn.precision import exact
-from partbench.nn.vit import WIDTHS, Backbone, Tokens, Transformer
+from partbench.nn.vit import VITS16, WIDTHS, Tokens, Transformer, TransformerSettings
 
 MOST = 14
 """Clusters of the whole, at most."""
 
 
-class DinoPartsSettings(MethodSettings):
+class DinoPartsSettings(MethodSettings, TransformerSettings):
     """The published settings."""
 
     k: int = Field(4, ge=1, description="K, number of parts of the foreground")
-    backbone: Backbone = Field("vit_small_patch8_224", description="transformer, named as in timm")
-    stride: int = Field(4, ge=1, description="pixels from patch to patch")
-    weights_file: str = Field(
-        "weights/dino_deitsmall8_pretrain.pth",
-        description="below the data root; a state_dict as its authors publish it. random: weights "
-        "that were never trained, the same every time",
-    )
-    side: int = Field(224, ge=32, description="pixels that the network sees")
     every: int = Field(100, ge=1, description="so manyth descriptors are clustered")
     images: int = Field(
         1000, ge=1, description="that are clustered, evenly spaced; of others parts are looked up"
@@ -68,13 +60,7 @@ class DinoParts(Method):
     """Co-segmentation into K parts and a background; `vits16` takes the coarser network."""
 
     Settings = DinoPartsSettings
-    VARIANTS = {
-        "vits16": {
-            "backbone": "vit_small_patch16_224",
-            "stride": 8,
-            "weights_file": "weights/dino_deitsmall16_pretrain.pth",
-        },
-    }
+    VARIANTS = {"vits16": VITS16}
     REDUCED = {
         # Without trained weights nothing is salient, so that everything is foreground.
         "demo": {

@@ -8,10 +8,12 @@ from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor
 
 from partbench.config import data_root
 from partbench.errors import BadInput, in_short
+from partbench.settings import Settings
 
 Backbone = Literal[
     "vit_small_patch8_224",
@@ -30,6 +32,27 @@ SOURCES = (
     "https://github.com/facebookresearch/dino and https://github.com/facebookresearch/dinov2 "
     "have them"
 )
+
+
+VITS16 = {
+    "backbone": "vit_small_patch16_224",
+    "stride": 8,
+    "weights_file": "weights/dino_deitsmall16_pretrain.pth",
+}
+"""Settings of DINO's coarser network."""
+
+
+class TransformerSettings(Settings):
+    """Which transformer describes images, and how finely: ViT-S/8 as Amir et al. (2021) have it."""
+
+    backbone: Backbone = Field("vit_small_patch8_224", description="transformer, named as in timm")
+    stride: int = Field(4, ge=1, description="pixels from patch to patch")
+    weights_file: str = Field(
+        "weights/dino_deitsmall8_pretrain.pth",
+        description="below the data root; a state_dict as its authors publish it. random: weights "
+        "that were never trained, the same every time",
+    )
+    side: int = Field(224, ge=32, description="pixels that the network sees")
 
 
 class Tokens(NamedTuple):
