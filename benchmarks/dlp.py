@@ -29,7 +29,8 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks import common, plain_dlp
-from partbench.method import Batch, DataInfo, resolve
+from partbench.data.batch import Batch
+from partbench.method import DataInfo, resolve
 from partbench.methods.dlp import DLP, PERCEPTUAL_LAYERS, WEAK, Noise
 from partbench.model import precision_of
 from partbench.nn import particles, perceptual

@@ -29,11 +29,11 @@ from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
 from benchmarks import common
-from partbench.config import data_root
 from partbench.data.folder import Folder
 from partbench.data.loader import Loader, Schedule
 from partbench.data.prepare import prepare
 from partbench.data.prepared import Prepared
+from partbench.files import data_root
 from partbench.method import MethodSettings
 
 SIZE, BATCH, WORKERS, CLASSES, TARGET = 64, 128, 2, 10, 10

@@ -25,10 +25,9 @@ from PIL import Image
 
 from benchmarks import common
 from benchmarks.loader import draw_images
-from partbench.config import data_root
 from partbench.data.folder import Folder
 from partbench.data.prepare import prepare
-from partbench.files import create_array
+from partbench.files import create_array, data_root
 
 SIZE, WORKERS, TARGET, LIMIT = 128, 2, 1.8, 1.2
 SIDE, BYTES, BATCH, BATCHES = 224, 10 << 30, 128, 50

@@ -30,8 +30,9 @@ from torch import Tensor
 from torch._inductor import config as inductor
 
 from benchmarks import common
+from partbench.data.batch import Batch
 from partbench.data.toy import Toy
-from partbench.method import Batch, DataInfo, resolve
+from partbench.method import DataInfo, resolve
 from partbench.methods.patchvae import PatchVAE
 
 SIZE, BATCH, STEPS, TURN, WARM, LAST = 32, 128, 100, 5, 10, 20

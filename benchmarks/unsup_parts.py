@@ -25,7 +25,8 @@ import torch
 from torch import Tensor
 
 from benchmarks import authors_parts, common, plain_parts
-from partbench.method import Batch, DataInfo, resolve
+from partbench.data.batch import Batch
+from partbench.method import DataInfo, resolve
 from partbench.methods.unsup_parts import LAYERS, UnsupParts
 from partbench.nn import consistency, perceptual
 from partbench.nn.colour import rgb_to_lab

@@ -179,24 +179,24 @@ def _check(args: argparse.Namespace) -> None:
 
 
 def _data_list(args: argparse.Namespace) -> None:
-    from partbench.config import data_root
     from partbench.data import catalogue
+    from partbench.files import data_root
 
     print(catalogue.listing(data_root()))
 
 
 def _data_fetch(args: argparse.Namespace) -> None:
-    from partbench.config import data_root
     from partbench.data.archives import archives
     from partbench.data.fetch import fetch
+    from partbench.files import data_root
 
     files = {file.name: file for name in args.names for file in archives(name)}
     fetch(list(files.values()), data_root())
 
 
 def _data_check(args: argparse.Namespace) -> None:
-    from partbench.config import data_root
     from partbench.data import catalogue
+    from partbench.files import data_root
 
     text, whole = catalogue.report(args.names, data_root())
     print(text)
@@ -205,8 +205,8 @@ def _data_check(args: argparse.Namespace) -> None:
 
 
 def _data_show(args: argparse.Namespace) -> None:
-    from partbench.config import data_root
     from partbench.data import catalogue
+    from partbench.files import data_root
 
     out = args.out or Path(f"{args.name}.png")
     catalogue.show(args.name, data_root(), _json(args.settings, "--settings"), out)
@@ -280,10 +280,9 @@ def _fetch(args: argparse.Namespace) -> None:
 
 
 def _fetch_weights(args: argparse.Namespace) -> None:
-    from partbench.config import data_root
     from partbench.data import fetch
     from partbench.data.archives import archives
-    from partbench.files import write_json
+    from partbench.files import data_root, write_json
 
     files = archives(args.name)
     fetch.fetch(files, data_root())
@@ -362,8 +361,8 @@ def _report(args: argparse.Namespace) -> None:
 
 def _reader(args: argparse.Namespace) -> Any:
     from partbench import plugins
-    from partbench.config import data_root
     from partbench.data.reader import Reader
+    from partbench.files import data_root
 
     cls = plugins.load("data", args.reader, Reader)  # type: ignore[type-abstract]
     settings = cls.Settings.parse(_json(args.settings, "--settings"), f"data.{args.data_set}")

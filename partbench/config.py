@@ -1,7 +1,6 @@
 """A configuration file, validated, and the grid of runs and cells that it asks for."""
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,6 +12,8 @@ from partbench import method as methods
 from partbench import plugins
 from partbench.data.reader import DataSettings, Reader
 from partbench.errors import BadInput
+from partbench.files import data_root
+from partbench.outputs.capability import capabilities, check_class
 from partbench.probe import Probe
 from partbench.published import version_of
 from partbench.run import Run, Runtime
@@ -119,9 +120,9 @@ def check(values: Mapping[str, Any], where: str) -> Config:
         for name, variants in block.methods.items():
             for variant in variants:
                 method_settings(config, name, variant, f"{place}.methods.{name}")
-            methods.check_reads(
-                methods.load(name), _frames(config, block.train), f"{place}: {block.train}"
-            )
+            cls = methods.load(name)
+            check_class(cls)
+            methods.check_reads(cls, _frames(config, block.train), f"{place}: {block.train}")
         for name, evals in block.probes.items():
             for data in evals:
                 _known(data, config.data, f"{place}.probes.{name}")
@@ -151,7 +152,7 @@ def _check_foreground(config: Config, name: str, where: str) -> None:
     for key in (found.of, found.run.train):
         _known(key, readers, place)
     method_settings(config, found.run.method, found.run.variant, f"{place}.by")
-    if not hasattr(methods.load(found.run.method), "part_maps"):
+    if not capabilities()["part_maps"].offered_by(methods.load(found.run.method)):
         raise BadInput(
             f"{place}.by: {found.run.method} offers no part maps, hence no foreground; name a run "
             "of a method that does, such as `foreground`"
@@ -222,11 +223,6 @@ def cells(config: Config) -> list[Cell]:
                             cell = Cell(Run(name, variant, block.train, seed), data, probe, skip)
                             found[str(cell)] = cell
     return list(found.values())
-
-
-def data_root() -> Path:
-    """Return the folder that holds the data sets' own folders: PARTBENCH_DATA, or ./data."""
-    return Path(os.environ.get("PARTBENCH_DATA", "data"))
 
 
 def dump(settings: Settings) -> str:

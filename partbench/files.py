@@ -20,6 +20,11 @@ from numpy.typing import NDArray
 from partbench.errors import BadInput
 
 
+def data_root() -> Path:
+    """Return the folder that holds the data sets' own folders: PARTBENCH_DATA, or ./data."""
+    return Path(os.environ.get("PARTBENCH_DATA", "data"))
+
+
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
     """Yield a path to write; on success it becomes `path`, on failure nothing is left of it.

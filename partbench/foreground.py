@@ -9,7 +9,6 @@ import hashlib
 import os
 import shutil
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +17,8 @@ from partbench.data.loader import to_float
 from partbench.data.prepared import Prepared
 from partbench.errors import BadInput
 from partbench.files import create_array, explained, locked, sha256, write_json
-from partbench.model import load_model
+from partbench.model import load_model_for
+from partbench.outputs.part_maps import HasPartMaps
 from partbench.progress import Progress
 
 BATCH = 64
@@ -42,23 +42,21 @@ def find_foreground(
             foreground of its own.
     """
     torch.set_num_threads(threads)
-    run, loaded = load_model(model, device)
-    method: Any = loaded.to(memory_format=torch.channels_last)
     prepared = Prepared(data)
-    if prepared.size != method.data.size:
-        raise BadInput(
-            f"{model} was trained at {method.data.size} px, {data} is prepared at "
-            f"{prepared.size} px; give both data sets the same `size`"
-        )
+    run, method = load_model_for(prepared, model, device)
+    if not isinstance(method, HasPartMaps):
+        raise BadInput(f"{model}: {run.method} has no part maps, hence no foreground")
+    method.to(memory_format=torch.channels_last)
     aside = out.with_name(out.name + ".part")
     with locked(out.parent / f".{out.name}"), explained(aside):
         shutil.rmtree(aside, ignore_errors=True)
         aside.mkdir(parents=True)
         overlap: dict[str, float] = {}
         for split in prepared.meta["splits"]:
-            found = _write_masks(method, prepared, split, aside, f"{run} foreground of {split}")
-            if found is not None:
-                overlap[split] = found
+            label = f"{run} foreground of {split}"
+            mean = _write_masks(method, prepared, split, aside, torch.device(device), label)
+            if mean is not None:
+                overlap[split] = mean
         for path in sorted(data.iterdir()):
             if (
                 path.is_file()
@@ -76,7 +74,12 @@ def find_foreground(
 
 
 def _write_masks(
-    method: Any, prepared: Prepared, name: str, folder: Path, label: str
+    method: HasPartMaps,
+    prepared: Prepared,
+    name: str,
+    folder: Path,
+    device: torch.device,
+    label: str,
 ) -> float | None:
     """Write a split's masks; return their mean overlap with the true ones, %, if there are any."""
     split = prepared.split(name)
@@ -93,17 +96,18 @@ def _write_masks(
             rows = slice(start, start + size)
             width, height = (side, side) if extents is None else extents[start].tolist()
             batch = torch.from_numpy(np.array(images[rows, :height, :width]))
-            found = method.part_maps(to_float(batch.to(method.mean.device))).foreground
-            if found is None:
+            foreground = method.part_maps(to_float(batch.to(device))).foreground
+            if foreground is None:
                 raise BadInput(
-                    f"{label}: the method is told the foreground and finds none; name a run of "
-                    "`foreground` or `principal_foreground` in `by`"
+                    f"{label}: the method is told the foreground and finds none; in `by`, name a "
+                    "run of `foreground` or `principal_foreground`"
                 )
-            masks[rows, :height, :width] = there = found.cpu().numpy()
+            predicted = foreground.cpu().numpy()
+            masks[rows, :height, :width] = predicted
             if truth is not None:
                 true = truth[rows, :height, :width]
-                union = (there | true).sum((1, 2))
-                overlaps.append((there & true).sum((1, 2))[union > 0] / union[union > 0])
+                union = (predicted | true).sum((1, 2))
+                overlaps.append((predicted & true).sum((1, 2))[union > 0] / union[union > 0])
             progress.advance(len(batch))
     masks.flush()
     return 100 * float(np.concatenate(overlaps).mean()) if overlaps else None

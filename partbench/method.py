@@ -10,12 +10,12 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from partbench import plugins
-from partbench.data.prepared import LearnsFrom
+from partbench.coordinates import Frame, RegressionOrigins, of_borders
+from partbench.data.batch import Batch, LearnsFrom
 from partbench.errors import BadInput
+from partbench.nn.normalization import HALF_MEAN_STD, IMAGENET_MEAN_STD
 from partbench.settings import Settings, nearest
 
-IMAGENET_MEAN_STD = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-HALF_MEAN_STD = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 Role = Literal["method", "floor", "ceiling"]
 Reads = Literal["images", "clips"]
 
@@ -39,47 +39,10 @@ class MethodSettings(Settings):
     flip: bool = Field(False, description="mirror half of the training images")
 
 
-class Batch(NamedTuple):
-    """What one training step sees."""
+class StepFreeSettings(MethodSettings):
+    """Settings of a method without training steps."""
 
-    images: Tensor
-    """[B, 3, S, S] float32 in [0, 1], or [B, T, 3, S, S] of clips."""
-    labels: Tensor | None
-    """[B] int64, for a method that learns from them, else None."""
-    landmarks: Tensor | None = None
-    """[B, L, 3] float32, for a method that learns from them, else None: x, y in pixels of the
-    prepared image (mirrored as the image is), and 1, or 0 where the landmark is not visible and
-    x and y mean nothing."""
-    masks: Tensor | None = None
-    """[B, S, S] float32, 1 on the foreground and 0 elsewhere, for a method that is told the
-    foreground, else None."""
-    parts: Tensor | None = None
-    """[B, S, S] uint8, for a method that is told the parts, else None: 0 is background, 255 to be
-    left out."""
-
-
-class Keypoints(NamedTuple):
-    """Keypoints of a batch, in the numbers that the method's paper regresses from."""
-
-    points: Tensor
-    """[B, K, 2] float32, (x, y) in the method's own `frame`."""
-    logvar: Tensor | None = None
-    """[B, K, 2] log-variances of their posterior, where there is one."""
-    background: bool = False
-    """Whether the last one is a constant that stands for the background."""
-
-
-class PartMaps(NamedTuple):
-    """Which part each pixel of a batch belongs to."""
-
-    weights: Tensor
-    """[B, K, S, S] float32, at least 0: the share of each pixel that each part takes; where the
-    method has a background of its own, that has the rest of 1."""
-    labels: Tensor
-    """[B, S, S] int64, 0 to K - 1: the part of each pixel by the method's own rule, on the
-    background too."""
-    foreground: Tensor | None = None
-    """[B, S, S] bool, what the method itself takes for foreground; None where it must be told."""
+    epochs: int = Field(0, ge=0, le=0)
 
 
 class DataInfo(NamedTuple):
@@ -98,22 +61,13 @@ class DataInfo(NamedTuple):
 class Method(nn.Module, ABC):
     """A model with its loss: one subclass in one module of `partbench.methods`.
 
-    `forward` is the training loss. What else the method can do, it offers by having it; a
-    probe that needs something a method has not is left out with that reason:
+    `forward` is the training loss. What else the method can do, it offers by having it: each
+    module of `partbench.outputs` states one such capability, with the members that it takes, in
+    its `Protocol`. A probe that needs a capability that the method lacks is left out, and the
+    report says so.
 
-    - `features(images) -> [B, D]`: what a linear classifier is put on;
-    - `trunk() -> nn.Sequential`: the encoder whose front a classifier freezes;
-    - `keypoints(images) -> Keypoints` and `frame() -> partbench.frame.Frame`: where its parts are;
-      `protocol`: in which frames the paper's least squares reads points and landmarks, such as
-      `{"points": "centred", "landmarks": "corner"}`: from -1 to 1 about the centre of the window,
-      or pixels from its corner;
-    - `part_maps(images) -> PartMaps`: which part each pixel belongs to;
-    - `move(images, particle, (x, y)) -> [B, 3, S, S]`: decoded with one keypoint moved;
-    - `reconstruct(images) -> [B, 3, S, S]` and `generate(n) -> [n, 3, S, S]`, in [0, 1];
-    - `predict(first, steps) -> [B, steps, 3, S, S]`: the frames that follow [B, C, 3, S, S], and
-      `reconstruct(clips) -> [B, T, 3, S, S]` beside it, of the window that `window` cuts out.
-
-    They all take images in [0, 1] (float32, NCHW) and are called in eval mode without gradients.
+    Capabilities take images in [0, 1] (float32, NCHW) and are called in eval mode without
+    gradients.
     """
 
     Settings: ClassVar[type[MethodSettings]] = MethodSettings
@@ -123,18 +77,18 @@ class Method(nn.Module, ABC):
     REDUCED: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     """Named settings for small machines: numbers from these are never comparable."""
     role: ClassVar[Role] = "method"
-    """What its numbers are to others'; see `role_of`."""
+    """How its numbers relate to others; see `role_of`."""
     learns_from: ClassVar[LearnsFrom] = "images"
-    """What its training is told: from images alone it trains on the split `unlabeled` if there
-    is one; from labels, landmarks, the foreground mask or parts on `train`."""
+    """What its training is told. From images alone, it trains on the split `unlabeled` if there
+    is one; told labels, landmarks, the foreground mask or parts, on `train`."""
     reads: ClassVar[Reads] = "images"
     """What a sample of its training data is."""
     paper: ClassVar[str] = ""
     """Key of the paper in published.csv."""
-    fitted: ClassVar[bool] = False
-    """Whether `fit` is its whole training, so that with 0 epochs it is no floor."""
     phases: ClassVar[tuple[str, ...]] = ("all",)
-    """Optimiser updates that make one training step, in this order; a name may stand twice."""
+    """Optimiser updates that make one training step, in this order; a name may occur twice."""
+    protocol: ClassVar[RegressionOrigins] = RegressionOrigins()
+    """Where the paper's regression from keypoints to landmarks counts from."""
 
     def __init__(self, settings: Any, data: DataInfo) -> None:
         super().__init__()
@@ -148,7 +102,7 @@ class Method(nn.Module, ABC):
     std: Tensor
 
     def normalize(self, images: Tensor) -> Tensor:
-        """Return images in [0, 1] with the mean taken off, divided by the SD."""
+        """Return images in [0, 1] less the mean, divided by the SD."""
         return (images - self.mean) / self.std
 
     def denormalize(self, images: Tensor) -> Tensor:
@@ -173,18 +127,37 @@ class Method(nn.Module, ABC):
 
         Args:
             passes: each call goes once over the training split in its own order, in batches of
-                `batch_size`, not mirrored, the last one perhaps smaller.
+                `batch_size`, not mirrored; the last batch may be smaller.
         """
 
     def begin_epoch(self, epoch: int) -> None:
-        """Set what goes by epochs, counted from 0; called before the first step of each.
+        """Set what depends on the epoch, counted from 0; called before the first step of each.
 
-        What it sets must be part of the method's or its optimisers' state, as a run that goes on
-        in the middle of an epoch does not call it.
+        What it sets must be part of the method's or its optimisers' state: a run that resumes in
+        the middle of an epoch does not call it.
         """
 
     def after_step(self, step: int) -> None:
         """Advance schedules; `step` counts the finished steps, from 1."""
+
+    def frame(self) -> Frame:
+        """Return the frame of its keypoints, by default -1 and 1 at the image's borders."""
+        return of_borders(self.data.size)
+
+
+class StepFreeMethod(Method):
+    """A method without training steps: fitted, drawn at random, or taken from the image itself."""
+
+    Settings: ClassVar[type[MethodSettings]] = StepFreeSettings
+
+    def forward(self, batch: Batch, phase: str) -> dict[str, Tensor]:
+        """Raise RuntimeError: a run without steps never calls it."""
+        raise RuntimeError(f"{type(self).__name__} has no training step")
+
+
+def name_of(cls: type[Method]) -> str:
+    """Return the name of a method: that of its file."""
+    return cls.__module__.rpartition(".")[2]
 
 
 def resolve(cls: type[Method], variant: str, overrides: Mapping[str, Any], where: str) -> Any:
@@ -198,16 +171,16 @@ def resolve(cls: type[Method], variant: str, overrides: Mapping[str, Any], where
     for name in variant.split("+"):
         if name not in variants:
             raise BadInput(
-                f"{where}: {cls.__module__.rpartition('.')[2]} has no variant '{name}'; "
-                f"{nearest(name, variants)}"
+                f"{where}: {name_of(cls)} has no variant '{name}'; {nearest(name, variants)}"
             )
         values |= variants[name]
     return cls.Settings.parse(values | dict(overrides), where)
 
 
 def role_of(cls: type[Method], settings: Any) -> Role:
-    """Return the role of a run: whatever has neither been trained nor fitted is a floor."""
-    return "floor" if settings.epochs == 0 and not cls.fitted else cls.role
+    """Return the role of a run: a method whose steps were left out is a floor."""
+    left_out = settings.epochs == 0 and not issubclass(cls, StepFreeMethod)
+    return "floor" if left_out else cls.role
 
 
 def check_reads(cls: type[Method], frames: int, where: str) -> None:
@@ -220,11 +193,10 @@ def check_reads(cls: type[Method], frames: int, where: str) -> None:
     """
     kind: Reads = "clips" if frames else "images"
     if cls.reads != kind:
-        name = cls.__module__.rpartition(".")[2]
-        said = {"clips": "clips", "images": "single images"}
+        words = {"clips": "clips", "images": "single images"}
         raise BadInput(
-            f"{where}: holds {said[kind]}, and {name} learns from {said[cls.reads]}; train it on "
-            f"another data set, such as `{{reader: toy, kind: {cls.reads}}}`"
+            f"{where}: holds {words[kind]}, and {name_of(cls)} learns from {words[cls.reads]}; "
+            f"train it on another data set, such as `{{reader: toy, kind: {cls.reads}}}`"
         )
 
 

@@ -7,6 +7,7 @@ from typing import Any, Literal
 import torch
 
 from partbench import method as methods
+from partbench.data.prepared import Prepared
 from partbench.errors import BadInput, in_short
 from partbench.files import atomic
 from partbench.method import DataInfo, Method
@@ -93,3 +94,18 @@ def load_model(path: Path, device: str) -> tuple[Run, Method]:
             "delete it and train again"
         ) from None
     return run, method.to(device).eval()
+
+
+def load_model_for(prepared: Prepared, path: Path, device: str) -> tuple[Run, Method]:
+    """Return the run and the trained method that `load_model` does, for a data set.
+
+    Raises:
+        BadInput: also if the data set has another size than the training data.
+    """
+    run, method = load_model(path, device)
+    if prepared.size != method.data.size:
+        raise BadInput(
+            f"{path} was trained at {method.data.size} px, {prepared.folder} is prepared at "
+            f"{prepared.size} px; give both data sets the same `size`"
+        )
+    return run, method

@@ -16,7 +16,6 @@ from partbench import plugins
 from partbench.config import (
     Config,
     cells,
-    data_root,
     data_settings,
     found_foreground,
     load_reader,
@@ -25,10 +24,12 @@ from partbench.config import (
     runs,
 )
 from partbench.data.archives import files_read
+from partbench.data.batch import Batch
 from partbench.data.catalogue import prepared_bytes
 from partbench.data.loader import Schedule
 from partbench.errors import BadInput
-from partbench.method import Batch, DataInfo
+from partbench.files import data_root
+from partbench.method import DataInfo
 from partbench.probe import Probe
 from partbench.run import Run
 

@@ -16,6 +16,7 @@ from threadpoolctl import threadpool_limits
 from partbench.data.prepared import Prepared
 from partbench.errors import BadInput
 from partbench.files import atomic, write_json
+from partbench.outputs.capability import capabilities
 from partbench.provenance import provenance
 from partbench.run import Run, Runtime
 from partbench.settings import Settings
@@ -69,13 +70,14 @@ class Probe(ABC):
     version: ClassVar[int]
     """Of the definition: raised whenever a change could change a number."""
     needs: ClassVar[tuple[str, ...]] = ()
-    """Attributes of a method, see `Method`."""
+    """Capabilities of a method, names of modules in `partbench.outputs`."""
     reads: ClassVar[Literal["outputs", "model"]] = "outputs"
 
     @classmethod
     def misfit(cls, method: "type[Method]") -> str:
         """Return why this probe does not apply to a method, or an empty string."""
-        missing = [need for need in cls.needs if not hasattr(method, need)]
+        offered = capabilities()
+        missing = [need for need in cls.needs if not offered[need].offered_by(method)]
         return f"the method offers no {' and no '.join(missing)}" if missing else ""
 
     @classmethod

@@ -26,12 +26,14 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from partbench import method as methods
+from partbench.data.batch import Batch
 from partbench.data.loader import Loader, Schedule
 from partbench.data.prepared import Prepared
 from partbench.errors import BadInput, in_short
 from partbench.files import atomic, explained, locked, sweep, write_json
-from partbench.method import Batch, DataInfo, Method
+from partbench.method import DataInfo, Method
 from partbench.model import FORMAT, device_of, precision_of, save_model
+from partbench.outputs.capability import check_outputs
 from partbench.progress import Progress
 from partbench.provenance import provenance
 from partbench.run import Run, Runtime
@@ -137,6 +139,7 @@ class _Training:
         updates = dict(zip(self.optimizers, optimizers, strict=True))
         if not self._resume():
             self.method.fit(self.loader.ordered)
+            check_outputs(self.method, next(self.loader.ordered()).images[:2])
         every = max(self.schedule.steps // LOG_POINTS, 1)
         began = time.monotonic() - self.seconds
         saved = time.monotonic()

@@ -13,15 +13,16 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor
 
-from partbench import frame
+from partbench import coordinates
 from partbench import method as methods
 from partbench.config import check
+from partbench.data.batch import Batch
 from partbench.data.loader import to_float
 from partbench.data.prepare import prepare
 from partbench.data.prepared import Prepared, Split
 from partbench.data.reader import DataSettings, Reader, Sample
 from partbench.errors import BadInput
-from partbench.method import Batch, DataInfo
+from partbench.method import DataInfo
 from partbench.methods.supervised_landmarks import SupervisedLandmarks, soft_argmax
 from partbench.model import load_model
 from partbench.plan import plan
@@ -67,7 +68,7 @@ def test_each_offers_keypoints_in_its_frame(name: str) -> None:
     pixels = made.frame().to_pixels(points)
     assert pixels.min() >= 7.5
     assert pixels.max() <= 39.5
-    assert made.protocol == {"points": "centred", "landmarks": "corner"}
+    assert made.protocol == ("centred", "corner")
 
 
 @pytest.mark.parametrize("name", CONTROLS)
@@ -164,7 +165,7 @@ def test_a_hot_cell_is_its_centre_in_the_image() -> None:
     """The prepared image has 40 pixels, its window 32, in four cells of 8."""
     heat = torch.full((1, 1, 4, 4), -1e4)
     heat[0, 0, 3, 1] = 1e4
-    pixels = frame.of_cells(40, 4, margin=4).to_pixels(soft_argmax(heat))
+    pixels = coordinates.of_cells(40, 4, margin=4).to_pixels(soft_argmax(heat))
     np.testing.assert_allclose(pixels[0, 0], [4 + 8 + 3.5, 4 + 24 + 3.5], rtol=1e-6)
 
 

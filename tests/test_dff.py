@@ -15,9 +15,10 @@ from scipy.optimize import nnls
 from sklearn.decomposition import NMF
 
 from partbench import method as methods
+from partbench.data.batch import Batch
 from partbench.data.prepared import Prepared
 from partbench.errors import BadInput
-from partbench.method import Batch, DataInfo
+from partbench.method import DataInfo
 from partbench.methods import dff
 from partbench.methods.dff import DFF
 from partbench.model import load_model

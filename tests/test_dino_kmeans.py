@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from partbench import method as methods
+from partbench.data.batch import Batch
 from partbench.errors import BadInput
-from partbench.method import Batch, DataInfo
+from partbench.method import DataInfo
 from partbench.methods.dino_kmeans import DinoKMeans
 from partbench.methods.kmeans import KMeans
 from partbench.nn import vit

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from partbench import method as methods
+from partbench.data.batch import Batch
 from partbench.errors import BadInput
-from partbench.method import Batch, DataInfo
+from partbench.method import DataInfo
 from partbench.methods.dino_parts import DinoParts
 from partbench.nn.vit import Tokens
 

@@ -15,17 +15,19 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor
 
-from partbench import cli, manipulate
+from partbench import cli
 from partbench import method as methods
+from partbench.data.batch import Batch
 from partbench.data.image import read_image
 from partbench.data.loader import to_float
 from partbench.data.prepared import Prepared
 from partbench.errors import BadInput
-from partbench.method import Batch, DataInfo
+from partbench.method import DataInfo
 from partbench.methods.dlp import DLP
 from partbench.model import load_model
 from partbench.nn import particles, perceptual
 from partbench.nn.tps import STRONG, ThinPlateSpline, similarity, warp
+from partbench.outputs import movement
 from partbench.progress import Progress
 from partbench.run import Run, Runtime
 from partbench.train import Stopped, train
@@ -425,7 +427,7 @@ def test_the_command_writes_an_animation(
     assert "particle 2 of test image 3" in capsys.readouterr().out
     with Image.open(out) as animation:
         assert animation.size == (32, 32)
-        assert 8 <= animation.n_frames <= manipulate.FRAMES  # equal neighbours become one
+        assert 8 <= animation.n_frames <= movement.FRAMES  # equal neighbours become one
     for wrong, message in (
         (["--image", "99"], "test image 99 of 32"),
         (["--particle", "4"], "particle 4 of 4"),
@@ -448,11 +450,11 @@ def test_a_method_without_particles_cannot_move_any(
 def test_a_sweep_goes_both_ways_and_the_surest_particle_has_the_least_variance() -> None:
     method = build().eval()
     image = torch.rand(1, 3, 32, 32)
-    frames = manipulate.sweep(method, image, 1)
+    frames = movement.sweep(method, image, 1)
     still = (method.reconstruct(image)[0].permute(1, 2, 0) * 255).round().byte().numpy()
-    assert frames.shape == (manipulate.FRAMES, 32, 32, 3)
+    assert frames.shape == (movement.FRAMES, 32, 32, 3)
     np.testing.assert_array_equal(frames[0], still)
-    np.testing.assert_array_equal(frames[manipulate.FRAMES // 2], still)
+    np.testing.assert_array_equal(frames[movement.FRAMES // 2], still)
     logvar = method.keypoints(image).logvar
     assert logvar is not None
-    assert manipulate.surest(method, image) == int(logvar[0, :-1].sum(-1).argmin())
+    assert movement.surest(method, image) == int(logvar[0, :-1].sum(-1).argmin())

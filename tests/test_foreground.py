@@ -11,10 +11,11 @@ from conftest import prepare_toy
 
 from partbench import cli
 from partbench import config as grid
+from partbench.data.batch import Batch
 from partbench.data.prepared import Prepared
 from partbench.errors import BadInput
 from partbench.foreground import find_foreground
-from partbench.method import Batch, DataInfo
+from partbench.method import DataInfo
 from partbench.method import load as load_method
 from partbench.run import Run, Runtime
 from partbench.train import train

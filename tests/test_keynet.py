@@ -19,8 +19,9 @@ from test_training import (
     stopped,
 )
 
+from partbench.data.batch import Batch
 from partbench.errors import BadInput
-from partbench.method import Batch, DataInfo, resolve
+from partbench.method import DataInfo, resolve
 from partbench.methods.keynet import FIRST_AVERAGES, LAYERS, KeyNet, border_mask, masked_error
 from partbench.model import load_model
 from partbench.nn.keypoints import gaussian_maps, marginal_softmax

@@ -12,9 +12,10 @@ from conftest import TINY, prepare_toy
 from sklearn.cluster import KMeans as Reference
 
 from partbench import method as methods
+from partbench.data.batch import Batch
 from partbench.data.prepared import Prepared
 from partbench.errors import BadInput
-from partbench.method import Batch, DataInfo
+from partbench.method import DataInfo
 from partbench.methods.kmeans import KMeans
 from partbench.model import load_model
 from partbench.nn import perceptual

@@ -18,11 +18,11 @@ from sklearn.linear_model import LinearRegression
 from partbench import published
 from partbench.cli import main
 from partbench.config import check, probe_settings
+from partbench.coordinates import of_borders, of_cells
 from partbench.data.celeba import LANDMARK_FILE, read_landmarks
 from partbench.data.mafl import MAFL
 from partbench.data.prepared import Prepared
 from partbench.errors import BadInput
-from partbench.frame import of_borders, of_cells
 from partbench.metrics import landmarks as metrics
 from partbench.metrics.landmarks import Truth
 from partbench.probe import Metric, Result, measure

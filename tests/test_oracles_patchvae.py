@@ -14,8 +14,9 @@ import torch
 from conftest import tensor
 from torch import Tensor, nn
 
+from partbench.data.batch import Batch
 from partbench.data.loader import Schedule
-from partbench.method import Batch, DataInfo, resolve
+from partbench.method import DataInfo, resolve
 from partbench.methods.patchvae import Latent, PatchVAE, anneal, sample_latent
 from partbench.methods.vae import VAE, Posterior
 from partbench.nn.elbo import (

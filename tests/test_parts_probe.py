@@ -17,13 +17,15 @@ from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
 from partbench import method as methods
 from partbench import plugins, published
+from partbench.data.batch import Batch
 from partbench.data.loader import Loader, Schedule
 from partbench.data.prepared import Prepared
 from partbench.errors import BadInput
-from partbench.extract import _pictures, extract
-from partbench.method import Batch, DataInfo, Method, PartMaps
+from partbench.extract import extract
+from partbench.method import DataInfo, Method, StepFreeMethod
 from partbench.metrics.intervals import jackknife, over_seeds_and_samples
 from partbench.model import load_model
+from partbench.outputs.part_maps import PartMapCapability, PartMaps
 from partbench.probe import Metric, Result
 from partbench.probe import measure as measure_cell
 from partbench.probes.parts import Parts, PartSettings, consistency, dominant
@@ -61,7 +63,7 @@ def outputs(
     if not isinstance(foreground, str):
         np.save(folder / "test.foreground.npy", foreground)
     own = foreground if isinstance(foreground, str) else "own"
-    (folder / "parts.json").write_text(json.dumps({"parts": k, "foreground": own}))
+    (folder / "parts.json").write_text(json.dumps({"k": k, "foreground": own}))
     rng = np.random.default_rng(0)
     for name in ("train", "test"):
         n = len(Prepared(data).split(name))
@@ -536,12 +538,12 @@ def replaced(kind: str, array: NDArray[Any]) -> Any:
     [
         (drop("test.labels.npy"), "extract the run's outputs again"),
         (drop("parts.json"), "cannot be read"),
-        (write("parts.json", '{"parts": 4}'), "no key 'foreground'"),
-        (write("parts.json", '{"parts": 4, "foreground": "sky"}'), "'sky'"),
-        (write("parts.json", '{"parts": 0, "foreground": "own"}'), "1 to 255 parts"),
-        (write("parts.json", '{"parts": "4", "foreground": "own"}'), "'4' parts"),
-        (write("parts.json", '{"parts": 2, "foreground": "none"}'), r"label 3, but .* 2 parts"),
-        (write("parts.json", '{"parts": 4, "foreground": "own"}'), r"test\.foreground\.npy"),
+        (write("parts.json", '{"k": 4}'), "no key 'foreground'"),
+        (write("parts.json", '{"k": 4, "foreground": "sky"}'), "'sky'"),
+        (write("parts.json", '{"k": 0, "foreground": "own"}'), "1 to 255 parts"),
+        (write("parts.json", '{"k": "4", "foreground": "own"}'), "'4' parts"),
+        (write("parts.json", '{"k": 2, "foreground": "none"}'), r"label 3, but .* 2 parts"),
+        (write("parts.json", '{"k": 4, "foreground": "own"}'), r"test\.foreground\.npy"),
         (save("test.labels.npy", np.zeros((32, 16, 16), np.uint8)), r"\[32, 16, 16\]; expected"),
         (save("test.labels.npy", np.zeros((32, 32, 32))), "float64"),
         (save("test.agreement.npy", np.full(32, np.nan)), "no foreground in any image"),
@@ -631,7 +633,7 @@ def test_pictures_of_images_at_their_own_aspect_show_what_is_measured(tmp_path: 
     test_cub.prepare_one(whole, tmp_path / "cub")
     split = Prepared(tmp_path / "cub").split("test")
     assert split.annotation("extent").tolist() == [[36, 24], [36, 24]]
-    parts = _pictures(Halves(), split)["parts"]
+    parts = PartMapCapability().draw(Halves(), split, torch.device("cpu"))["parts"]
     assert parts.shape == (2, 48, 48)
     assert (parts[:, :24, :18] == 0).all()
     assert (parts[:, :24, 18:36] == 1).all()
@@ -650,7 +652,7 @@ def test_part_maps_of_images_that_are_not_square(name: str) -> None:
     settings_ = methods.resolve(cls, "demo", {}, "test")
     torch.manual_seed(0)
     method: Any = cls(settings_, DataInfo(32, 0)).eval()
-    if cls.fitted:
+    if issubclass(cls, StepFreeMethod):
         squares = Batch(torch.rand(20, 3, 32, 32), None, None, torch.ones(20, 32, 32))
         method.fit(lambda: iter([squares]))
     with torch.inference_mode():

@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 from partbench import method as methods
 from partbench import plan
 from partbench import train as training
+from partbench.data.batch import Batch
 from partbench.errors import BadInput
-from partbench.method import Batch, DataInfo
+from partbench.method import DataInfo
 from partbench.methods import scops
 from partbench.methods.scops import SCOPS
 from partbench.model import load_model

@@ -18,13 +18,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from partbench import plan
+from partbench.data.batch import Batch
 from partbench.data.loader import to_float
 from partbench.data.prepared import Prepared
 from partbench.errors import BadInput
-from partbench.method import IMAGENET_MEAN_STD, Batch, DataInfo, resolve
+from partbench.method import DataInfo, resolve
 from partbench.methods.unsup_parts import UnsupParts
 from partbench.model import load_model
 from partbench.nn import colour, consistency, deeplab, perceptual
+from partbench.nn.normalization import IMAGENET_MEAN_STD
 
 QUICK: dict[str, Any] = {
     "backbone": "resnet18",

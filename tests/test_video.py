@@ -16,11 +16,12 @@ from test_training import assert_same_result, stop_at
 
 from partbench import config, plan
 from partbench import method as methods
+from partbench.data.batch import Batch
 from partbench.data.loader import Loader, Schedule, mirror_landmarks, to_float
 from partbench.data.prepared import Prepared
 from partbench.errors import BadInput
 from partbench.gather import gather
-from partbench.method import Batch, DataInfo, MethodSettings
+from partbench.method import DataInfo, MethodSettings
 from partbench.methods.dlp_video import CONTEXT, DLPVideo
 from partbench.model import load_model
 from partbench.probe import measure

@@ -15,11 +15,12 @@ from hypothesis import strategies as st
 
 from partbench import method as methods
 from partbench import train as training
+from partbench.coordinates import of_cells
+from partbench.data.batch import Batch
 from partbench.data.loader import to_float
 from partbench.data.prepared import Prepared
 from partbench.errors import BadInput
-from partbench.frame import of_cells
-from partbench.method import Batch, DataInfo
+from partbench.method import DataInfo
 from partbench.methods import zhang
 from partbench.methods.zhang import Landmarks, Zhang
 from partbench.model import load_model
@@ -358,8 +359,8 @@ def test_mixed_precision_keeps_the_terms_and_landmarks_in_float32() -> None:
 @pytest.mark.parametrize(
     ("size", "changes", "message"),
     [
-        (20, {"margin": 10}, "leaves nothing of images of 20 px; lower `margin` or raise"),
-        (16, {"margin": 10}, "a margin of 10 px on each side leaves nothing"),
+        (20, {"margin": 10}, "leaves nothing of images of 20 x 20; lower it, or raise"),
+        (16, {"margin": 10}, "a `margin` of 10 pixels on each side leaves nothing"),
         (32, {"margin": 3}, r"window of 26 px .* two or more cells of 4 px, `stride`; change one"),
         (4, {}, "must be two or more cells of 4 px"),
     ],

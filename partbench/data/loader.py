@@ -5,17 +5,33 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from partbench.data.prepared import LearnsFrom, Split
+from partbench.data.batch import Batch, LearnsFrom
+from partbench.data.prepared import Split
 from partbench.errors import BadInput
-from partbench.method import Batch, MethodSettings
 
 AHEAD = 4  # batches read before they are asked for
+
+
+class ScheduleSettings(Protocol):
+    """The settings of a method that say which images its steps see; see `MethodSettings`."""
+
+    @property
+    def epochs(self) -> int: ...  # noqa: D102
+    @property
+    def images_per_epoch(self) -> int | None: ...  # noqa: D102
+    @property
+    def batch_size(self) -> int: ...  # noqa: D102
+    @property
+    def lose_batch_at_wrap(self) -> bool: ...  # noqa: D102
+    @property
+    def flip(self) -> bool: ...  # noqa: D102
 
 
 @dataclass(frozen=True)
@@ -24,7 +40,7 @@ class Schedule:
 
     Args:
         n: images in the training split.
-        settings: epochs, images_per_epoch, batch_size and lose_batch_at_wrap are read.
+        settings: the method's.
         seed: of the shuffling.
 
     Raises:
@@ -32,7 +48,7 @@ class Schedule:
     """
 
     n: int
-    settings: MethodSettings
+    settings: ScheduleSettings
     seed: int
 
     def __post_init__(self) -> None:

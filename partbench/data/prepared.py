@@ -22,11 +22,12 @@ of a square twice as wide as `size`, the rest of which is black.
 """
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from partbench.data.batch import LearnsFrom
 from partbench.errors import BadInput
 from partbench.files import read_json
 
@@ -35,8 +36,6 @@ WHOLE = ("whole", "tight")
 """Values of `crop` that keep an image's aspect."""
 CANVAS = 2
 """Side of the square that such images lie in, in units of `size`."""
-LearnsFrom = Literal["images", "labels", "landmarks", "mask", "parts"]
-"""What a method's training is told: the images alone, or an annotation beside them."""
 
 
 class Split:
@@ -138,8 +137,7 @@ class Prepared:
                 landmarks, mask or parts: `train`.
 
         Raises:
-            BadInput: the data set has not what the method learns from, or its images are not
-                square.
+            BadInput: the data set lacks what the method learns from, or its images are not square.
         """
         if self.whole:
             raise BadInput(

@@ -13,7 +13,8 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
-from partbench.method import Batch, DataInfo, Method, MethodSettings
+from partbench.data.batch import Batch
+from partbench.method import DataInfo, Method, MethodSettings
 from partbench.nn.init import init_patchvae_
 from partbench.nn.pyramid import pyramid_decoder
 from partbench.nn.resnet import resnet18_trunk

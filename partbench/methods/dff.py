@@ -18,12 +18,14 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
 
+from partbench.data.batch import Batch
 from partbench.errors import BadInput
 from partbench.files import explained
-from partbench.method import Batch, DataInfo, Method, MethodSettings, PartMaps
+from partbench.method import DataInfo, StepFreeMethod, StepFreeSettings
 from partbench.nn.descriptors import describe
 from partbench.nn.nmf import Solver, ahead, factorise, initial
 from partbench.nn.perceptual import Features, Perceptual, fetched
+from partbench.outputs.part_maps import PartMaps
 
 LAYERS: dict[str, tuple[int]] = {
     "vgg16": (29,),
@@ -39,7 +41,7 @@ ROWS = 4096
 """Of a block: 8 MiB of VGG19's activations, so that they are in the cache for both products."""
 
 
-class DFFSettings(MethodSettings):
+class DFFSettings(StepFreeSettings):
     """The published settings."""
 
     k: int = Field(4, ge=1, description="K, number of factors")
@@ -70,11 +72,10 @@ class DFFSettings(MethodSettings):
         "its stop rule to all new images together, which would make one image's maps depend on "
         "the others'",
     )
-    epochs: int = Field(0, ge=0, le=0)
     batch_size: int = Field(32, ge=1, description="images described at once")
 
 
-class DFF(Method):
+class DFF(StepFreeMethod):
     """DFF; `k8` with twice as many factors, `hals` with the faster solver."""
 
     Settings = DFFSettings
@@ -84,7 +85,6 @@ class DFF(Method):
         "subset": {"perceptual": "mobilenet", "side": None},
     }
     paper = "unsup_parts"
-    fitted = True
 
     def __init__(self, settings: DFFSettings, data: DataInfo) -> None:
         super().__init__(settings, data)
@@ -99,10 +99,6 @@ class DFF(Method):
     def weights(cls, settings: DFFSettings) -> tuple[str, ...]:
         """Return the network whose activations are factorised."""
         return fetched(settings.perceptual)
-
-    def forward(self, batch: Batch, phase: str) -> dict[str, Tensor]:
-        """Not trained by steps, so never called."""
-        raise RuntimeError("dff has no loss")
 
     def activations(self, images: Tensor) -> Tensor:
         """Return what is factorised of images [B, 3, S, S]: [B, C, h, w], at least 0.

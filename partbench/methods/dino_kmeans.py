@@ -13,11 +13,11 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from partbench.method import PartMaps
 from partbench.methods.kmeans import ClusteringSettings, KMeans
 from partbench.nn.descriptors import to_side
 from partbench.nn.precision import exact
 from partbench.nn.vit import VITS16, WIDTHS, Transformer, TransformerSettings
+from partbench.outputs.part_maps import PartMaps
 
 
 class DinoKMeansSettings(ClusteringSettings, TransformerSettings):

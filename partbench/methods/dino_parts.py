@@ -17,17 +17,19 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
 
+from partbench.data.batch import Batch
 from partbench.errors import BadInput
-from partbench.method import Batch, DataInfo, Method, MethodSettings, PartMaps
+from partbench.method import DataInfo, StepFreeMethod, StepFreeSettings
 from partbench.nn.descriptors import to_side
 from partbench.nn.precision import exact
 from partbench.nn.vit import VITS16, WIDTHS, Tokens, Transformer, TransformerSettings
+from partbench.outputs.part_maps import PartMaps
 
 MOST = 14
 """Clusters of the whole, at most."""
 
 
-class DinoPartsSettings(MethodSettings, TransformerSettings):
+class DinoPartsSettings(StepFreeSettings, TransformerSettings):
     """The published settings."""
 
     k: int = Field(4, ge=1, description="K, number of parts of the foreground")
@@ -52,11 +54,10 @@ class DinoPartsSettings(MethodSettings, TransformerSettings):
     )
     iterations: int = Field(300, ge=1, description="of Lloyd's algorithm")
     restarts: int = Field(10, ge=1, description="from other centroids, of which the best is kept")
-    epochs: int = Field(0, ge=0, le=0)
     batch_size: int = Field(8, ge=1, description="images described at once")
 
 
-class DinoParts(Method):
+class DinoParts(StepFreeMethod):
     """Co-segmentation into K parts and a background; `vits16` takes the coarser network."""
 
     Settings = DinoPartsSettings
@@ -72,7 +73,6 @@ class DinoParts(Method):
             "restarts": 1,
         },
     }
-    fitted = True
 
     def __init__(self, settings: DinoPartsSettings, data: DataInfo) -> None:
         super().__init__(settings, data)
@@ -91,10 +91,6 @@ class DinoParts(Method):
     clusters: Tensor
     centroids: Tensor
     """[K, C], of the parts."""
-
-    def forward(self, batch: Batch, phase: str) -> dict[str, Tensor]:
-        """Not trained by steps, so never called."""
-        raise RuntimeError("dino_parts has no loss")
 
     @torch.no_grad()
     def describe(self, images: Tensor) -> Tokens:

@@ -19,9 +19,10 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
+from partbench.coordinates import Frame, RegressionOrigins, of_cells, window_of
+from partbench.data.batch import Batch
 from partbench.errors import BadInput
-from partbench.frame import Frame, of_cells
-from partbench.method import Batch, DataInfo, Keypoints, Method, MethodSettings
+from partbench.method import DataInfo, Method, MethodSettings
 from partbench.nn.keypoints import gaussian_maps
 from partbench.nn.particles import (
     Double,
@@ -41,6 +42,7 @@ from partbench.nn.particles import (
 from partbench.nn.perceptual import Name, Perceptual, fetched
 from partbench.nn.precision import exact
 from partbench.nn.tps import STRONG, ThinPlateSpline, warp
+from partbench.outputs.keypoints import Keypoints
 
 WEAK = STRONG.times(0.1)
 PERCEPTUAL_LAYERS = {
@@ -241,12 +243,12 @@ class DLP(Method):
         },
     }
     paper = "dlp"
-    protocol = {"points": "centred", "landmarks": "corner"}
+    protocol = RegressionOrigins(points="centred", landmarks="corner")
 
     def __init__(self, settings: DLPSettings, data: DataInfo) -> None:
         super().__init__(settings, data)
         s = self.settings = settings
-        self.side = data.size - 2 * s.margin
+        self.side = window_of(data.size, s.margin)
         self.cells = self.side >> (len(s.channels) - 1)
         self._check(data.size)
         self.background_logvar = 2 * math.log(s.sigma)

@@ -21,8 +21,9 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
+from partbench.data.batch import Batch
 from partbench.errors import BadInput
-from partbench.method import Batch, DataInfo, Method
+from partbench.method import DataInfo, Method
 from partbench.methods.dlp import DLP, SMALL, DLPSettings, Noise, Particles
 from partbench.nn.particles import PointConv
 

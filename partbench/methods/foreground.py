@@ -10,8 +10,10 @@ from pydantic import Field
 from torch import Tensor
 from torch.optim import Adam, Optimizer
 
-from partbench.method import Batch, DataInfo, Method, MethodSettings, PartMaps
+from partbench.data.batch import Batch
+from partbench.method import DataInfo, Method, MethodSettings
 from partbench.nn.deeplab import resnet18
+from partbench.outputs.part_maps import PartMaps
 
 
 class ForegroundSettings(MethodSettings):

@@ -17,12 +17,14 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
+from partbench.coordinates import Frame, RegressionOrigins, of_cells, window_of
+from partbench.data.batch import Batch
 from partbench.errors import BadInput
-from partbench.frame import Frame, of_cells
-from partbench.method import Batch, DataInfo, Keypoints, Method, MethodSettings
+from partbench.method import DataInfo, Method, MethodSettings
 from partbench.nn.keypoints import gaussian_maps, marginal_softmax
 from partbench.nn.perceptual import Name, Perceptual, fetched
 from partbench.nn.tps import Spread, ThinPlateSpline, warp
+from partbench.outputs.keypoints import Keypoints
 
 TARGET = Spread(every=0.001, half=0.005, translation=0.1, scale=0.0, rotation=0.0)
 """The warp of the image that is rendered again, and gives the keypoints."""
@@ -141,12 +143,12 @@ class KeyNet(Method):
         },
     }
     paper = "keynet"
-    protocol = {"points": "corner", "landmarks": "corner"}
+    protocol = RegressionOrigins(points="corner", landmarks="corner")
 
     def __init__(self, settings: KeyNetSettings, data: DataInfo) -> None:
         super().__init__(settings, data)
         s = self.settings = settings
-        self.side = data.size - 2 * s.margin
+        self.side = window_of(data.size, s.margin)
         self.cells = self.side // s.stride
         if self.cells < 2 or self.side % s.stride:
             raise BadInput(

@@ -15,13 +15,15 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
+from partbench.data.batch import Batch
 from partbench.errors import BadInput
-from partbench.method import Batch, DataInfo, Method, MethodSettings, PartMaps
+from partbench.method import DataInfo, StepFreeMethod, StepFreeSettings
 from partbench.nn.descriptors import CHANNELS, LAYERS, describe
 from partbench.nn.perceptual import Features, Perceptual, fetched
+from partbench.outputs.part_maps import PartMaps
 
 
-class ClusteringSettings(MethodSettings):
+class ClusteringSettings(StepFreeSettings):
     """How descriptors are clustered, whatever they are."""
 
     k: int = Field(4, ge=1, description="K, number of clusters")
@@ -33,7 +35,6 @@ class ClusteringSettings(MethodSettings):
     )
     iterations: int = Field(100, ge=1, description="of Lloyd's algorithm")
     restarts: int = Field(10, ge=1, description="from other centroids, of which the best is kept")
-    epochs: int = Field(0, ge=0, le=0)
     batch_size: int = Field(32, ge=1, description="images described at once")
 
 
@@ -46,7 +47,7 @@ class KMeansSettings(ClusteringSettings):
     )
 
 
-class KMeans(Method):
+class KMeans(StepFreeMethod):
     """K-means; variant `l2` on normalised descriptors, `k8` with twice as many parts."""
 
     Settings: ClassVar[type[ClusteringSettings]] = KMeansSettings
@@ -57,7 +58,6 @@ class KMeans(Method):
     }
     learns_from = "mask"
     paper = "unsup_parts"
-    fitted = True
 
     def __init__(self, settings: ClusteringSettings, data: DataInfo) -> None:
         super().__init__(settings, data)
@@ -78,10 +78,6 @@ class KMeans(Method):
     def weights(cls, settings: Any) -> tuple[str, ...]:
         """Return the network whose activations are clustered."""
         return fetched(settings.perceptual)
-
-    def forward(self, batch: Batch, phase: str) -> dict[str, Tensor]:
-        """Not trained by steps, so never called."""
-        raise RuntimeError("K-means has no loss")
 
     def describe(self, images: Tensor) -> Tensor:
         """Return the descriptors of images [B, 3, S, S]: [B, C, h, w]."""

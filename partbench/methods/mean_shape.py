@@ -4,14 +4,14 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from partbench.frame import Frame, of_borders
-from partbench.method import Batch, DataInfo, Keypoints, Method, MethodSettings
+from partbench.coordinates import Frame, of_borders
+from partbench.method import DataInfo, StepFreeMethod, StepFreeSettings
+from partbench.outputs.keypoints import Keypoints
 
 
-class MeanShapeSettings(MethodSettings):
+class MeanShapeSettings(StepFreeSettings):
     """No training."""
 
-    epochs: int = Field(0, ge=0, le=0)
     margin: int = Field(
         0,
         ge=0,
@@ -20,7 +20,7 @@ class MeanShapeSettings(MethodSettings):
     )
 
 
-class MeanShape(Method):
+class MeanShape(StepFreeMethod):
     """One keypoint in the same corner of every image.
 
     Its coordinates (1, 1) are a constant regressor, so that least squares has an intercept even
@@ -31,15 +31,10 @@ class MeanShape(Method):
     VARIANTS = {"mafl": {"margin": 16}}
     REDUCED = {"demo": {}, "subset": {"margin": 8}}
     role = "floor"
-    protocol = {"points": "centred", "landmarks": "corner"}
 
     def __init__(self, settings: MeanShapeSettings, data: DataInfo) -> None:
         super().__init__(settings, data)
         self._frame = of_borders(data.size, settings.margin)
-
-    def forward(self, batch: Batch, phase: str) -> dict[str, Tensor]:
-        """Not trained, so never called."""
-        raise RuntimeError("mean_shape has no loss")
 
     def frame(self) -> Frame:
         """Return the frame whose -1 and 1 are the borders of the window."""

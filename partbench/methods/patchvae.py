@@ -12,7 +12,8 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
-from partbench.method import Batch, DataInfo, Method, MethodSettings
+from partbench.data.batch import Batch
+from partbench.method import DataInfo, Method, MethodSettings
 from partbench.nn.elbo import (
     edge_weights,
     kl_bernoulli,

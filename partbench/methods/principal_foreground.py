@@ -14,13 +14,15 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
+from partbench.data.batch import Batch
 from partbench.errors import BadInput
-from partbench.method import Batch, DataInfo, Method, MethodSettings, PartMaps
+from partbench.method import DataInfo, StepFreeMethod, StepFreeSettings
 from partbench.nn.descriptors import CHANNELS, LAYERS, describe
 from partbench.nn.perceptual import Features, Perceptual, fetched
+from partbench.outputs.part_maps import PartMaps
 
 
-class PrincipalForegroundSettings(MethodSettings):
+class PrincipalForegroundSettings(StepFreeSettings):
     """Which features, and how they are read."""
 
     perceptual: Features = Field("vgg19", description="network whose activations are read")
@@ -28,11 +30,10 @@ class PrincipalForegroundSettings(MethodSettings):
         256, ge=32, description="pixels that the network sees; none: those of the prepared images"
     )
     l2: bool = Field(True, description="descriptors are divided by their norms")
-    epochs: int = Field(0, ge=0, le=0)
     batch_size: int = Field(32, ge=1, description="images described at once")
 
 
-class PrincipalForeground(Method):
+class PrincipalForeground(StepFreeMethod):
     """One part, the foreground: cells on the side of the mean where the border is not."""
 
     Settings = PrincipalForegroundSettings
@@ -40,7 +41,6 @@ class PrincipalForeground(Method):
         "demo": {"perceptual": "random", "side": None},
         "subset": {"perceptual": "mobilenet", "side": None},
     }
-    fitted = True
 
     def __init__(self, settings: PrincipalForegroundSettings, data: DataInfo) -> None:
         super().__init__(settings, data)
@@ -59,10 +59,6 @@ class PrincipalForeground(Method):
     def weights(cls, settings: PrincipalForegroundSettings) -> tuple[str, ...]:
         """Return the network whose activations are read."""
         return fetched(settings.perceptual)
-
-    def forward(self, batch: Batch, phase: str) -> dict[str, Tensor]:
-        """Not trained by steps, so never called."""
-        raise RuntimeError("principal_foreground has no loss")
 
     def describe(self, images: Tensor) -> Tensor:
         """Return the descriptors of images [B, 3, S, S]: [B, C, h, w]."""

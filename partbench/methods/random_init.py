@@ -3,20 +3,19 @@
 from pydantic import Field
 from torch import Tensor, nn
 
-from partbench.method import Batch, DataInfo, Method, MethodSettings
+from partbench.method import DataInfo, StepFreeMethod, StepFreeSettings
 from partbench.nn.init import init_patchvae_
 from partbench.nn.resnet import resnet18_trunk
 
 
-class RandomInitSettings(MethodSettings):
+class RandomInitSettings(StepFreeSettings):
     """The encoder's shape, and no training."""
 
     stride: int = Field(8, description="total stride of the encoder: 4, 8, 16 or 32")
     encoder_width: int = Field(64, ge=4, description="channels of the first ResNet stage")
-    epochs: int = Field(0, ge=0, le=0)
 
 
-class RandomInit(Method):
+class RandomInit(StepFreeMethod):
     """A randomly initialised ResNet-18 front."""
 
     Settings = RandomInitSettings
@@ -36,10 +35,6 @@ class RandomInit(Method):
         super().__init__(settings, data)
         self.encoder = resnet18_trunk(settings.stride, settings.encoder_width)
         init_patchvae_(self)
-
-    def forward(self, batch: Batch, phase: str) -> dict[str, Tensor]:
-        """Not trained, so never called."""
-        raise RuntimeError("random_init has no loss")
 
     def trunk(self) -> nn.Sequential:
         """Return the encoder."""

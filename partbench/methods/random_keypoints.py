@@ -4,15 +4,15 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from partbench.frame import Frame, of_borders
-from partbench.method import Batch, DataInfo, Keypoints, Method, MethodSettings
+from partbench.coordinates import Frame, of_borders
+from partbench.method import DataInfo, StepFreeMethod, StepFreeSettings
+from partbench.outputs.keypoints import Keypoints
 
 
-class RandomKeypointsSettings(MethodSettings):
+class RandomKeypointsSettings(StepFreeSettings):
     """How many there are, and no training."""
 
     k: int = Field(30, ge=1, description="number of keypoints")
-    epochs: int = Field(0, ge=0, le=0)
     margin: int = Field(
         0,
         ge=0,
@@ -21,22 +21,17 @@ class RandomKeypointsSettings(MethodSettings):
     )
 
 
-class RandomKeypoints(Method):
+class RandomKeypoints(StepFreeMethod):
     """K points, drawn anew for every image, uniformly over the window."""
 
     Settings = RandomKeypointsSettings
     VARIANTS = {"k10": {"k": 10}, "k30": {}, "k50": {"k": 50}, "mafl": {"margin": 16}}
     REDUCED = {"demo": {"k": 10}, "subset": {"margin": 8}}
     role = "floor"
-    protocol = {"points": "centred", "landmarks": "corner"}
 
     def __init__(self, settings: RandomKeypointsSettings, data: DataInfo) -> None:
         super().__init__(settings, data)
         self._frame = of_borders(data.size, settings.margin)
-
-    def forward(self, batch: Batch, phase: str) -> dict[str, Tensor]:
-        """Not trained, so never called."""
-        raise RuntimeError("random_keypoints has no loss")
 
     def frame(self) -> Frame:
         """Return the frame whose -1 and 1 are the borders of the window."""

@@ -5,17 +5,17 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from partbench.method import Batch, Method, MethodSettings, PartMaps
+from partbench.method import StepFreeMethod, StepFreeSettings
+from partbench.outputs.part_maps import PartMaps
 
 
-class RandomPartsSettings(MethodSettings):
+class RandomPartsSettings(StepFreeSettings):
     """How many there are, and no training."""
 
     k: int = Field(4, ge=1, le=255, description="number of parts")
-    epochs: int = Field(0, ge=0, le=0)
 
 
-class RandomParts(Method):
+class RandomParts(StepFreeMethod):
     """The Voronoi cells of K points, drawn anew for every image, uniformly over it.
 
     So parts are compact, as true ones are, but lie elsewhere in every image. The foreground is the
@@ -26,10 +26,6 @@ class RandomParts(Method):
     VARIANTS = {"k8": {"k": 8}, "k16": {"k": 16}}
     REDUCED = {"demo": {}, "subset": {}}
     role = "floor"
-
-    def forward(self, batch: Batch, phase: str) -> dict[str, Tensor]:
-        """Not trained, so never called."""
-        raise RuntimeError("random_parts has no loss")
 
     def part_maps(self, images: Tensor) -> PartMaps:
         """Return cells of points from torch's global generator; a pixel is of one part only."""

@@ -16,7 +16,8 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from partbench.method import Batch, DataInfo, Method, PartMaps
+from partbench.data.batch import Batch
+from partbench.method import DataInfo, Method, MethodSettings
 from partbench.nn.colour import jitter
 from partbench.nn.consistency import squared_norms, sums
 from partbench.nn.deeplab import (
@@ -33,12 +34,13 @@ from partbench.nn.perceptual import Features, Perceptual, fetched
 from partbench.nn.precision import exact
 from partbench.nn.tps import ThinPlateSpline, warp
 from partbench.nn.warps import WarpSettings, draw_bent
+from partbench.outputs.part_maps import PartMaps
 
 BACKGROUND = 0.1
 """What a part's share of a pixel, relative to its largest, must exceed on the foreground."""
 
 
-class SCOPSSettings(DeepLabSettings, WarpSettings):
+class SCOPSSettings(DeepLabSettings, WarpSettings, MethodSettings):
     """For faces of CelebA, images of 256 px; `clip` and `weight_decay` hold for the basis too."""
 
     k: int = Field(8, ge=1, description="K, number of parts beside the background")

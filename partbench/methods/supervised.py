@@ -5,7 +5,8 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 
-from partbench.method import Batch, DataInfo, Method, MethodSettings
+from partbench.data.batch import Batch
+from partbench.method import DataInfo, Method, MethodSettings
 from partbench.nn.init import init_patchvae_
 from partbench.nn.resnet import resnet18_trunk
 

@@ -7,9 +7,11 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
+from partbench.coordinates import Frame, of_cells, window_of
+from partbench.data.batch import Batch
 from partbench.errors import BadInput
-from partbench.frame import Frame, of_cells, window_of
-from partbench.method import Batch, DataInfo, Keypoints, Method, MethodSettings
+from partbench.method import DataInfo, Method, MethodSettings
+from partbench.outputs.keypoints import Keypoints
 
 STRIDE = 8
 """Pixels per cell of the heat maps."""
@@ -82,7 +84,6 @@ class SupervisedLandmarks(Method):
     }
     role = "ceiling"
     learns_from = "landmarks"
-    protocol = {"points": "centred", "landmarks": "corner"}
 
     def __init__(self, settings: SupervisedLandmarksSettings, data: DataInfo) -> None:
         super().__init__(settings, data)

@@ -8,11 +8,13 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
+from partbench.data.batch import Batch
 from partbench.data.reader import UNSURE
 from partbench.errors import BadInput
-from partbench.method import Batch, DataInfo, Method, MethodSettings, PartMaps
+from partbench.method import DataInfo, Method, MethodSettings
 from partbench.metrics.parts import greedy_grouping
 from partbench.nn.hourglass import Hourglass, block
+from partbench.outputs.part_maps import PartMaps
 
 IGNORED = -1
 

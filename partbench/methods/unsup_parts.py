@@ -15,8 +15,9 @@ from pydantic import Field
 from torch import Tensor
 from torch.optim import Optimizer
 
+from partbench.data.batch import Batch
 from partbench.errors import BadInput
-from partbench.method import Batch, DataInfo, Method, PartMaps
+from partbench.method import DataInfo, Method, MethodSettings
 from partbench.nn.colour import jitter, rgb_to_lab
 from partbench.nn.consistency import (
     consistency,
@@ -41,6 +42,7 @@ from partbench.nn.precision import exact
 from partbench.nn.tps import ThinPlateSpline, warp
 from partbench.nn.vgg16 import VGG16
 from partbench.nn.warps import WarpSettings, draw_bent
+from partbench.outputs.part_maps import PartMaps
 
 LAYERS: dict[Features, tuple[int, int]] = {
     "vgg16": (13, 29),
@@ -52,7 +54,7 @@ LAYERS: dict[Features, tuple[int, int]] = {
 blocks at strides 4 and 16; of the random network the ends of strides 2 and 4."""
 
 
-class UnsupPartsSettings(DeepLabSettings, WarpSettings):
+class UnsupPartsSettings(DeepLabSettings, WarpSettings, MethodSettings):
     """The settings for birds, images of 256 px."""
 
     k: int = Field(4, ge=1, description="K, number of parts of the foreground")

@@ -7,8 +7,7 @@ the sources read.
 """
 
 import math
-from collections.abc import Mapping
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -16,13 +15,15 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
+from partbench.coordinates import Frame, RegressionOrigins, of_cells, of_pixels, window_of
+from partbench.data.batch import Batch
 from partbench.errors import BadInput
-from partbench.frame import Frame, of_cells
-from partbench.method import Batch, DataInfo, Keypoints, Method, MethodSettings
+from partbench.method import DataInfo, Method, MethodSettings
 from partbench.nn.hourglass import Hourglass, block
 from partbench.nn.keypoints import cell_centres, expectation, gaussian_maps
 from partbench.nn.precision import exact
 from partbench.nn.tps import ThinPlateSpline, similarity, warp
+from partbench.outputs.keypoints import Keypoints
 
 
 class ZhangSettings(MethodSettings):
@@ -228,7 +229,7 @@ class Zhang(Method):
         },
     }
     paper = "zhang"
-    protocol: ClassVar[Mapping[str, Any]] = {"points": "centred", "landmarks": "centred"}
+    protocol = RegressionOrigins(points="centred", landmarks="centred")
     """The authors' regression is without intercept, from points and landmarks around 0."""
 
     def __init__(self, settings: ZhangSettings, data: DataInfo) -> None:
@@ -239,12 +240,7 @@ class Zhang(Method):
         """
         super().__init__(settings, data)
         s = self.settings = settings
-        window = data.size - 2 * s.margin
-        if window <= 0:
-            raise BadInput(
-                f"zhang: a margin of {s.margin} px on each side leaves nothing of images of "
-                f"{data.size} px; lower `margin` or raise the data's `size`"
-            )
+        window = window_of(data.size, s.margin)
         self.cells, rest = divmod(window, s.stride)
         if rest or self.cells < 2:
             raise BadInput(
@@ -298,7 +294,7 @@ class Zhang(Method):
 
     def carry_back(self, points: Tensor, weights: Tensor) -> Tensor:
         """Return where the originals show what their warps show at points, [B, K, 2]."""
-        frame, whole = self.frame(), of_cells(self.data.size, self.data.size)
+        frame, whole = self.frame(), of_pixels(self.data.size)
         places = whole.from_pixels(frame.to_pixels(points))
         return frame.from_pixels(whole.to_pixels(self.warps.carry_back(places, weights)))
 

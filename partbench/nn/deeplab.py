@@ -14,12 +14,12 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.optim import SGD
 
-from partbench.config import data_root
 from partbench.errors import BadInput
-from partbench.method import MethodSettings
+from partbench.files import data_root
 from partbench.nn.perceptual import load, mobilenet
 from partbench.nn.resnet import resnet18_trunk
 from partbench.nn.weights import read_state
+from partbench.settings import Settings
 
 CAFFE_MEAN = (104.00698793, 116.66876762, 122.67891434)
 """Of blue, green and red, of 0 to 255; SCOPS's code takes it off red, green and blue."""
@@ -27,7 +27,7 @@ RESNET50 = "weights/resnet50-0676ba61.pth"
 SMALLEST = 32
 
 
-class DeepLabSettings(MethodSettings):
+class DeepLabSettings(Settings):
     """Which trunk and head, and how SGD trains them, by default as SCOPS has it."""
 
     backbone: Literal["resnet50", "resnet18", "mobilenet"] = Field(
@@ -46,7 +46,7 @@ class DeepLabSettings(MethodSettings):
         "torchvision's, as the papers' Caffe file can no longer be had); none; or a file below "
         "the data root with torchvision's names, such as SwAV's, DINO's or MoCo's",
     )
-    normalize: Literal["caffe", "imagenet", "half"] = Field(  # type: ignore[assignment]
+    normalize: Literal["caffe", "imagenet", "half"] = Field(
         "caffe",
         description="mean and SD taken off the images; caffe: means of blue, green and red off "
         "red, green and blue, of 0 to 255, as the authors have it",

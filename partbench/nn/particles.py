@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from partbench.coordinates import of_pixels
 from partbench.nn.keypoints import marginal_softmax
 from partbench.nn.precision import exact
 
@@ -66,7 +67,8 @@ def proposals(maps: Tensor, side: int, patch: int, keep: int) -> Tensor:
     corner = torch.stack([x, y], -1).view(-1, 2)
 
     def in_image(local: Tensor) -> Tensor:
-        return 2 * ((local + 1) / 2 * (patch - 1) + corner) / (side - 1) - 1
+        places: Tensor = of_pixels(side).from_pixels(of_pixels(patch).to_pixels(local) + corner)
+        return places
 
     points = in_image(marginal_softmax(maps))
     offset = (points - in_image(torch.zeros_like(points))).square().sum(-1)

@@ -6,15 +6,14 @@ machines on which VGG is too slow. `random` is a narrow VGG that was never train
 time: what can be had without any file.
 """
 
-from pathlib import Path
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
-from partbench.config import data_root
-from partbench.errors import BadInput, in_short
-from partbench.method import IMAGENET_MEAN_STD
+from partbench.files import data_root
+from partbench.nn.normalization import IMAGENET_MEAN_STD
+from partbench.nn.weights import misplaced, open_file
 
 Name = Literal["pixels", "vgg16", "vgg19", "mobilenet"]
 Features = Literal["vgg16", "vgg19", "mobilenet", "random"]
@@ -88,20 +87,15 @@ def load(name: str) -> nn.Sequential:
         network = untrained(name)
     if name == "random":
         return _frozen(_seeded(network))
-    path = data_root() / FILES[name]
+    path, what = data_root() / FILES[name], f"the weights of {name}"
+    content = open_file(path, what, _remedy(name))
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
         prefix = "module.stage" if name == "mobilenet" else "features."
         found = content.get("state_dict", content)
         state = {k: v for k, v in found.items() if k.startswith(prefix)}
         network.load_state_dict(dict(zip(network.state_dict(), state.values(), strict=True)))
-    except FileNotFoundError:
-        raise BadInput(_missing(name, path)) from None
-    except Exception as error:  # torch raises anything on a damaged file
-        raise BadInput(
-            f"{path} does not hold the weights of {name} ({in_short(error)}); delete it and place "
-            "it anew"
-        ) from None
+    except Exception as error:  # whatever else the file holds
+        raise misplaced(path, what, error) from None
     return _frozen(network)
 
 
@@ -126,12 +120,9 @@ def untrained(name: str) -> nn.Sequential:
     return mobilenet() if name == "mobilenet" else vgg(name)
 
 
-def _missing(name: str, path: Path) -> str:
-    return (
-        f"{path} is missing, the weights of {name}; "
-        + (f"run `partbench data fetch {name}`, " if name.startswith("vgg") else "place it there, ")
-        + "or set `perceptual` to another network or to `pixels`"
-    )
+def _remedy(name: str) -> str:
+    fetch = f"run `partbench data fetch {name}`" if name.startswith("vgg") else "place it there"
+    return f"{fetch}, or set `perceptual` to another network or to `pixels`"
 
 
 def vgg(name: str) -> nn.Sequential:

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from partbench.config import data_root
 from partbench.errors import BadInput
+from partbench.files import data_root
 from partbench.nn.perceptual import Perceptual, vgg
 from partbench.nn.weights import read_state
 

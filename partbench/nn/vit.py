@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from partbench.config import data_root
-from partbench.errors import BadInput, in_short
+from partbench.files import data_root
+from partbench.nn.weights import misplaced, open_file
 from partbench.settings import Settings
 
 Backbone = Literal[
@@ -106,21 +106,15 @@ def load(name: Backbone, weights_file: str) -> Any:
     if weights_file == "random":
         _draw(network)
         return network.requires_grad_(False).eval()
-    path = data_root() / weights_file
+    path, what = data_root() / weights_file, f"the weights of {name}"
+    state = open_file(path, what, f"place it there ({SOURCES})")
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
         if "mask_token" in state:  # DINOv2's files name some tokens otherwise than timm
             state = checkpoint_filter_fn(state, network)
         network.load_state_dict(state)
-    except FileNotFoundError:
-        raise BadInput(
-            f"{path} is missing, the weights of {name}; place it there ({SOURCES})"
-        ) from None
-    except Exception as error:  # torch raises anything on a damaged file
-        raise BadInput(
-            f"{path} does not hold the weights of {name} ({in_short(error)}); delete it and place "
-            "it anew, or set `backbone` to what it holds"
-        ) from None
+    except Exception as error:  # whatever else the file holds
+        remedy = ", or set `backbone` to what it holds"
+        raise misplaced(path, what, error, remedy) from None
     return network.requires_grad_(False).eval()
 
 

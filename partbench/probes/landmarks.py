@@ -22,10 +22,10 @@ import pandas as pd
 from numpy.typing import NDArray
 from pydantic import Field, PositiveInt, model_validator
 
+from partbench.coordinates import Frame
 from partbench.data.prepared import Prepared, Split
 from partbench.errors import BadInput
 from partbench.files import read_json, read_npz
-from partbench.frame import Frame
 from partbench.metrics import landmarks as metrics
 from partbench.metrics.intervals import over_seeds_and_samples
 from partbench.metrics.landmarks import FloatArray, LinearMap, Truth

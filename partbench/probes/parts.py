@@ -107,7 +107,7 @@ def read_part_file(path: Path) -> PartFile:
     """Read parts.json; raises BadInput where a key is missing or holds what it cannot."""
     found = read_json(path)
     try:
-        file = PartFile(found["parts"], found["foreground"])
+        file = PartFile(found["k"], found["foreground"])
     except (KeyError, TypeError) as error:
         raise BadInput(f"{path}: no key {error}; extract the run's outputs again") from None
     whole = type(file.parts) is int and 1 <= file.parts <= UNSURE

@@ -61,7 +61,7 @@ class Video(Probe):
 
     Settings = VideoSettings
     version = 1
-    needs = ("predict", "predict_told")
+    needs = ("predictions",)
     reads = "model"
 
     def run(self, source: Path, data: Path, settings: Any, seed: int, device: str) -> Result:

@@ -1,0 +1,24 @@
+"""What one training step sees, and what a method may be told beside the images."""
+
+from typing import Literal, NamedTuple
+
+from torch import Tensor
+
+LearnsFrom = Literal["images", "labels", "landmarks", "mask", "parts"]
+"""What a training is told: the images alone, or one annotation beside them."""
+
+
+class Batch(NamedTuple):
+    """The samples of one training step; an annotation that the method is not told is None."""
+
+    images: Tensor
+    """[B, 3, S, S] float32 in [0, 1], or [B, T, 3, S, S] of clips."""
+    labels: Tensor | None
+    """[B] int64."""
+    landmarks: Tensor | None = None
+    """[B, L, 3] float32: x, y in pixels of the prepared image (mirrored as the image is), and 1,
+    or 0 where the landmark is not visible and x and y mean nothing."""
+    masks: Tensor | None = None
+    """[B, S, S] float32, 1 on the foreground and 0 elsewhere."""
+    parts: Tensor | None = None
+    """[B, S, S] uint8: 0 is background, 255 is to be left out."""

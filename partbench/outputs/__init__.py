@@ -1,0 +1,1 @@
+"""What methods offer, one capability a module: promise, arrays, writer, reader, pictures."""

@@ -1,0 +1,65 @@
+"""Features: what a linear classifier is put on.
+
+<split>.features.npy   float32 [N, D], of the splits `train` and `test`
+"""
+
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from partbench.data.prepared import Prepared
+from partbench.errors import BadInput
+from partbench.outputs.arrays import AGAIN, SPLITS, open_array, write_arrays
+from partbench.outputs.capability import Capability, call_of, check_tensor
+
+
+class HasFeatures(Protocol):
+    """A method that describes an image by a vector."""
+
+    def features(self, images: Tensor) -> Tensor:
+        """Return the features of images [B, 3, S, S] in [0, 1]: [B, D] float32."""
+
+
+class Features(Capability):
+    """Features of all images."""
+
+    offer = HasFeatures
+    member = "features"
+
+    def check(self, method: HasFeatures, samples: Tensor) -> None:
+        """Check the features of two images; see `Capability.check`."""
+        what = call_of(method, "features(images)")
+        floats = (torch.float32, torch.bfloat16)
+        check_tensor(method.features(samples), what, (len(samples), "D"), dtypes=floats)
+
+    def write(
+        self, method: HasFeatures, data: Prepared, folder: Path, device: torch.device, label: str
+    ) -> None:
+        """Write the features of both splits; see `Capability.write`."""
+        for name in SPLITS:
+            write_arrays(
+                folder,
+                data.split(name),
+                f"{label} features of {name}",
+                lambda images, _: {"features": method.features(images)},
+                device,
+            )
+
+
+def read(folder: Path, split: str, n: int) -> NDArray[Any]:
+    """Return the features of a split's n samples, float32 [n, D], as a memory map.
+
+    Raises:
+        BadInput: the file is missing or damaged, or has another shape.
+    """
+    path = folder / f"{split}.features.npy"
+    features = open_array(path)
+    if features.ndim != 2 or len(features) != n or features.dtype.kind != "f":
+        raise BadInput(
+            f"{path}: {features.dtype} of shape {list(features.shape)}; expected numbers of shape "
+            f"[{n} images, features]; {AGAIN}"
+        )
+    return features
