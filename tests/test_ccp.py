@@ -91,7 +91,7 @@ def test_annotations_that_do_not_fit(root: Path) -> None:
     annotations = root / "ccp" / "annotations" / "pixel-level"
     first = made.present("test")[0]
     savemat(annotations / "0005.mat", {"groundtruth": np.zeros((8, 7), np.uint8)})
-    with pytest.raises(BadInput, match=r"0005.mat: labels of \(8, 7\) for a photo of \(8, 8\)"):
+    with pytest.raises(BadInput, match=r"0005.mat: the labels are \(8, 7\), the photo is \(8, 8\)"):
         made.sample("test", first)
     savemat(annotations / "0005.mat", {"groundtruth": np.full((8, 8), 4, np.uint8)})
     with pytest.raises(BadInput, match=r"0005.mat: label 4, but label_list.mat ends at 3"):
@@ -99,16 +99,18 @@ def test_annotations_that_do_not_fit(root: Path) -> None:
     savemat(annotations / "0005.mat", {"groundtruth": np.full((8, 8), 3, np.uint8)})
     assert made.sample("test", first).parts is not None
     (annotations / "0005.mat").unlink()
-    with pytest.raises(BadInput, match=r"0005.mat is missing; github.com/bearpaw"):
+    with pytest.raises(BadInput, match=r"0005.mat is missing; .* github.com/bearpaw"):
         made.sample("test", first)
 
 
 def test_a_label_list_that_does_not_begin_with_the_background(root: Path) -> None:
     save_labels(root, LABELS[1:])
-    with pytest.raises(BadInput, match=r"label_list.mat: its first label is not 'null'.*'hair'"):
+    with pytest.raises(
+        BadInput, match=r"label_list.mat: the first label is \['hair'\], not 'null'"
+    ):
         prepare(reader(root, subset=True), "ccp", root / "out", workers=1)
     (root / "ccp" / "label_list.mat").unlink()
-    with pytest.raises(BadInput, match=r"label_list.mat is missing; github.com/bearpaw"):
+    with pytest.raises(BadInput, match=r"label_list.mat is missing; .* github.com/bearpaw"):
         prepare(reader(root, subset=True), "ccp", root / "out", workers=1)
 
 
@@ -117,7 +119,7 @@ def test_files_that_are_not_matlab(tmp_path: Path) -> None:
     savemat(path, {"a": np.arange(1_000)}, do_compression=True)
     assert read_mat(path, "a", "example.org").shape == (1_000,)
     good = path.read_bytes()
-    with pytest.raises(BadInput, match=r"a.mat: no whole MATLAB file that holds 'b'"):
+    with pytest.raises(BadInput, match=r"a.mat: not a complete MATLAB file with 'b'"):
         read_mat(path, "b", "example.org")
     damaged = {
         "cut short": good[: len(good) // 2],
@@ -128,7 +130,10 @@ def test_files_that_are_not_matlab(tmp_path: Path) -> None:
     }
     for content in damaged.values():
         path.write_bytes(content)
-        with pytest.raises(BadInput, match=r"a.mat: no whole MATLAB file .*example.org: place"):
+        with pytest.raises(
+            BadInput,
+            match=r"a.mat: not a complete MATLAB file .*place the file .* from example.org",
+        ):
             read_mat(path, "a", "example.org")
 
 
@@ -165,7 +170,7 @@ def test_a_person_is_cut_out(tmp_path: Path) -> None:
     sample = made.sample("train", 0)
     assert made.crop_box(sample) == pytest.approx((8, 8, 52, 52))
     assert reader(tmp_path, crop="pad").crop_box(sample) == (-10, 0, 50, 60)
-    with pytest.raises(BadInput, match=r"nothing in 0002\.jpg has a label.*another `crop`"):
+    with pytest.raises(BadInput, match=r"no pixel of 0002\.jpg has a label.*another `crop`"):
         made.crop_box(made.sample("train", 1))
     (tmp_path / "ccp" / "photos" / "0002.jpg").unlink()
     save_pair(tmp_path, 5, labels)

@@ -97,7 +97,9 @@ def test_a_colour_outside_the_legend(colour: tuple[int, int, int], tmp_path: Pat
     colours = COLOURS[labels(0)]
     colours[2, 3:6] = colour
     save_colours(tmp_path / "a_segment.png", colours)
-    pattern = rf"a_segment.png: 3 pixels of colour \({', '.join(map(str, colour))}\), which is not"
+    pattern = (
+        rf"a_segment.png: 3 pixels have colour \({', '.join(map(str, colour))}\), which is not"
+    )
     with pytest.raises(BadInput, match=pattern):
         read_parts(tmp_path / "a_segment.png")
 
@@ -106,7 +108,7 @@ def test_an_image_with_a_colour_outside_the_legend_may_be_skipped(
     root: Path, tmp_path: Path
 ) -> None:
     save_colours(segment_file(root, NAMES["query"][0]), np.full((*SHAPE, 3), 1))
-    with pytest.raises(BadInput, match=r"64 pixels of colour \(1, 1, 1\)"):
+    with pytest.raises(BadInput, match=r"64 pixels have colour \(1, 1, 1\)"):
         prepare(reader(root, size=8), "deepfashion", tmp_path / "out", workers=1)
     prepare(reader(root, size=8, broken="skip"), "deepfashion", tmp_path / "out", workers=1)
     assert Prepared(tmp_path / "out").meta["splits"]["test"]["skipped"] == NAMES["query"]
@@ -116,13 +118,13 @@ def test_missing_and_broken_files(root: Path) -> None:
     made = reader(root)
     name = NAMES["train"][0]
     save_colours(segment_file(root, name), np.zeros((8, 9, 3)))
-    with pytest.raises(BadInput, match=r"front.jpg: an image of \(8, 8\) with .* of \(8, 9\)"):
+    with pytest.raises(BadInput, match=r"front.jpg: the image is \(8, 8\), .* is \(8, 9\)"):
         made.sample("train", 0)
     segment_file(root, name).write_bytes(b"<html>quota exceeded</html>")
     with pytest.raises(BadInput, match=r"01_1_front_segment.png: cannot be decoded"):
         made.sample("train", 0)
     segment_file(root, name).unlink()
-    with pytest.raises(BadInput, match=r"_segment.png is missing; mmlab.*unpack img_highres_seg"):
+    with pytest.raises(BadInput, match=r"_segment.png is missing; unpack img_highres_seg.*mmlab"):
         made.sample("train", 0)
     image_file(root, name).unlink()
     assert list(made.present("train")) == [1]
@@ -137,7 +139,7 @@ def test_missing_and_broken_files(root: Path) -> None:
 )
 def test_a_list_without_images(content: str, root: Path) -> None:
     list_file(root, "gallery").write_text(content)
-    with pytest.raises(BadInput, match=r"segmentation_gallery.json names no images"):
+    with pytest.raises(BadInput, match=r"segmentation_gallery.json lists no images .* from mmlab"):
         reader(root).splits()
 
 
@@ -146,7 +148,7 @@ def test_a_list_that_is_missing_or_no_json(root: Path) -> None:
     with pytest.raises(BadInput, match=r"segmentation_query.json is not json"):
         reader(root).splits()
     list_file(root, "query").unlink()
-    with pytest.raises(BadInput, match=r"segmentation_query.json is missing; mmlab.*place the"):
+    with pytest.raises(BadInput, match=r"segmentation_query.json is missing; .* mmlab.*place it"):
         reader(root).splits()
 
 

@@ -254,7 +254,9 @@ def test_images_that_the_list_calls_negative_are_searched(root: Path) -> None:
 
 def test_an_unknown_part_is_named(root: Path) -> None:
     save_image(root, "2008_000001", thing(area(0, 0, 30, 20), ("wing_1", area(0, 0, 2, 2))))
-    with pytest.raises(BadInput, match=r"000001.mat: object 0: 'wing' is no part of a horse, .*lf"):
+    with pytest.raises(
+        BadInput, match=r"000001.mat: object 0: 'wing' is not a part of a horse, .*lf"
+    ):
         reader(root).sample("train", 0)
 
 
@@ -262,7 +264,7 @@ def test_masks_of_another_size_than_the_image(root: Path) -> None:
     made = reader(root)
     Image.new("RGB", (W, H + 1)).save(image_file(root, "2008_000002"))
     made.splits()
-    with pytest.raises(BadInput, match=r"masks of \(20, 40\) for an image of \(21, 40\)"):
+    with pytest.raises(BadInput, match=r"the masks are \(20, 40\), the image is \(21, 40\)"):
         made.sample("test", 0)
     save_image(
         root, "2008_000002", thing(area(0, 0, 30, 20), ("head", np.ones((H, W + 1), np.uint8)))
@@ -278,7 +280,7 @@ def test_annotations_that_cannot_be_read(root: Path) -> None:
     path = annotation_file(root, "2008_000002")
     good = path.read_bytes()
     path.write_bytes(good[: len(good) // 2])
-    with pytest.raises(BadInput, match=r"000002.mat: no whole MATLAB file that holds 'anno'"):
+    with pytest.raises(BadInput, match=r"000002.mat: not a complete MATLAB file with 'anno'"):
         reader(root).splits()
     savemat(path, {"anno": {"objects": {"class": "horse"}}})
     with pytest.raises(BadInput, match=r"000002.mat: not an annotation of PASCAL-Part \(.*mask"):
@@ -290,7 +292,7 @@ def test_annotations_that_cannot_be_read(root: Path) -> None:
 
 def test_missing_files(root: Path) -> None:
     annotation_file(root, "2008_000002").unlink()
-    with pytest.raises(BadInput, match=r"2008_000002.mat is missing; roozbehm.info"):
+    with pytest.raises(BadInput, match=r"2008_000002.mat is missing; .* roozbehm.info"):
         reader(root).splits()
     made = reader(root, subset=True)
     assert [len(names) for names in made.splits().values()] == [2, 0]
@@ -300,7 +302,7 @@ def test_missing_files(root: Path) -> None:
     with pytest.raises(BadInput, match=r"2 of 2 images of split 'train'.*first is 2008_000001_1"):
         prepare(reader(root), "horses", root / "out", workers=1)
     save_list(root, "train", []).unlink()
-    with pytest.raises(BadInput, match=r"horse_train.txt is missing; host.robots.*VOCtrainval"):
+    with pytest.raises(BadInput, match=r"horse_train.txt is missing; .* host.robots.*VOCtrainval"):
         reader(root).splits()
 
 
