@@ -163,7 +163,9 @@ def test_masks_that_are_not_there(tmp_path: Path) -> None:
     assert prepare_one(masked, tmp_path / "out").split("train").has("mask")
     path = tmp_path / "segmentations" / CLASSES[0] / "bird_2.png"
     Image.new("L", (HEIGHT, WIDTH)).save(path)
-    with pytest.raises(BadInput, match=r"bird_2.png is 16 x 24, its image 24 x 16; unpack segm"):
+    with pytest.raises(
+        BadInput, match=r"bird_2.png is 16 x 24, but its image is 24 x 16; unpack segm"
+    ):
         masked.sample("train", 0)
     path.unlink()
     with pytest.raises(BadInput, match=r"bird_2.png is missing; unpack segmentations.tgz .*again"):
@@ -227,7 +229,7 @@ def test_missing_images(tmp_path: Path) -> None:
             "images.txt",
             4,
             None,
-            r"image_class_labels.txt has 4 rows, the other .* expect 3; unpack",
+            r"image_class_labels.txt has 4 rows, but the .* require 3; unpack",
         ),
         ("images.txt", 1, "1 a b", r"line 1: '1 a b' is not '1' followed by 1 value; unpack"),
         ("classes.txt", 1, "001.Black_Rail", r"line 1: '001.Black_Rail' is not '1' followed by 1"),
@@ -235,19 +237,19 @@ def test_missing_images(tmp_path: Path) -> None:
         ("image_class_labels.txt", 2, "2 2", r"line 2: 2 is not the class of the image's folder"),
         ("image_class_labels.txt", 4, "4 x", r"line 4: x is not the class of the image's folder"),
         ("image_class_labels.txt", 3, "4 2", r"line 3: '4 2' is not '3' followed by 1 value; unp"),
-        ("train_test_split.txt", 4, None, r"has 3 rows, the other files let expect 4; unpack CUB"),
+        ("train_test_split.txt", 4, None, r"has 3 rows, but the other files require 4; unpack CUB"),
         ("train_test_split.txt", 4, "4 2", r"line 4: 2 is neither 1 \(train\) nor 0 \(test\); unp"),
         ("train_test_split.txt", 1, "1 yes", r"line 1: yes is neither 1 \(train\) nor 0 \(test\)"),
         ("bounding_boxes.txt", 3, "3 1 2 3", r"line 3: '3 1 2 3' is not '3' followed by 4 values"),
-        ("bounding_boxes.txt", 3, "3 1 2 3 0", r"line 3: 1 2 3 0 is no box \(x, y, width, heigh"),
-        ("bounding_boxes.txt", 3, "3 1 x 3 4", r"line 3: 1 x 3 4 is no box \(x, y, width, heigh"),
-        ("bounding_boxes.txt", 3, "3 1 inf 3 4", r"line 3: 1 inf 3 4 is no box \(x, y, width, he"),
+        ("bounding_boxes.txt", 3, "3 1 2 3 0", r"line 3: 1 2 3 0 is not a box \(x, y, width, h"),
+        ("bounding_boxes.txt", 3, "3 1 x 3 4", r"line 3: 1 x 3 4 is not a box \(x, y, width, h"),
+        ("bounding_boxes.txt", 3, "3 1 inf 3 4", r"line 3: 1 inf 3 4 is not a box \(x, y, width"),
         ("parts/parts.txt", 7, "7 eye", r"line 7: '7 eye' instead of '7 left eye'; unpack CUB_200"),
         ("parts/parts.txt", 15, None, r"line 15: '' instead of '15 throat'; unpack CUB_200_2011"),
         ("parts/part_locs.txt", 16, None, r"line 16: '2 2 .*' is not '2 1' followed by 3 values"),
-        ("parts/part_locs.txt", 60, None, r"has 59 rows, the other files let expect 60; unpack"),
-        ("parts/part_locs.txt", 17, "2 2 1 2 2", r"line 17: 1 2 2 is no landmark \(x, y, visible"),
-        ("parts/part_locs.txt", 17, "2 2 1 ? 1", r"line 17: 1 \? 1 is no landmark \(x, y, visibl"),
+        ("parts/part_locs.txt", 60, None, r"has 59 rows, but the other files require 60; unpack"),
+        ("parts/part_locs.txt", 17, "2 2 1 2 2", r"line 17: 1 2 2 is not a landmark \(x, y, vis"),
+        ("parts/part_locs.txt", 17, "2 2 1 ? 1", r"line 17: 1 \? 1 is not a landmark \(x, y, vi"),
     ],
 )
 def test_lists_that_do_not_agree(

@@ -151,14 +151,15 @@ def test_files_of_another_size(split: str, tmp_path: Path) -> None:
     n = OFFICIAL[split]
 
     os.truncate(path, (n - 1) * BYTES)
-    message = rf"{split}_X.bin has [\d,]+ bytes, that is {n - 1:,} images of 27,648 and not {n:,}: "
-    with pytest.raises(BadInput, match=message + r".*unpack .*, or set `subset: true`"):
+    images = rf"which is {n - 1:,} images of 27,648 bytes instead of {n:,}: .*unpack"
+    message = rf"{split}_X.bin has [\d,]+ bytes, {images} .*, or set `subset: true`"
+    with pytest.raises(BadInput, match=message):
         reader(tmp_path).splits()
 
     for size, images in ((3 * BYTES + BYTES // 2, "3.5"), ((n + 1) * BYTES, f"{n + 1:,}")):
         os.truncate(path, size)
         for subset in (False, True):
-            with pytest.raises(BadInput, match=rf"that is {images} images .*unpack") as error:
+            with pytest.raises(BadInput, match=rf"which is {images} images .*unpack") as error:
                 reader(tmp_path, subset=subset).splits()
             assert "subset: true" not in str(error.value)  # it would not help
 
@@ -170,7 +171,7 @@ def test_labels_out_of_range(label: int, tmp_path: Path) -> None:
     values[[7, 90]] = label
     (tmp_path / "stl10_binary" / "test_y.bin").write_bytes(values.tobytes())
     message = (
-        rf"test_y.bin, row 7 \(from 0\): label {label} is not within 1 to 10; unpack stl10_binary"
+        rf"test_y.bin, row 7 \(from 0\): label {label} is not between 1 and 10; unpack stl10_binary"
     )
     with pytest.raises(BadInput, match=message):
         reader(tmp_path).sample("train", 0)
@@ -180,7 +181,7 @@ def test_labels_of_another_number(tmp_path: Path) -> None:
     make(tmp_path, **OFFICIAL)
     (tmp_path / "stl10_binary" / "train_y.bin").write_bytes(labels(4_999).tobytes())
     with pytest.raises(
-        BadInput, match=r"train_y.bin has 4,999 labels, train_X.bin 5,000 images; u"
+        BadInput, match=r"train_y.bin has 4,999 labels, but train_X.bin has 5,000 images; u"
     ):
         reader(tmp_path).sample("train", 0)
 
@@ -199,7 +200,9 @@ def test_folds_with_a_wrong_index(value: Any, tmp_path: Path) -> None:
     indices = folds().tolist()
     indices[3][999] = value
     write_folds(tmp_path, indices)
-    with pytest.raises(BadInput, match=r"indices.txt, line 4: not 1,000 different .*to 4,999; unp"):
+    with pytest.raises(
+        BadInput, match=r"indices.txt, line 4: expected 1,000 different .*to 4,999; unp"
+    ):
         reader(tmp_path).folds("train")
 
 
@@ -210,7 +213,7 @@ def test_folds_of_another_shape(tmp_path: Path) -> None:
     short = [*indices[:1], indices[1][:-1], *indices[2:]]
     for wrong in (wrapped, short):
         write_folds(tmp_path, wrong)
-        with pytest.raises(BadInput, match=r"fold_indices.txt, line 2: not 1,000 different"):
+        with pytest.raises(BadInput, match=r"fold_indices.txt, line 2: expected 1,000 different"):
             reader(tmp_path).folds("train")
     write_folds(tmp_path, indices[:9])
     with pytest.raises(BadInput, match=r"fold_indices.txt has 9 lines, not 10; unpack stl10_bin"):
