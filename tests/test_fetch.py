@@ -405,7 +405,7 @@ def test_a_wrong_file_placed_by_hand_is_refused_and_kept(
     folder(tmp_path).mkdir()
     placed = folder(tmp_path) / "data.bin"
     placed.write_bytes(content)
-    with pytest.raises(BadInput, match=r"not the official file or not whole; delete it"):
+    with pytest.raises(BadInput, match=r"not the official file or is incomplete; delete it"):
         fetch([plain(server)], tmp_path)
     assert placed.read_bytes() == content
     assert not (tmp_path / "set").exists()
@@ -457,10 +457,10 @@ def test_what_was_unpacked_by_hand_is_left_alone(server: Server, tmp_path: Path)
 
 @fault
 def test_no_space_is_seen_before_the_first_byte(server: Server, tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match=r"are needed for data\.bin .* free space"):
+    with pytest.raises(BadInput, match=r"are needed for data\.bin .* free up space"):
         fetch([plain(server, size=10**18)], tmp_path)
     with pytest.raises(BadInput, match="are needed"):
-        fetch([plain(server)], tmp_path, more=10**18)
+        fetch([plain(server)], tmp_path, extra_bytes=10**18)
     assert not server.ranges
 
 
@@ -685,7 +685,7 @@ EVIL = {
     "noise.zip": (CONTENT, "damaged"),
     "noise.tgz": (CONTENT, "damaged"),
     "noise.rar": (CONTENT, "damaged"),
-    "other.zip": (zipped({"pictures/a.jpg": b"a"}), r"holds no \['images'\]"),
+    "other.zip": (zipped({"pictures/a.jpg": b"a"}), r"does not contain \['images'\]"),
 }
 
 
@@ -720,7 +720,7 @@ def test_a_compression_that_nobody_knows(tmp_path: Path) -> None:
         content[content.index(marker) + offset] = 99
     path = tmp_path / "set.zip"
     path.write_bytes(content)
-    with pytest.raises(BadInput, match=r"set\.zip is damaged or of another format"):
+    with pytest.raises(BadInput, match=r"set\.zip is damaged or not in the format of its name"):
         unpack(path, {"images": "set/images"}, tmp_path)
     assert not (tmp_path / "set").exists()
 
@@ -732,7 +732,9 @@ def test_an_encrypted_archive(tmp_path: Path) -> None:
         content[content.index(marker) + offset] |= 1
     path = tmp_path / "set.zip"
     path.write_bytes(content)
-    with pytest.raises(BadInput, match=r"'images/a\.jpg' is encrypted; unpack it yourself"):
+    with pytest.raises(
+        BadInput, match=r"'images/a\.jpg' is encrypted; unpack the archive yourself"
+    ):
         unpack(path, {"images": "set/images"}, tmp_path)
 
 

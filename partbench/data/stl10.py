@@ -57,7 +57,8 @@ class STL10(Reader):
             size = path.stat().st_size
             n, rest = divmod(size, IMAGE_BYTES)
             if rest or n > official or (n < official and not self.settings.subset):
-                advice = "" if rest or n > official else ", or set `subset: true` to use these"
+                is_usable = not rest and n < official
+                advice = ", or set `subset: true` to use the images it has" if is_usable else ""
                 raise BadInput(
                     f"{path} has {size:,} bytes, which is {size / IMAGE_BYTES:,.10g} images of "
                     f"{IMAGE_BYTES:,} bytes instead of {official:,}: the file is truncated or "
