@@ -253,23 +253,23 @@ def test_annotations_do_not_travel_to_the_workers_and_do_not_differ_there(
     things = [thing(i, "cat", (i, k, 3, 3)) for i in range(1, 8) for k in range(20)]
     for split in FOLDERS:
         write(tmp_path, split, dict.fromkeys(range(1, 8), (SIDE, SIDE)), things)
-    made = reader(tmp_path)
-    before = len(pickle.dumps(made))
-    made.splits()
-    made.sample("train", 0)
-    assert len(pickle.dumps(made)) < before + 100
+    data_set = reader(tmp_path)
+    before = len(pickle.dumps(data_set))
+    data_set.splits()
+    data_set.sample("train", 0)
+    assert len(pickle.dumps(data_set)) < before + 100
     monkeypatch.setattr(preparing, "CHUNK", 3)
-    one = prepare_one(made, tmp_path / "1", workers=1)
-    two = prepare_one(made, tmp_path / "2", workers=2)
+    one = prepare_one(data_set, tmp_path / "1", workers=1)
+    two = prepare_one(data_set, tmp_path / "2", workers=2)
     assert one.meta["checksum"] == two.meta["checksum"]
 
 
 def test_a_changed_file_is_read_again(tmp_path: Path) -> None:
     write_both(tmp_path)
-    made = reader(tmp_path)
-    assert made.splits()["train"] == [name_of(7)]
+    data_set = reader(tmp_path)
+    assert data_set.splits()["train"] == [name_of(7)]
     write(tmp_path, "train", {9: (SIDE, SIDE)}, [])
-    assert made.splits()["train"] == [name_of(9)]
+    assert data_set.splits()["train"] == [name_of(9)]
 
 
 def test_real_scenes(shared_data: Path, tmp_path: Path) -> None:
@@ -279,9 +279,9 @@ def test_real_scenes(shared_data: Path, tmp_path: Path) -> None:
         assert tuple(row["name"] for row in sorted(rows, key=lambda row: row["id"])) == CLASSES
 
     settings = {"size": 128, "boxes": 100, "crop": "stretch", "subset": True}
-    made = reader(shared_data, limit={"train": 10, "test": 30}, **settings)
-    assert [len(made.present(split)) for split in made.splits()] == [80, 80]
-    data = prepare_one(made, tmp_path / "out")
+    data_set = reader(shared_data, limit={"train": 10, "test": 30}, **settings)
+    assert [len(data_set.present(split)) for split in data_set.splits()] == [80, 80]
+    data = prepare_one(data_set, tmp_path / "out")
     test = data.split("test")
     assert test.images.shape == (30, 128, 128, 3)
     assert test.images.std() > 40  # pictures, not blanks
@@ -289,10 +289,10 @@ def test_real_scenes(shared_data: Path, tmp_path: Path) -> None:
     filled = []
     arrays = (test.annotation(kind) for kind in ("parts", "box", "objects"))
     for parts, boxes, objects in zip(*arrays, strict=True):
-        there = objects >= 0
-        np.testing.assert_array_equal(np.isfinite(boxes).all(1), there)
-        assert set(np.unique(parts)) <= {0, 255, *(objects[there] + 1)}
-        for c in set(objects[there].tolist()):
+        is_object = objects >= 0
+        np.testing.assert_array_equal(np.isfinite(boxes).all(1), is_object)
+        assert set(np.unique(parts)) <= {0, 255, *(objects[is_object] + 1)}
+        for c in set(objects[is_object].tolist()):
             covered = np.zeros_like(parts, bool)
             for x, y, width, height in boxes[objects == c]:
                 covered |= (
@@ -303,7 +303,7 @@ def test_real_scenes(shared_data: Path, tmp_path: Path) -> None:
                 )
             assert covered[parts == c + 1].all()  # no pixel of a class outside its boxes
         x, y, width, height = boxes[0]
-        if there.any() and width * height > 200:
+        if is_object.any() and width * height > 200:
             inside = (columns > x) & (columns < x + width) & (rows > y) & (rows < y + height)
             filled.append((parts[inside] > 0).mean())
     assert len(filled) > 20

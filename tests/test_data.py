@@ -504,14 +504,14 @@ def test_annotations_stay_on_what_they_mark(
     split = prepare_one(made, tmp_path / "out").split("train")
     image = split.images[0, :, :, 0].astype(float)
     assert image.shape == (size, size)
-    found = centre_of_mass(image)
-    np.testing.assert_allclose(split.annotation("landmarks")[0, 0], found, atol=0.1)
+    centre = centre_of_mass(image)
+    np.testing.assert_allclose(split.annotation("landmarks")[0, 0], centre, atol=0.1)
     x, y, width, height = split.annotation("box")[0]
-    np.testing.assert_allclose([x + width / 2, y + height / 2], found, atol=0.1)
+    np.testing.assert_allclose([x + width / 2, y + height / 2], centre, atol=0.1)
     np.testing.assert_allclose(width * height, image.sum() / 255, rtol=0.02)
     parts = split.annotation("parts")[0]
     assert set(np.unique(parts)) == {0, 1}
-    np.testing.assert_allclose(centre_of_mass(parts), found, atol=0.6)
+    np.testing.assert_allclose(centre_of_mass(parts), centre, atol=0.6)
 
 
 def test_crop_box_is_the_largest_centred_square(tmp_path: Path) -> None:
@@ -618,12 +618,12 @@ def test_celeba_with_landmarks_and_attributes(tmp_path: Path) -> None:
     path.write_text("\n".join(["1", " ".join(names), rows[0]]) + "\n")
     with pytest.raises(BadInput, match=r"list_attr_celeba.txt has no row for 202599.jpg"):
         prepare_one(reader(CelebA, tmp_path, subset=True, attributes=True), tmp_path / "out")
-    for row, told in (
+    for row, message in (
         (rows[0][:-3], "line 3: expected a file name and 40 whole"),
         (rows[0] + "5", "values other than 1 and -1"),
     ):
         path.write_text("\n".join(["1", " ".join(names), row]) + "\n")
-        with pytest.raises(BadInput, match=told):
+        with pytest.raises(BadInput, match=message):
             prepare_one(reader(CelebA, tmp_path, subset=True, attributes=True), tmp_path / "out")
     path.unlink()
     with pytest.raises(BadInput, match="partbench data fetch celeba_annotations"):
@@ -778,20 +778,20 @@ def test_the_crops_of_the_keypoint_papers_on_real_faces(
     for split in ("train", "test"):
         names = (tmp_path / "mafl" / f"{split}.names.txt").read_text().split()
         published = formula(np.stack([rows[name] for name in names]))
-        found = data.split(split).annotation("landmarks")
+        landmarks = data.split(split).annotation("landmarks")
         # The papers scale the numbers of pixels as they are; here their centres stay in place.
         scale = formula(np.ones(2)) - formula(np.zeros(2))
-        np.testing.assert_allclose(found, published + (scale - 1) / 2, atol=1e-3)
-        assert np.abs(found - published).max() < 0.35
+        np.testing.assert_allclose(landmarks, published + (scale - 1) / 2, atol=1e-3)
+        assert np.abs(landmarks - published).max() < 0.35
         assert data.split(split).annotation("visible").all()
         # An eye is darker than what lies around it, if image and landmarks moved together.
         grey = data.split(split).images.mean(-1)
         darker = 0
-        for image, (x, y) in zip(grey, found[:, 0].round().astype(int), strict=True):
+        for image, (x, y) in zip(grey, landmarks[:, 0].round().astype(int), strict=True):
             reach = size // 16
             around = image[max(y - reach, 0) : y + reach, max(x - reach, 0) : x + reach]
             darker += image[y - 1 : y + 2, x - 1 : x + 2].mean() < around.mean()
-        assert darker >= 0.8 * len(found)
+        assert darker >= 0.8 * len(landmarks)
 
 
 # The other data sets.

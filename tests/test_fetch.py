@@ -273,12 +273,12 @@ LASTING = {
 
 
 @fault
-@pytest.mark.parametrize(("answer", "told"), LASTING.values(), ids=LASTING)
+@pytest.mark.parametrize(("answer", "message"), LASTING.values(), ids=LASTING)
 def test_a_lasting_fault_is_told_and_nothing_false_is_kept(
-    answer: Answer, told: str, server: Server, tmp_path: Path
+    answer: Answer, message: str, server: Server, tmp_path: Path
 ) -> None:
     server.fail(*[answer] * 20)
-    with pytest.raises(BadInput, match=rf"(?s)data\.bin cannot be fetched.*{told}") as caught:
+    with pytest.raises(BadInput, match=rf"(?s)data\.bin cannot be fetched.*{message}") as caught:
         fetch([plain(server)], tmp_path)
     for part in ("data.bin", str(folder(tmp_path)), plain(server).sha256, "example.org"):
         assert part in str(caught.value)
@@ -290,7 +290,7 @@ def test_a_lasting_fault_is_told_and_nothing_false_is_kept(
 
 @fault
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         ({"size": len(CONTENT) + 1}, "official file has 300,001"),
         ({"sha256": "0" * 64}, "sha256 is"),
@@ -299,9 +299,9 @@ def test_a_lasting_fault_is_told_and_nothing_false_is_kept(
     ],
 )
 def test_a_file_that_is_not_the_official_one(
-    changes: dict[str, Any], told: str, server: Server, tmp_path: Path
+    changes: dict[str, Any], message: str, server: Server, tmp_path: Path
 ) -> None:
-    with pytest.raises(BadInput, match=told):
+    with pytest.raises(BadInput, match=message):
         fetch([plain(server, **changes)], tmp_path)
     assert_nothing_under_a_final_name(tmp_path)
 
@@ -692,9 +692,9 @@ EVIL = {
 @fault
 @pytest.mark.parametrize("name", EVIL)
 def test_an_archive_that_means_harm_is_refused(name: str, server: Server, tmp_path: Path) -> None:
-    content, told = EVIL[name]
+    content, message = EVIL[name]
     root = tmp_path / "deep" / "root"
-    with pytest.raises(BadInput, match=told) as caught:
+    with pytest.raises(BadInput, match=message) as caught:
         fetch([packed(server, name, content)], root)
     assert name in str(caught.value)
     assert not list(tmp_path.rglob("*evil*"))

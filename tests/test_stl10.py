@@ -23,8 +23,8 @@ def reader(root: Path, **settings: Any) -> STL10:
     return STL10(root, STL10.Settings.parse(settings, "test"))
 
 
-def prepare_one(made: STL10, out: Path, workers: int = 1) -> Prepared:
-    prepare(made, "mine", out, workers)
+def prepare_one(data_set: STL10, out: Path, workers: int = 1) -> Prepared:
+    prepare(data_set, "mine", out, workers)
     return Prepared(out)
 
 
@@ -72,27 +72,31 @@ def noise(seed: int) -> NDArray[np.uint8]:
 
 def test_pixels_of_official_files(tmp_path: Path) -> None:
     make(tmp_path, **OFFICIAL)
-    made = reader(tmp_path)
+    data_set = reader(tmp_path)
     for seed, (split, index) in enumerate(
         [("unlabeled", 0), ("unlabeled", 99_999), ("train", 4_999), ("test", 7_999)]
     ):
         put(tmp_path, split, index, noise(seed))
-        sample = made.sample(split, index)
+        sample = data_set.sample(split, index)
         np.testing.assert_array_equal(sample.image, noise(seed))
         assert sample.image.dtype == np.uint8
         assert sample.name == f"{index:05d}"
         assert sample.label == (None if split == "unlabeled" else labels(8_000)[index] - 1)
-    assert {split: len(names) for split, names in made.splits().items()} == OFFICIAL == made.counts
-    assert made.splits()["unlabeled"][99_999] == "99999"
+    assert (
+        {split: len(names) for split, names in data_set.splits().items()}
+        == OFFICIAL
+        == data_set.counts
+    )
+    assert data_set.splits()["unlabeled"][99_999] == "99999"
 
 
 def test_a_file_is_never_read_whole(tmp_path: Path) -> None:
     make(tmp_path, **OFFICIAL)
-    made = reader(tmp_path)
+    data_set = reader(tmp_path)
     tracemalloc.start()
     for index in range(0, 100_000, 9_999):
-        made.sample("unlabeled", index)
-    assert made.present("unlabeled") == range(100_000)
+        data_set.sample("unlabeled", index)
+    assert data_set.present("unlabeled") == range(100_000)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 40 * BYTES
@@ -113,10 +117,10 @@ def test_from_files_to_arrays(tmp_path: Path) -> None:
     assert data.meta["class_names"] == list(NAMES)
     train = data.split("train")
     assert [i for i, image in enumerate(train.images) if image.any()] == [300]
-    found = train.annotation("labels")
-    assert found.dtype == np.int64
-    np.testing.assert_array_equal(found, labels(5_000).astype(int) - 1)
-    assert set(found.tolist()) == set(range(10))
+    classes = train.annotation("labels")
+    assert classes.dtype == np.int64
+    np.testing.assert_array_equal(classes, labels(5_000).astype(int) - 1)
+    assert set(classes.tolist()) == set(range(10))
     np.testing.assert_array_equal(train.annotation("folds"), folds())
     assert train.annotation("folds").dtype == np.int64
     assert train.annotation("folds").max() > 255
@@ -188,10 +192,10 @@ def test_labels_of_another_number(tmp_path: Path) -> None:
 
 def test_folds(tmp_path: Path) -> None:
     make(tmp_path, **OFFICIAL)
-    made = reader(tmp_path)
-    assert made.folds("train") == folds().tolist()
+    data_set = reader(tmp_path)
+    assert data_set.folds("train") == folds().tolist()
     for split in ("test", "unlabeled"):
-        assert made.folds(split) == ()
+        assert data_set.folds(split) == ()
 
 
 @pytest.mark.parametrize("value", [5_000, -1, 1.5, "one", 256 + 1_000_000])
@@ -222,17 +226,17 @@ def test_folds_of_another_shape(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("subset", [False, True])
 def test_missing_files(subset: bool, tmp_path: Path) -> None:
-    made = reader(tmp_path, subset=subset)
+    data_set = reader(tmp_path, subset=subset)
     with pytest.raises(BadInput, match=r"_X.bin is missing; unpack stl10_binary.tar.gz \(cs.stan"):
-        made.splits()
+        data_set.splits()
     make(tmp_path, **OFFICIAL)
     readings = {
-        "train_X.bin": lambda made: made.splits(),
-        "test_X.bin": lambda made: made.splits(),
-        "train_y.bin": lambda made: made.sample("train", 0),
-        "test_y.bin": lambda made: made.sample("test", 0),
-        "class_names.txt": lambda made: made.class_names,
-        "fold_indices.txt": lambda made: made.folds("train"),
+        "train_X.bin": lambda data_set: data_set.splits(),
+        "test_X.bin": lambda data_set: data_set.splits(),
+        "train_y.bin": lambda data_set: data_set.sample("train", 0),
+        "test_y.bin": lambda data_set: data_set.sample("test", 0),
+        "class_names.txt": lambda data_set: data_set.class_names,
+        "fold_indices.txt": lambda data_set: data_set.folds("train"),
     }
     for name, read in readings.items():
         path = tmp_path / "stl10_binary" / name

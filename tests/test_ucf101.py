@@ -25,8 +25,8 @@ def reader(root: Path, **settings: Any) -> UCF101:
     return UCF101(root, UCF101.Settings.parse({"size": 16, "frames": 3} | settings, "test"))
 
 
-def prepare_one(made: UCF101, out: Path) -> Prepared:
-    prepare(made, "mine", out, 1)
+def prepare_one(data_set: UCF101, out: Path) -> Prepared:
+    prepare(data_set, "mine", out, 1)
     return Prepared(out)
 
 
@@ -57,9 +57,9 @@ def write_clip(path: Path, length: int = 6, first: int = 10) -> Path:
 def numbers(clip: NDArray[np.uint8], first: int = 10) -> list[int]:
     """Return which frames of a written clip these are."""
     greys = clip.reshape(len(clip), -1).mean(1)
-    found = np.round((greys - first) / STEP)
-    assert np.abs(greys - first - STEP * found).max() < STEP / 2 - 0.5
-    return found.astype(int).tolist()
+    frame_numbers = np.round((greys - first) / STEP)
+    assert np.abs(greys - first - STEP * frame_numbers).max() < STEP / 2 - 0.5
+    return frame_numbers.astype(int).tolist()
 
 
 def claim(path: Path, length: int) -> None:
@@ -251,12 +251,12 @@ def test_a_list_of_classes_that_is_broken(line: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("fold", [1, 2, 3])
 def test_the_real_lists(fold: int, shared_data: Path) -> None:
-    made = reader(shared_data, fold=fold)
-    splits = made.splits()
+    data_set = reader(shared_data, fold=fold)
+    splits = data_set.splits()
     assert {split: len(set(names)) for split, names in splits.items()} == COUNTS[fold]
-    assert made.counts == COUNTS[fold]
+    assert data_set.counts == COUNTS[fold]
     assert sum(COUNTS[fold].values()) == 13_320
-    assert len(made.class_names) == 101
+    assert len(data_set.class_names) == 101
     groups = [{re.sub(r"_c\d+\.avi$", "", name) for name in names} for names in splits.values()]
     assert [len(group) for group in groups] == [101 * 18, 101 * 7]
     assert groups[0].isdisjoint(groups[1])
@@ -265,9 +265,9 @@ def test_the_real_lists(fold: int, shared_data: Path) -> None:
 
 def test_real_clips(shared_data: Path, tmp_path: Path) -> None:
     limit = {"train": 4, "test": 4}
-    made = reader(shared_data, size=64, frames=5, subset=True, limit=limit)
-    assert [len(made.present(split)) for split in made.splits()] == [30, 18]
-    data = prepare_one(made, tmp_path / "out")
+    data_set = reader(shared_data, size=64, frames=5, subset=True, limit=limit)
+    assert [len(data_set.present(split)) for split in data_set.splits()] == [30, 18]
+    data = prepare_one(data_set, tmp_path / "out")
     assert data.meta["subset"] is True
     test = data.split("test")
     assert test.images.shape == (4, 5, 64, 64, 3)
