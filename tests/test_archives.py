@@ -1,6 +1,6 @@
-"""Every data set in miniature: official archives, served badly, fetched, unpacked, prepared, shown.
+"""Miniatures of all data sets: serve official archives badly, fetch, unpack, prepare and show them.
 
-What comes out is compared with what the reader makes of the files that were packed.
+The prepared arrays are compared with those that the reader makes of the files that were packed.
 """
 
 import hashlib
@@ -72,7 +72,7 @@ def make_ucf101(root: Path) -> None:
 
 
 def content(root: Path, inside: str, place: str) -> dict[str, bytes]:
-    """The files of a place, named as in the archive."""
+    """Return name in the archive -> content, for all files of a place."""
     top = root / place
     files = [p for p in top.rglob("*") if p.is_file()] if top.is_dir() else []
     return {
@@ -81,7 +81,7 @@ def content(root: Path, inside: str, place: str) -> dict[str, bytes]:
 
 
 def pack(file: Archive, name: str, root: Path, top: str) -> bytes:
-    """One official file, made of the layout below `root`."""
+    """Return one official file, packed from the layout below `root`."""
     if not file.packed:
         (place,) = file.gives.values()
         return (root / place).read_bytes()
@@ -157,7 +157,7 @@ def test_from_the_official_archives_to_arrays(
         )
     monkeypatch.setitem(table.ARCHIVES, name, tuple(files))
     monkeypatch.setenv("PARTBENCH_DATA", str(root))
-    # Miniatures are mostly one grey, and shrink like bombs.
+    # Miniatures are mostly of one grey, so they are compressed as much as zip bombs.
     monkeypatch.setattr(unpacking, "RATIO", 10_000)
     assert main(["data", "fetch", name]) == 0
     assert main(["data", "check", name]) == 0

@@ -103,14 +103,16 @@ def write_both(root: Path, annotations: list[dict[str, Any]] | None = None) -> N
 
 def test_a_scene(tmp_path: Path) -> None:
     cat, brush = thing(7, "cat", (4, 4, 20, 10)), thing(7, "toothbrush", (10, 6, 4, 4))
-    dog = thing(7, "dog", (0, 20, 6, 6), (8, 20, 6, 6))  # hidden in its middle: two polygons
+    dog = thing(
+        7, "dog", (0, 20, 6, 6), (8, 20, 6, 6)
+    )  # its middle is hidden, so it is two polygons
     write_both(tmp_path, [brush, crowd(7, "person", 10), cat, dog])
     data = prepare_one(reader(tmp_path), tmp_path / "out")
     train = data.split("train")
     assert train.images.shape == (1, SIDE, SIDE, 3)
     parts = train.annotation("parts")[0]
     expected = np.zeros((SIDE, SIDE), np.uint8)
-    expected[:, SIDE - 10 :] = 255  # the crowd: not known whose pixels
+    expected[:, SIDE - 10 :] = 255  # the crowd, whose pixels are unsure
     expected[4:14, 4:24] = 15 + 1  # over the crowd
     expected[20:26, 0:6] = expected[20:26, 8:14] = 16 + 1
     expected[6:10, 10:14] = 79 + 1  # the smaller over the larger

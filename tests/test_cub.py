@@ -35,7 +35,7 @@ def write(path: Path, rows: list[str]) -> None:
 
 
 def points(image: int) -> np.ndarray:
-    """Landmarks (x, y, visible) of image `image`, counted from 1: more of them in later images."""
+    """Landmarks (x, y, visible) of an image, counted from 1; later images have more of them."""
     rows = np.array([(4 + part, 3 + part % 9, 1.0) for part in range(15)])
     rows[2 + 3 * image :] = 0
     return rows
@@ -67,7 +67,7 @@ def make(root: Path) -> Path:
 
 
 def make_masks(root: Path) -> None:
-    """Annotators agree on the left of the box, half of them on its right."""
+    """Write masks: all annotators mark the left part of the box, half of them mark the rest."""
     x, y, width, height = BOX
     grey = np.zeros((HEIGHT, WIDTH), np.uint8)
     grey[y : y + height, x : x + width] = 128
@@ -79,7 +79,7 @@ def make_masks(root: Path) -> None:
 
 
 def edit(path: Path, line: int, text: str | None) -> None:
-    """Replace a line, counted from 1, or take it out."""
+    """Replace or remove a line, counted from 1."""
     lines = path.read_text().splitlines()
     lines[line - 1 : line] = [] if text is None else [text]
     write(path, lines)
@@ -101,7 +101,7 @@ def test_a_miniature_from_files_to_arrays(tmp_path: Path) -> None:
         assert prepared.annotation("labels").tolist() == [0, 1]
         reds = [int(image[5, 5, 0]) for image in prepared.images]
         np.testing.assert_allclose(reds, [50 * row for row in rows], atol=3)
-        # 24 x 16 to 48 x 48: pixel centres keep to the centres.
+        # From 24 x 16 to 48 x 48, pixel centres stay pixel centres.
         scale = np.array([2, 3])
         expected = np.stack([points(row + 1) for row in rows])
         visible = prepared.annotation("visible")
@@ -358,7 +358,7 @@ def test_real_images(shared_data: Path, tmp_path: Path) -> None:
 
 
 def test_landmarks_of_real_eyes_lie_on_them(shared_data: Path) -> None:
-    """Where the landmark lies in the middle of a dark disc, it does so to a pixel's fraction."""
+    """A landmark near the middle of a dark disc lies within a fraction of a pixel of its centre."""
     data_set = reader(shared_data, subset=True)
     candidates = []
     for split in ("train", "test"):
@@ -371,12 +371,12 @@ def test_landmarks_of_real_eyes_lie_on_them(shared_data: Path) -> None:
                     candidates.append(dark_disc(sample.image, sample.landmarks[part]))
     offsets = np.array([offset for offset in candidates if offset is not None])
     assert len(offsets) > 100
-    # Were the files' coordinates counted from 1, this would be -1.
+    # This would be -1 if the coordinates in the files counted from 1.
     np.testing.assert_allclose(np.mean(offsets, 0), 0, atol=0.5)
 
 
 def dark_disc(image: np.ndarray, point: np.ndarray) -> np.ndarray | None:
-    """Return where the centre of a dark disc lies, seen from `point`, if there is one apart."""
+    """Return the offset from `point` to the centre of a separate dark disc; None without one."""
     reach = 9
     x, y = point.astype(int)
     if min(x, y) < reach:
@@ -404,7 +404,7 @@ def test_birds_cut_out_by_their_boxes(tmp_path: Path) -> None:
     box = prepared.annotation("box")[0]
     np.testing.assert_allclose(box[2:], [width * scale, height * scale], rtol=1e-5)
     np.testing.assert_allclose(box[:2] + box[2:] / 2, [49, 49], atol=1e-4)  # in the middle
-    # Box units do not know of the crop.
+    # In units of the box, landmarks do not depend on the crop.
     for row in range(2):
         visible = prepared.annotation("visible")[row]
         before = (points(row + 2)[:, :2] - (x, y)) / (width, height)
@@ -426,7 +426,7 @@ def test_a_padded_image_repeats_its_border(tmp_path: Path) -> None:
         Image.new("L", (WIDTH, HEIGHT), 255).save(path)
     prepared = prepare_one(birds, tmp_path / "out").split("test")
     image, mask = prepared.images[1], prepared.annotation("mask")[1]
-    assert mask[4:20].all()  # and what is repeated is no foreground
+    assert mask[4:20].all()  # and repeated pixels are not foreground
     assert not mask[:4].any()
     assert not mask[20:].any()
     assert (image[:4] == image[4]).all()
@@ -459,8 +459,8 @@ def test_images_at_their_own_aspect_are_those_of_the_reference(
     assert arrays["images"].shape == (2 * size, 2 * size, 3)
     assert not arrays["images"][height:].any()
     assert not arrays["images"][:, width:].any()
-    # The reference multiplies coordinates, which moves pixel centres by half of the change, and
-    # by the shorter side's factor, where the longer one is rounded to whole pixels.
+    # The reference multiplies coordinates, which moves pixel centres by half of the change. Its
+    # factor is that of the shorter side, although the longer side is rounded to whole pixels.
     factor = size / min(image.shape[:2] if crop == "whole" else (int(box[2]), int(box[3])))
     visible = arrays["visible"] & (v[f"cub{number}_{key}_landmarks"][:, 1:3] > 0).all(1)
     theirs = v[f"cub{number}_{key}_landmarks"][visible, 1:3] + factor / 2 - 0.5

@@ -556,7 +556,9 @@ def write_lists(root: Path, training: Sequence[int], testing: Sequence[int]) -> 
     folder = root / "celeba" / "MAFL"
     folder.mkdir(parents=True, exist_ok=True)
     for name, numbers in (("training", training), ("testing", testing)):
-        text = "\n".join(f"{n:06d}.jpg" for n in numbers)  # no end of line at the end, as there
+        text = "\n".join(
+            f"{n:06d}.jpg" for n in numbers
+        )  # the official lists do not end in a newline either
         (folder / f"{name}.txt").write_text(text)
     rows = [f"{n:06d}.jpg  69 109 106 113 77 142 73 152 108 154" for n in (*training, *testing)]
     header = f"{len(rows)}\nlefteye_x lefteye_y righteye_x righteye_y nose_x nose_y\n"
@@ -779,12 +781,12 @@ def test_the_crops_of_the_keypoint_papers_on_real_faces(
         names = (tmp_path / "mafl" / f"{split}.names.txt").read_text().split()
         published = formula(np.stack([rows[name] for name in names]))
         landmarks = data.split(split).annotation("landmarks")
-        # The papers scale the numbers of pixels as they are; here their centres stay in place.
+        # The papers scale pixel coordinates directly; here the centres of pixels stay in place.
         scale = formula(np.ones(2)) - formula(np.zeros(2))
         np.testing.assert_allclose(landmarks, published + (scale - 1) / 2, atol=1e-3)
         assert np.abs(landmarks - published).max() < 0.35
         assert data.split(split).annotation("visible").all()
-        # An eye is darker than what lies around it, if image and landmarks moved together.
+        # If image and landmarks moved together, an eye is darker than its surroundings.
         grey = data.split(split).images.mean(-1)
         darker = 0
         for image, (x, y) in zip(grey, landmarks[:, 0].round().astype(int), strict=True):

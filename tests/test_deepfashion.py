@@ -153,7 +153,7 @@ def test_a_list_that_is_missing_or_no_json(root: Path) -> None:
 
 
 def test_labels_blended_as_the_published_numbers_have_them(root: Path, tmp_path: Path) -> None:
-    """Numbers between two labels appear, which the other resize never makes."""
+    """Numbers between two labels appear, unlike with the other way to resize."""
     numbers = np.zeros(SHAPE, int)
     numbers[:, 4:] = 12
     for names in NAMES.values():

@@ -1,4 +1,4 @@
-"""Fetching from a server that fails in every way, and unpacking archives that mean harm."""
+"""Fetch from a server that fails in every way, and unpack malicious archives."""
 
 import hashlib
 import io
@@ -66,7 +66,7 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def begin(self, start: int) -> bytes:
-        """Send the headers of a right answer; return its body."""
+        """Send the headers of a correct answer; return its body."""
         whole = self.files[self.path.lstrip("/")]
         body = whole[start:]
         self.send_response(206 if start else 200)
@@ -218,7 +218,7 @@ def assert_nothing_under_a_final_name(root: Path) -> None:
     assert not [p for p in folder(root).iterdir() if p.suffix != ".part" and p.name[0] != "."]
 
 
-# A server that fails, and then does not.
+# A server that fails and then recovers.
 
 ONCE = {
     "a broken connection": [cut(1000)],
@@ -253,11 +253,11 @@ def test_cuts_at_random_places_are_resumed(seed: int, server: Server, tmp_path: 
     fetch([file], tmp_path)
     assert_whole(tmp_path)
     begun = [int(wanted[6:-1]) for wanted in server.ranges if wanted]
-    assert begun == list(itertools.accumulate(cuts))  # not a byte was fetched twice
+    assert begun == list(itertools.accumulate(cuts))  # no byte was fetched twice
     if seed % 2:
         before = len(server.ranges)
         fetch([file], tmp_path)
-        assert len(server.ranges) == before  # what is there is not asked for again
+        assert len(server.ranges) == before  # a file that is present is not requested again
 
 
 LASTING = {
@@ -284,7 +284,7 @@ def test_a_lasting_fault_is_told_and_nothing_false_is_kept(
         assert part in str(caught.value)
     assert_nothing_under_a_final_name(tmp_path)
     server.fail()
-    fetch([plain(server)], tmp_path)  # the same command, once the server is well
+    fetch([plain(server)], tmp_path)  # the same command after the server has recovered
     assert_whole(tmp_path)
 
 
@@ -330,7 +330,7 @@ def test_a_server_without_an_answer(server: Server, tmp_path: Path) -> None:
 
 @fault
 def test_another_version_is_not_joined_to_the_first_half(server: Server, tmp_path: Path) -> None:
-    """Without a checksum, the server's name of the version decides."""
+    """Without a checksum, the server's tag of the version decides."""
     file = plain(server, sha256="", size=None)
 
     def first(handler: Handler, start: int) -> None:
@@ -384,7 +384,7 @@ def test_files_are_fetched_side_by_side(server: Server, tmp_path: Path) -> None:
     assert all((tmp_path / file.name).read_bytes() == CONTENT for file in files)
 
 
-# By hand, by mirror.
+# Files placed by hand, and mirrors.
 
 
 def test_a_file_placed_by_hand_is_verified_and_used(server: Server, tmp_path: Path) -> None:
@@ -452,7 +452,7 @@ def test_what_was_unpacked_by_hand_is_left_alone(server: Server, tmp_path: Path)
     assert (tmp_path / "set" / "data.bin").read_bytes() == b"mine"
 
 
-# The machine fails.
+# Failures of this machine.
 
 
 @fault
@@ -467,7 +467,7 @@ def test_no_space_is_seen_before_the_first_byte(server: Server, tmp_path: Path) 
 @fault
 def test_a_disk_that_fills_up_keeps_what_was_fetched(server: Server, disk: Disk) -> None:
     disk.fill(leave=100_000)
-    file = plain(server, size=None)  # unknown, so it cannot be seen before
+    file = plain(server, size=None)  # unknown, so the space cannot be checked before
     with pytest.raises(BadInput, match="no space left"):
         fetch([file], disk.path)
     kept = (folder(disk.path) / "data.bin.part").stat().st_size
@@ -479,7 +479,7 @@ def test_a_disk_that_fills_up_keeps_what_was_fetched(server: Server, disk: Disk)
 
 
 def run_fetch(root: Path, file: Archive, **environment: str) -> subprocess.Popen[str]:
-    """Fetch one file in a process of its own."""
+    """Fetch one file in a separate process."""
     values = {k: getattr(file, k) for k in ("name", "gives", "urls", "size", "sha256", "md5")}
     script = (
         "import json, sys; from pathlib import Path\n"
@@ -652,7 +652,7 @@ def zip_link() -> bytes:
 
 
 def zip_that_lies() -> bytes:
-    """A member longer than its header says."""
+    """A zip with a member that is longer than its header says."""
     content = bytearray(zipped({"images/evil.jpg": bytes(200_000)}))
     for marker, offset in ((b"PK\x03\x04", 22), (b"PK\x01\x02", 24)):
         where = content.index(marker) + offset
@@ -703,7 +703,7 @@ def test_an_archive_that_means_harm_is_refused(name: str, server: Server, tmp_pa
 
 @fault
 def test_a_byte_changed_in_an_archive_without_checksum(tmp_path: Path) -> None:
-    """The archive's own checks have to see it."""
+    """The checks of the archive format must detect it."""
     content = bytearray(zipped(IMAGES))
     content[60] ^= 0xFF
     path = tmp_path / "set.zip"

@@ -1,4 +1,4 @@
-"""STL-10: files of the official sizes, of which most is a hole, and damaged ones."""
+"""STL-10: sparse files of the official sizes, and damaged files."""
 
 import os
 import tracemalloc
@@ -44,7 +44,7 @@ def write_folds(root: Path, indices: Any) -> None:
 
 
 def make(root: Path, **counts: int) -> Path:
-    """Write the layout; the images are zeros that take no room on the disk."""
+    """Write the layout; the images are zeros that take no space on the disk."""
     folder = root / "stl10_binary"
     folder.mkdir(parents=True)
     for split, n in counts.items():
@@ -58,7 +58,7 @@ def make(root: Path, **counts: int) -> Path:
 
 
 def put(root: Path, split: str, index: int, image: NDArray[np.uint8]) -> None:
-    """Write an image [96, 96, 3] as the official files hold it: a plane's columns in turn."""
+    """Write an image [96, 96, 3] as the official files store it: plane by plane, in columns."""
     with (root / "stl10_binary" / f"{split}_X.bin").open("rb+") as file:
         file.seek(index * BYTES)
         for channel in range(3):

@@ -1,4 +1,4 @@
-"""The reader of UCF101: official lists, names of any case, frames evenly spread over a clip."""
+"""The reader of UCF101: official lists, names of any case, frames evenly spaced over a clip."""
 
 import re
 import struct
@@ -92,7 +92,7 @@ def test_frames_are_the_middles_of_equal_stretches(
     assert clip.shape == (count, HEIGHT, WIDTH, 3)
     assert clip.dtype == np.uint8
     assert numbers(clip) == expected
-    for claimed in (0, 1, length + 30, 10_000_000):  # a header that lies changes nothing
+    for claimed in (0, 1, length + 30, 10_000_000):  # a wrong header changes nothing
         claim(path, claimed)
         assert numbers(read_clip(path, count)) == expected
 
@@ -103,7 +103,7 @@ def test_colours_are_rgb(tmp_path: Path) -> None:
 
 
 def test_clips_that_cannot_be_read(tmp_path: Path) -> None:
-    # Of this codec, a decoder gives the frames before a cut and says nothing.
+    # With this codec, a decoder returns the frames before a cut and reports no error.
     whole = write(tmp_path / "whole.avi", range(20), codec="mpeg4").read_bytes()
     broken = {
         "short.avi": (whole[: len(whole) * 9 // 10], "it is truncated"),
@@ -137,7 +137,7 @@ def test_a_clip_with_frames_of_several_sizes(tmp_path: Path) -> None:
             packet.time_base = Fraction(1, 25)
             container.mux(packet)
     with pytest.raises(BadInput, match=r"v.avi: .*frame 3 is 64 x 48, those before it are 48 x 32"):
-        read_clip(path, 1)  # though that frame is not wanted
+        read_clip(path, 1)  # although that frame is not selected
 
 
 def test_a_file_with_sound_alone(tmp_path: Path) -> None:
@@ -166,7 +166,7 @@ def write_lists(root: Path, fold: int = 1, train: list[str] = TRAIN) -> None:
 @pytest.mark.parametrize("flat", [False, True])
 def test_ucf101_in_miniature(flat: bool, tmp_path: Path) -> None:
     write_lists(tmp_path, fold=2)
-    # The archive's case of the names is not that of the lists.
+    # The archive and the lists disagree on the case of the names.
     for folder, name, first in (
         ("Archery", "v_Archery_g08_c01.avi", 10),
         ("HandstandPushups", "v_HandstandPushups_g08_c01.avi", 60),
