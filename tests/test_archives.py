@@ -1,6 +1,6 @@
-"""Every data set in miniature: official archives, served badly, fetched, unpacked, prepared, shown.
+"""Miniatures of all data sets: serve official archives badly, fetch, unpack, prepare and show them.
 
-What comes out is compared with what the reader makes of the files that were packed.
+The prepared arrays are compared with those that the reader makes of the files that were packed.
 """
 
 import hashlib
@@ -72,7 +72,7 @@ def make_ucf101(root: Path) -> None:
 
 
 def content(root: Path, inside: str, place: str) -> dict[str, bytes]:
-    """The files of a place, named as in the archive."""
+    """Return name in the archive -> content, for all files of a place."""
     top = root / place
     files = [p for p in top.rglob("*") if p.is_file()] if top.is_dir() else []
     return {
@@ -81,7 +81,7 @@ def content(root: Path, inside: str, place: str) -> dict[str, bytes]:
 
 
 def pack(file: Archive, name: str, root: Path, top: str) -> bytes:
-    """One official file, made of the layout below `root`."""
+    """Return one official file, packed from the layout below `root`."""
     if not file.packed:
         (place,) = file.gives.values()
         return (root / place).read_bytes()
@@ -132,14 +132,14 @@ def test_from_the_official_archives_to_arrays(
     case: str, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     name, make, settings, kinds = SETS[case]
-    made, root = tmp_path / "made", tmp_path / "root"
-    made.mkdir()
-    make(made)
+    source, root = tmp_path / "source", tmp_path / "root"
+    source.mkdir()
+    make(source)
     files = []
     for file in table.ARCHIVES[name]:
         by_rar = case.endswith("rar") and file.same_as
         called = file.same_as[0] if by_rar else file.name
-        packed = pack(file, called, made, "UCF-101" if by_rar else "clothing-co-parsing-master")
+        packed = pack(file, called, source, "UCF-101" if by_rar else "clothing-co-parsing-master")
         if by_rar or not file.urls:  # a person placed it
             folder(root).mkdir(parents=True, exist_ok=True)
             (folder(root) / called).write_bytes(packed)
@@ -157,7 +157,7 @@ def test_from_the_official_archives_to_arrays(
         )
     monkeypatch.setitem(table.ARCHIVES, name, tuple(files))
     monkeypatch.setenv("PARTBENCH_DATA", str(root))
-    # Miniatures are mostly one grey, and shrink like bombs.
+    # Miniatures are mostly of one grey, so they are compressed as much as zip bombs.
     monkeypatch.setattr(unpacking, "RATIO", 10_000)
     assert main(["data", "fetch", name]) == 0
     assert main(["data", "check", name]) == 0
@@ -169,7 +169,7 @@ def test_from_the_official_archives_to_arrays(
     assert states == {file.name: "ready" for file in files}
     assert main(["prepare", *stage, "--out", str(tmp_path / "out")]) == 0
     cls: type[Reader] = load("data", name, Reader)  # type: ignore[type-abstract]
-    prepare(cls(made, cls.Settings.parse(settings, "test")), "mine", tmp_path / "direct", 1)
+    prepare(cls(source, cls.Settings.parse(settings, "test")), "mine", tmp_path / "direct", 1)
     fetched = arrays(tmp_path / "out")
     fetched.pop("sheet.png")
     assert fetched == arrays(tmp_path / "direct")
@@ -190,12 +190,12 @@ def test_masks_of_birds_are_fetched_where_they_are_read(
     monkeypatch: pytest.MonkeyPatch,
     capsys: Any,
 ) -> None:
-    made, root = tmp_path / "made", tmp_path / "root"
-    made.mkdir()
-    make_cub(made)
+    source, root = tmp_path / "source", tmp_path / "root"
+    source.mkdir()
+    make_cub(source)
     files = []
     for file in table.ARCHIVES["cub"]:
-        packed = pack(file, file.name, made, "")
+        packed = pack(file, file.name, source, "")
         server.add(file.name, packed)
         address = f"{server.address}/{file.name}"
         files.append(replace(file, urls=(address,), size=len(packed), sha256="", md5=""))
@@ -212,8 +212,8 @@ def test_masks_of_birds_are_fetched_where_they_are_read(
     config.write_text(json.dumps({"name": "t", "seeds": [0], "data": data, "runs": [block]}))
     monkeypatch.chdir(tmp_path)
     assert main(["check", str(config)]) == 0
-    told = capsys.readouterr().out
-    assert f"cub: {', '.join(sorted(read))} will be fetched" in told
+    output = capsys.readouterr().out
+    assert f"cub: {', '.join(sorted(read))} will be fetched" in output
 
     if by_hand:
         assert main(["data", "fetch", "cub"]) == 0
@@ -239,9 +239,9 @@ def test_the_stage_says_what_to_do_when_google_gives_a_page(
     monkeypatch.setenv("PARTBENCH_DATA", str(tmp_path))
     stage = ["--data-set", "faces", "--reader", "celeba", "--settings", "{}"]
     assert main(["fetch", *stage, "--out", str(tmp_path / "files.json")]) == 1
-    told = capsys.readouterr().err
+    output = capsys.readouterr().err
     for part in ("web page", "img_align_celeba.zip", file.sha256, str(folder(tmp_path)), "mmlab"):
-        assert part in told
+        assert part in output
     assert not (tmp_path / "files.json").exists()
 
 

@@ -87,28 +87,30 @@ def test_a_missing_photo_is_named_unless_a_subset_is_allowed(root: Path) -> None
 
 
 def test_annotations_that_do_not_fit(root: Path) -> None:
-    made = reader(root, subset=True)
+    data_set = reader(root, subset=True)
     annotations = root / "ccp" / "annotations" / "pixel-level"
-    first = made.present("test")[0]
+    first = data_set.present("test")[0]
     savemat(annotations / "0005.mat", {"groundtruth": np.zeros((8, 7), np.uint8)})
-    with pytest.raises(BadInput, match=r"0005.mat: labels of \(8, 7\) for a photo of \(8, 8\)"):
-        made.sample("test", first)
+    with pytest.raises(BadInput, match=r"0005.mat: the labels are \(8, 7\), the photo is \(8, 8\)"):
+        data_set.sample("test", first)
     savemat(annotations / "0005.mat", {"groundtruth": np.full((8, 8), 4, np.uint8)})
     with pytest.raises(BadInput, match=r"0005.mat: label 4, but label_list.mat ends at 3"):
-        made.sample("test", first)
+        data_set.sample("test", first)
     savemat(annotations / "0005.mat", {"groundtruth": np.full((8, 8), 3, np.uint8)})
-    assert made.sample("test", first).parts is not None
+    assert data_set.sample("test", first).parts is not None
     (annotations / "0005.mat").unlink()
-    with pytest.raises(BadInput, match=r"0005.mat is missing; github.com/bearpaw"):
-        made.sample("test", first)
+    with pytest.raises(BadInput, match=r"0005.mat is missing; .* github.com/bearpaw"):
+        data_set.sample("test", first)
 
 
 def test_a_label_list_that_does_not_begin_with_the_background(root: Path) -> None:
     save_labels(root, LABELS[1:])
-    with pytest.raises(BadInput, match=r"label_list.mat: its first label is not 'null'.*'hair'"):
+    with pytest.raises(
+        BadInput, match=r"label_list.mat: the first label is \['hair'\], not 'null'"
+    ):
         prepare(reader(root, subset=True), "ccp", root / "out", workers=1)
     (root / "ccp" / "label_list.mat").unlink()
-    with pytest.raises(BadInput, match=r"label_list.mat is missing; github.com/bearpaw"):
+    with pytest.raises(BadInput, match=r"label_list.mat is missing; .* github.com/bearpaw"):
         prepare(reader(root, subset=True), "ccp", root / "out", workers=1)
 
 
@@ -117,7 +119,7 @@ def test_files_that_are_not_matlab(tmp_path: Path) -> None:
     savemat(path, {"a": np.arange(1_000)}, do_compression=True)
     assert read_mat(path, "a", "example.org").shape == (1_000,)
     good = path.read_bytes()
-    with pytest.raises(BadInput, match=r"a.mat: no whole MATLAB file that holds 'b'"):
+    with pytest.raises(BadInput, match=r"a.mat: not a complete MATLAB file with 'b'"):
         read_mat(path, "b", "example.org")
     damaged = {
         "cut short": good[: len(good) // 2],
@@ -128,21 +130,28 @@ def test_files_that_are_not_matlab(tmp_path: Path) -> None:
     }
     for content in damaged.values():
         path.write_bytes(content)
-        with pytest.raises(BadInput, match=r"a.mat: no whole MATLAB file .*example.org: place"):
+        with pytest.raises(
+            BadInput,
+            match=r"a.mat: not a complete MATLAB file .*place the file .* from example.org",
+        ):
             read_mat(path, "a", "example.org")
 
 
 def test_the_real_sample(shared_data: Path, tmp_path: Path) -> None:
-    made = reader(shared_data, size=64, subset=True, crop="stretch", limit={"train": 8, "test": 8})
-    present = {split: len(made.present(split)) for split in made.splits()}
+    data_set = reader(
+        shared_data, size=64, subset=True, crop="stretch", limit={"train": 8, "test": 8}
+    )
+    present = {split: len(data_set.present(split)) for split in data_set.splits()}
     assert present == {"train": 192, "test": 48}
-    assert len(made.part_names) == 58
-    assert (made.part_names[0], made.part_names[-1]) == ("accessories", "wedges")
-    prepare(made, "ccp", tmp_path / "out", workers=1)
+    assert len(data_set.part_names) == 58
+    assert (data_set.part_names[0], data_set.part_names[-1]) == ("accessories", "wedges")
+    prepare(data_set, "ccp", tmp_path / "out", workers=1)
     data = Prepared(tmp_path / "out")
     assert data.meta["subset"] is True
-    hair, skin = (made.part_names.index(name) + 1 for name in ("hair", "skin"))
-    shoes = [made.part_names.index(n) + 1 for n in ("boots", "flats", "heels", "shoes", "sandals")]
+    hair, skin = (data_set.part_names.index(name) + 1 for name in ("hair", "skin"))
+    shoes = [
+        data_set.part_names.index(n) + 1 for n in ("boots", "flats", "heels", "shoes", "sandals")
+    ]
     for split in ("train", "test"):
         for parts, mask in zip(
             data.split(split).annotation("parts"), data.split(split).annotation("mask"), strict=True
@@ -161,16 +170,16 @@ def test_a_person_is_cut_out(tmp_path: Path) -> None:
     save_labels(tmp_path, LABELS)
     save_pair(tmp_path, 1, labels)
     save_pair(tmp_path, 2, np.zeros((8, 8)))
-    made = reader(tmp_path, crop="box", size=44, subset=True)
-    sample = made.sample("train", 0)
-    assert made.crop_box(sample) == pytest.approx((8, 8, 52, 52))
+    data_set = reader(tmp_path, crop="box", size=44, subset=True)
+    sample = data_set.sample("train", 0)
+    assert data_set.crop_box(sample) == pytest.approx((8, 8, 52, 52))
     assert reader(tmp_path, crop="pad").crop_box(sample) == (-10, 0, 50, 60)
-    with pytest.raises(BadInput, match=r"nothing in 0002\.jpg has a label.*another `crop`"):
-        made.crop_box(made.sample("train", 1))
+    with pytest.raises(BadInput, match=r"no pixel of 0002\.jpg has a label.*another `crop`"):
+        data_set.crop_box(data_set.sample("train", 1))
     (tmp_path / "ccp" / "photos" / "0002.jpg").unlink()
     save_pair(tmp_path, 5, labels)
-    prepare(made, "ccp", tmp_path / "out", workers=1)
-    held = Prepared(tmp_path / "out").split("train")
-    np.testing.assert_array_equal(held.annotation("parts")[0, 2:42, 17:27], 1)
-    assert held.annotation("mask")[0].sum() == 400
-    assert (held.images[0, :, 32:] == 0).all()  # black, beyond the photo
+    prepare(data_set, "ccp", tmp_path / "out", workers=1)
+    prepared = Prepared(tmp_path / "out").split("train")
+    np.testing.assert_array_equal(prepared.annotation("parts")[0, 2:42, 17:27], 1)
+    assert prepared.annotation("mask")[0].sum() == 400
+    assert (prepared.images[0, :, 32:] == 0).all()  # black, beyond the photo

@@ -24,8 +24,8 @@ def reader(root: Path, **settings: Any) -> CUB:
     return CUB(root, CUB.Settings.parse(settings, "test"))
 
 
-def prepare_one(made: CUB, out: Path, workers: int = 1) -> Prepared:
-    prepare(made, "mine", out, workers)
+def prepare_one(data_set: CUB, out: Path, workers: int = 1) -> Prepared:
+    prepare(data_set, "mine", out, workers)
     return Prepared(out)
 
 
@@ -35,7 +35,7 @@ def write(path: Path, rows: list[str]) -> None:
 
 
 def points(image: int) -> np.ndarray:
-    """Landmarks (x, y, visible) of image `image`, counted from 1: more of them in later images."""
+    """Landmarks (x, y, visible) of an image, counted from 1; later images have more of them."""
     rows = np.array([(4 + part, 3 + part % 9, 1.0) for part in range(15)])
     rows[2 + 3 * image :] = 0
     return rows
@@ -67,7 +67,7 @@ def make(root: Path) -> Path:
 
 
 def make_masks(root: Path) -> None:
-    """Annotators agree on the left of the box, half of them on its right."""
+    """Write masks: all annotators mark the left part of the box, half of them mark the rest."""
     x, y, width, height = BOX
     grey = np.zeros((HEIGHT, WIDTH), np.uint8)
     grey[y : y + height, x : x + width] = 128
@@ -79,7 +79,7 @@ def make_masks(root: Path) -> None:
 
 
 def edit(path: Path, line: int, text: str | None) -> None:
-    """Replace a line, counted from 1, or take it out."""
+    """Replace or remove a line, counted from 1."""
     lines = path.read_text().splitlines()
     lines[line - 1 : line] = [] if text is None else [text]
     write(path, lines)
@@ -97,23 +97,23 @@ def test_a_miniature_from_files_to_arrays(tmp_path: Path) -> None:
     assert names["train"] == f"{CLASSES[0]}/bird_2.jpg\n{CLASSES[1]}/bird_3.jpg\n"
     assert names["test"] == f"{CLASSES[0]}/bird_1.jpg\n{CLASSES[1]}/bird_4.jpg\n"
     for split, rows in (("train", (1, 2)), ("test", (0, 3))):
-        held = data.split(split)
-        assert held.annotation("labels").tolist() == [0, 1]
-        reds = [int(image[5, 5, 0]) for image in held.images]
+        prepared = data.split(split)
+        assert prepared.annotation("labels").tolist() == [0, 1]
+        reds = [int(image[5, 5, 0]) for image in prepared.images]
         np.testing.assert_allclose(reds, [50 * row for row in rows], atol=3)
-        # 24 x 16 to 48 x 48: pixel centres keep to the centres.
+        # From 24 x 16 to 48 x 48, pixel centres stay pixel centres.
         scale = np.array([2, 3])
         expected = np.stack([points(row + 1) for row in rows])
-        visible = held.annotation("visible")
+        visible = prepared.annotation("visible")
         np.testing.assert_array_equal(visible, expected[..., 2] == 1)
-        wanted = (expected[..., :2] + 0.5) * scale - 0.5
-        np.testing.assert_allclose(held.annotation("landmarks")[visible], wanted[visible])
+        moved = (expected[..., :2] + 0.5) * scale - 0.5
+        np.testing.assert_allclose(prepared.annotation("landmarks")[visible], moved[visible])
         x, y, width, height = BOX
         box = [(x + 0.5) * 2 - 0.5, (y + 0.5) * 3 - 0.5, width * 2, height * 3]
-        np.testing.assert_allclose(held.annotation("box"), [box, box])
+        np.testing.assert_allclose(prepared.annotation("box"), [box, box])
         mask = np.zeros((48, 48), bool)
         mask[3 * y : 3 * (y + height), 2 * x : 2 * (x + 5)] = True
-        np.testing.assert_array_equal(held.annotation("mask"), [mask, mask])
+        np.testing.assert_array_equal(prepared.annotation("mask"), [mask, mask])
 
 
 def test_what_a_sample_holds(tmp_path: Path) -> None:
@@ -163,7 +163,9 @@ def test_masks_that_are_not_there(tmp_path: Path) -> None:
     assert prepare_one(masked, tmp_path / "out").split("train").has("mask")
     path = tmp_path / "segmentations" / CLASSES[0] / "bird_2.png"
     Image.new("L", (HEIGHT, WIDTH)).save(path)
-    with pytest.raises(BadInput, match=r"bird_2.png is 16 x 24, its image 24 x 16; unpack segm"):
+    with pytest.raises(
+        BadInput, match=r"bird_2.png is 16 x 24, but its image is 24 x 16; unpack segm"
+    ):
         masked.sample("train", 0)
     path.unlink()
     with pytest.raises(BadInput, match=r"bird_2.png is missing; unpack segmentations.tgz .*again"):
@@ -172,13 +174,13 @@ def test_masks_that_are_not_there(tmp_path: Path) -> None:
 
 def test_classes_are_counted_among_those_in_use(tmp_path: Path) -> None:
     make(tmp_path)
-    made = reader(tmp_path, classes=[2])
-    assert made.splits() == {
+    data_set = reader(tmp_path, classes=[2])
+    assert data_set.splits() == {
         "train": [f"{CLASSES[1]}/bird_3.jpg"],
         "test": [f"{CLASSES[1]}/bird_4.jpg"],
     }
-    assert made.class_names == ["Red_Kite"]
-    assert made.sample("train", 0).label == 0
+    assert data_set.class_names == ["Red_Kite"]
+    assert data_set.sample("train", 0).label == 0
     both = reader(tmp_path, classes=[2, 1, 2])
     assert both.class_names == ["Black_Rail", "Red_Kite"]
     assert [both.sample("test", i).label for i in (0, 1)] == [0, 1]
@@ -227,7 +229,7 @@ def test_missing_images(tmp_path: Path) -> None:
             "images.txt",
             4,
             None,
-            r"image_class_labels.txt has 4 rows, the other .* expect 3; unpack",
+            r"image_class_labels.txt has 4 rows, but the .* require 3; unpack",
         ),
         ("images.txt", 1, "1 a b", r"line 1: '1 a b' is not '1' followed by 1 value; unpack"),
         ("classes.txt", 1, "001.Black_Rail", r"line 1: '001.Black_Rail' is not '1' followed by 1"),
@@ -235,19 +237,19 @@ def test_missing_images(tmp_path: Path) -> None:
         ("image_class_labels.txt", 2, "2 2", r"line 2: 2 is not the class of the image's folder"),
         ("image_class_labels.txt", 4, "4 x", r"line 4: x is not the class of the image's folder"),
         ("image_class_labels.txt", 3, "4 2", r"line 3: '4 2' is not '3' followed by 1 value; unp"),
-        ("train_test_split.txt", 4, None, r"has 3 rows, the other files let expect 4; unpack CUB"),
+        ("train_test_split.txt", 4, None, r"has 3 rows, but the other files require 4; unpack CUB"),
         ("train_test_split.txt", 4, "4 2", r"line 4: 2 is neither 1 \(train\) nor 0 \(test\); unp"),
         ("train_test_split.txt", 1, "1 yes", r"line 1: yes is neither 1 \(train\) nor 0 \(test\)"),
         ("bounding_boxes.txt", 3, "3 1 2 3", r"line 3: '3 1 2 3' is not '3' followed by 4 values"),
-        ("bounding_boxes.txt", 3, "3 1 2 3 0", r"line 3: 1 2 3 0 is no box \(x, y, width, heigh"),
-        ("bounding_boxes.txt", 3, "3 1 x 3 4", r"line 3: 1 x 3 4 is no box \(x, y, width, heigh"),
-        ("bounding_boxes.txt", 3, "3 1 inf 3 4", r"line 3: 1 inf 3 4 is no box \(x, y, width, he"),
+        ("bounding_boxes.txt", 3, "3 1 2 3 0", r"line 3: 1 2 3 0 is not a box \(x, y, width, h"),
+        ("bounding_boxes.txt", 3, "3 1 x 3 4", r"line 3: 1 x 3 4 is not a box \(x, y, width, h"),
+        ("bounding_boxes.txt", 3, "3 1 inf 3 4", r"line 3: 1 inf 3 4 is not a box \(x, y, width"),
         ("parts/parts.txt", 7, "7 eye", r"line 7: '7 eye' instead of '7 left eye'; unpack CUB_200"),
         ("parts/parts.txt", 15, None, r"line 15: '' instead of '15 throat'; unpack CUB_200_2011"),
         ("parts/part_locs.txt", 16, None, r"line 16: '2 2 .*' is not '2 1' followed by 3 values"),
-        ("parts/part_locs.txt", 60, None, r"has 59 rows, the other files let expect 60; unpack"),
-        ("parts/part_locs.txt", 17, "2 2 1 2 2", r"line 17: 1 2 2 is no landmark \(x, y, visible"),
-        ("parts/part_locs.txt", 17, "2 2 1 ? 1", r"line 17: 1 \? 1 is no landmark \(x, y, visibl"),
+        ("parts/part_locs.txt", 60, None, r"has 59 rows, but the other files require 60; unpack"),
+        ("parts/part_locs.txt", 17, "2 2 1 2 2", r"line 17: 1 2 2 is not a landmark \(x, y, vis"),
+        ("parts/part_locs.txt", 17, "2 2 1 ? 1", r"line 17: 1 \? 1 is not a landmark \(x, y, vi"),
     ],
 )
 def test_lists_that_do_not_agree(
@@ -336,8 +338,8 @@ def test_real_classes_and_min_visible(shared_data: Path, monkeypatch: pytest.Mon
 
 
 def test_real_images(shared_data: Path, tmp_path: Path) -> None:
-    made = reader(shared_data, size=64, subset=True, crop="stretch")
-    data = prepare_one(made, tmp_path / "out")
+    data_set = reader(shared_data, size=64, subset=True, crop="stretch")
+    data = prepare_one(data_set, tmp_path / "out")
     assert data.meta["subset"] is True
     assert data.meta["splits"]["train"] == {"n": 180, "missing": 5_994 - 180, "skipped": []}
     assert data.meta["splits"]["test"] == {"n": 143, "missing": 5_794 - 143, "skipped": []}
@@ -356,25 +358,25 @@ def test_real_images(shared_data: Path, tmp_path: Path) -> None:
 
 
 def test_landmarks_of_real_eyes_lie_on_them(shared_data: Path) -> None:
-    """Where the landmark lies in the middle of a dark disc, it does so to a pixel's fraction."""
-    made = reader(shared_data, subset=True)
-    offsets = []
+    """A landmark near the middle of a dark disc lies within a fraction of a pixel of its centre."""
+    data_set = reader(shared_data, subset=True)
+    candidates = []
     for split in ("train", "test"):
-        for index in made.present(split):
-            sample = made.sample(split, index)
+        for index in data_set.present(split):
+            sample = data_set.sample(split, index)
             assert sample.landmarks is not None
             assert sample.visible is not None
             for part in (LANDMARKS.index("left eye"), LANDMARKS.index("right eye")):
                 if sample.visible[part]:
-                    offsets.append(dark_disc(sample.image, sample.landmarks[part]))
-    found = np.array([offset for offset in offsets if offset is not None])
-    assert len(found) > 100
-    # Were the files' coordinates counted from 1, this would be -1.
-    np.testing.assert_allclose(np.mean(found, 0), 0, atol=0.5)
+                    candidates.append(dark_disc(sample.image, sample.landmarks[part]))
+    offsets = np.array([offset for offset in candidates if offset is not None])
+    assert len(offsets) > 100
+    # This would be -1 if the coordinates in the files counted from 1.
+    np.testing.assert_allclose(np.mean(offsets, 0), 0, atol=0.5)
 
 
 def dark_disc(image: np.ndarray, point: np.ndarray) -> np.ndarray | None:
-    """Return where the centre of a dark disc lies, seen from `point`, if there is one apart."""
+    """Return the offset from `point` to the centre of a separate dark disc; None without one."""
     reach = 9
     x, y = point.astype(int)
     if min(x, y) < reach:
@@ -395,26 +397,26 @@ def dark_disc(image: np.ndarray, point: np.ndarray) -> np.ndarray | None:
 
 def test_birds_cut_out_by_their_boxes(tmp_path: Path) -> None:
     birds = reader(make(tmp_path), size=99, crop="box", foreground="box")
-    held = prepare_one(birds, tmp_path / "out").split("train")
+    prepared = prepare_one(birds, tmp_path / "out").split("train")
     x, y, width, height = BOX
     side = 1.1 * width
     scale = 99 / side
-    box = held.annotation("box")[0]
+    box = prepared.annotation("box")[0]
     np.testing.assert_allclose(box[2:], [width * scale, height * scale], rtol=1e-5)
     np.testing.assert_allclose(box[:2] + box[2:] / 2, [49, 49], atol=1e-4)  # in the middle
-    # Box units do not know of the crop.
+    # In units of the box, landmarks do not depend on the crop.
     for row in range(2):
-        visible = held.annotation("visible")[row]
+        visible = prepared.annotation("visible")[row]
         before = (points(row + 2)[:, :2] - (x, y)) / (width, height)
-        after = (held.annotation("landmarks")[row] - box[:2]) / box[2:]
+        after = (prepared.annotation("landmarks")[row] - box[:2]) / box[2:]
         np.testing.assert_allclose(after[visible], before[visible], atol=1e-5)
-    mask = held.annotation("mask")[0]
+    mask = prepared.annotation("mask")[0]
     assert mask.mean() == pytest.approx((width + 1) * (height + 1) / side**2, rel=0.05)
     above = int((side / 2 - (y + height / 2 + 0.5)) * scale)  # rows above the image
     assert above > 5
-    assert not held.images[1][: above - 3].any()  # bilinear between
+    assert not prepared.images[1][: above - 3].any()  # bilinear between
     assert not mask[:above].any()
-    assert held.images[1][above + 6 : -above - 6, 20:80, 0].min() > 60
+    assert prepared.images[1][above + 6 : -above - 6, 20:80, 0].min() > 60
 
 
 def test_a_padded_image_repeats_its_border(tmp_path: Path) -> None:
@@ -422,14 +424,14 @@ def test_a_padded_image_repeats_its_border(tmp_path: Path) -> None:
     make_masks(tmp_path)
     for path in (tmp_path / "segmentations").rglob("*.png"):
         Image.new("L", (WIDTH, HEIGHT), 255).save(path)
-    held = prepare_one(birds, tmp_path / "out").split("test")
-    image, mask = held.images[1], held.annotation("mask")[1]
-    assert mask[4:20].all()  # and what is repeated is no foreground
+    prepared = prepare_one(birds, tmp_path / "out").split("test")
+    image, mask = prepared.images[1], prepared.annotation("mask")[1]
+    assert mask[4:20].all()  # and repeated pixels are not foreground
     assert not mask[:4].any()
     assert not mask[20:].any()
     assert (image[:4] == image[4]).all()
     assert (image[20:] == image[19]).all()
-    np.testing.assert_allclose(held.annotation("landmarks")[1, BEAK], [5, 4 + 4], atol=1e-5)
+    np.testing.assert_allclose(prepared.annotation("landmarks")[1, BEAK], [5, 4 + 4], atol=1e-5)
 
 
 @pytest.mark.parametrize("number", range(3))
@@ -448,30 +450,30 @@ def test_images_at_their_own_aspect_are_those_of_the_reference(
         visible=points[:, 3] == 1,
         box=box.astype(np.float32),
     )
-    made = convert(reader(tmp_path, size=size, crop=crop), sample)
-    wanted = v[f"cub{number}_{key}_input"].transpose(1, 2, 0)
-    width, height = made["extent"]
-    assert (height, width) == wanted.shape[:2]
+    arrays = convert(reader(tmp_path, size=size, crop=crop), sample)
+    reference = v[f"cub{number}_{key}_input"].transpose(1, 2, 0)
+    width, height = arrays["extent"]
+    assert (height, width) == reference.shape[:2]
     means = (104.00698793, 116.66876762, 122.67891434)
-    np.testing.assert_allclose(made["images"][:height, :width], wanted + means, atol=1e-3)
-    assert made["images"].shape == (2 * size, 2 * size, 3)
-    assert not made["images"][height:].any()
-    assert not made["images"][:, width:].any()
-    # The reference multiplies coordinates, which moves pixel centres by half of the change, and
-    # by the shorter side's factor, where the longer one is rounded to whole pixels.
+    np.testing.assert_allclose(arrays["images"][:height, :width], reference + means, atol=1e-3)
+    assert arrays["images"].shape == (2 * size, 2 * size, 3)
+    assert not arrays["images"][height:].any()
+    assert not arrays["images"][:, width:].any()
+    # The reference multiplies coordinates, which moves pixel centres by half of the change. Its
+    # factor is that of the shorter side, although the longer side is rounded to whole pixels.
     factor = size / min(image.shape[:2] if crop == "whole" else (int(box[2]), int(box[3])))
-    visible = made["visible"] & (v[f"cub{number}_{key}_landmarks"][:, 1:3] > 0).all(1)
+    visible = arrays["visible"] & (v[f"cub{number}_{key}_landmarks"][:, 1:3] > 0).all(1)
     theirs = v[f"cub{number}_{key}_landmarks"][visible, 1:3] + factor / 2 - 0.5
     shift = (box[:2] - box[:2].astype(int)) * factor if crop == "tight" else 0
-    np.testing.assert_allclose(made["landmarks"][visible], theirs + shift, atol=0.75)
+    np.testing.assert_allclose(arrays["landmarks"][visible], theirs + shift, atol=0.75)
     assert visible.any()
 
 
 def test_a_very_long_image_fits_its_canvas(tmp_path: Path) -> None:
     sample = Sample("a", np.full((10, 50, 3), 7, np.uint8), box=np.array([0, 0, 9, 9], np.float32))
-    made = convert(reader(tmp_path, size=16, crop="whole"), sample)
-    assert made["extent"].tolist() == [32, 6]
-    assert (made["images"][:6] == 7).all()
+    arrays = convert(reader(tmp_path, size=16, crop="whole"), sample)
+    assert arrays["extent"].tolist() == [32, 6]
+    assert (arrays["images"][:6] == 7).all()
 
 
 def test_nothing_is_trained_on_images_that_keep_their_aspect(tmp_path: Path) -> None:

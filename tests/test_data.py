@@ -211,7 +211,7 @@ def test_folders_that_cannot_be_read(tmp_path: Path) -> None:
     root = make_folder(tmp_path / "in")
     (root / "train" / "dog").mkdir()
     (root / "train" / "dog" / "notes.txt").touch()
-    with pytest.raises(BadInput, match=r"train/dog: class folder without images; fill it or take"):
+    with pytest.raises(BadInput, match=r"train/dog: class folder without images; fill or remove"):
         reader(Folder, root).splits()
     shutil.rmtree(root / "train" / "dog")
     save(root / "train" / "stray.png")
@@ -504,14 +504,14 @@ def test_annotations_stay_on_what_they_mark(
     split = prepare_one(made, tmp_path / "out").split("train")
     image = split.images[0, :, :, 0].astype(float)
     assert image.shape == (size, size)
-    found = centre_of_mass(image)
-    np.testing.assert_allclose(split.annotation("landmarks")[0, 0], found, atol=0.1)
+    centre = centre_of_mass(image)
+    np.testing.assert_allclose(split.annotation("landmarks")[0, 0], centre, atol=0.1)
     x, y, width, height = split.annotation("box")[0]
-    np.testing.assert_allclose([x + width / 2, y + height / 2], found, atol=0.1)
+    np.testing.assert_allclose([x + width / 2, y + height / 2], centre, atol=0.1)
     np.testing.assert_allclose(width * height, image.sum() / 255, rtol=0.02)
     parts = split.annotation("parts")[0]
     assert set(np.unique(parts)) == {0, 1}
-    np.testing.assert_allclose(centre_of_mass(parts), found, atol=0.6)
+    np.testing.assert_allclose(centre_of_mass(parts), centre, atol=0.6)
 
 
 def test_crop_box_is_the_largest_centred_square(tmp_path: Path) -> None:
@@ -556,7 +556,9 @@ def write_lists(root: Path, training: Sequence[int], testing: Sequence[int]) -> 
     folder = root / "celeba" / "MAFL"
     folder.mkdir(parents=True, exist_ok=True)
     for name, numbers in (("training", training), ("testing", testing)):
-        text = "\n".join(f"{n:06d}.jpg" for n in numbers)  # no end of line at the end, as there
+        text = "\n".join(
+            f"{n:06d}.jpg" for n in numbers
+        )  # the official lists do not end in a newline either
         (folder / f"{name}.txt").write_text(text)
     rows = [f"{n:06d}.jpg  69 109 106 113 77 142 73 152 108 154" for n in (*training, *testing)]
     header = f"{len(rows)}\nlefteye_x lefteye_y righteye_x righteye_y nose_x nose_y\n"
@@ -618,12 +620,12 @@ def test_celeba_with_landmarks_and_attributes(tmp_path: Path) -> None:
     path.write_text("\n".join(["1", " ".join(names), rows[0]]) + "\n")
     with pytest.raises(BadInput, match=r"list_attr_celeba.txt has no row for 202599.jpg"):
         prepare_one(reader(CelebA, tmp_path, subset=True, attributes=True), tmp_path / "out")
-    for row, told in (
-        (rows[0][:-3], "line 3: not a file name and 40 whole"),
-        (rows[0] + "5", "other values than 1 and -1"),
+    for row, message in (
+        (rows[0][:-3], "line 3: expected a file name and 40 whole"),
+        (rows[0] + "5", "values other than 1 and -1"),
     ):
         path.write_text("\n".join(["1", " ".join(names), row]) + "\n")
-        with pytest.raises(BadInput, match=told):
+        with pytest.raises(BadInput, match=message):
             prepare_one(reader(CelebA, tmp_path, subset=True, attributes=True), tmp_path / "out")
     path.unlink()
     with pytest.raises(BadInput, match="partbench data fetch celeba_annotations"):
@@ -675,25 +677,28 @@ def test_only_faces_have_the_crop_of_dlp() -> None:
 def test_celeba_and_mafl_with_something_wrong(tmp_path: Path) -> None:
     celeba, mafl = reader(CelebA, tmp_path, subset=True), reader(MAFL, tmp_path, size=16)
     for made in (celeba, mafl):
-        with pytest.raises(BadInput, match=r"MAFL/\w+.txt is missing; .*github.com.*place the lis"):
+        with pytest.raises(BadInput, match=r"MAFL/\w+.txt is missing; .*github.com.*and place it"):
             made.splits()
     write_lists(tmp_path, training=[3], testing=[9])
-    with pytest.raises(BadInput, match=r"img_align_celeba is missing; .*unpack img_align_celeba.z"):
+    with pytest.raises(BadInput, match=r"img_align_celeba is missing; .*celeba.zip .*unpack it"):
         reader(CelebA, tmp_path, subset=True).splits()
     with pytest.raises(BadInput, match=r"1 of 1 images of split 'train' are missing"):
         prepare_one(reader(MAFL, tmp_path), tmp_path / "out")
     face(tmp_path, 3)
     face(tmp_path, 9, size=(50, 60))
-    with pytest.raises(BadInput, match=r"000009.jpg is 50 x 60, aligned CelebA faces are 178 x 21"):
+    with pytest.raises(BadInput, match=r"000009.jpg is 50 x 60, but aligned CelebA faces are 178"):
         prepare_one(reader(MAFL, tmp_path), tmp_path / "out")
     face(tmp_path, 9)
 
     path = tmp_path / "celeba" / "list_landmarks_align_celeba.txt"
     rows = path.read_text().splitlines()
     for row, message in (
-        ("", r"has no row for 000009.jpg; use the official file"),
-        ("000009.jpg 1 2 3", r"line 4: not a file name and 10 whole numbers: '000009.jpg 1 2 3'"),
-        ("000009.jpg 1 2 3 4 5 6 7 8 9 ten", r"line 4: not a file name and 10 whole numbers"),
+        ("", r"has no row for 000009.jpg; use the complete official file"),
+        (
+            "000009.jpg 1 2 3",
+            r"line 4: expected a file name and 10 whole numbers, got '000009.jpg 1 2 3'",
+        ),
+        ("000009.jpg 1 2 3 4 5 6 7 8 9 ten", r"line 4: expected a file name and 10 whole numbers"),
         (
             "000009.jpg 69 109 106 113 77 142 73 152 200 154",
             r"000009.jpg: landmark right mouth corner at \[200.0, 154.0\] lies outside the 178 x",
@@ -775,20 +780,20 @@ def test_the_crops_of_the_keypoint_papers_on_real_faces(
     for split in ("train", "test"):
         names = (tmp_path / "mafl" / f"{split}.names.txt").read_text().split()
         published = formula(np.stack([rows[name] for name in names]))
-        found = data.split(split).annotation("landmarks")
-        # The papers scale the numbers of pixels as they are; here their centres stay in place.
+        landmarks = data.split(split).annotation("landmarks")
+        # The papers scale pixel coordinates directly; here the centres of pixels stay in place.
         scale = formula(np.ones(2)) - formula(np.zeros(2))
-        np.testing.assert_allclose(found, published + (scale - 1) / 2, atol=1e-3)
-        assert np.abs(found - published).max() < 0.35
+        np.testing.assert_allclose(landmarks, published + (scale - 1) / 2, atol=1e-3)
+        assert np.abs(landmarks - published).max() < 0.35
         assert data.split(split).annotation("visible").all()
-        # An eye is darker than what lies around it, if image and landmarks moved together.
+        # If image and landmarks moved together, an eye is darker than its surroundings.
         grey = data.split(split).images.mean(-1)
         darker = 0
-        for image, (x, y) in zip(grey, found[:, 0].round().astype(int), strict=True):
+        for image, (x, y) in zip(grey, landmarks[:, 0].round().astype(int), strict=True):
             reach = size // 16
             around = image[max(y - reach, 0) : y + reach, max(x - reach, 0) : x + reach]
             darker += image[y - 1 : y + 2, x - 1 : x + 2].mean() < around.mean()
-        assert darker >= 0.8 * len(found)
+        assert darker >= 0.8 * len(landmarks)
 
 
 # The other data sets.
@@ -796,14 +801,14 @@ def test_the_crops_of_the_keypoint_papers_on_real_faces(
 
 def test_indoor67_in_miniature(tmp_path: Path) -> None:
     root = tmp_path / "indoor67"
-    with pytest.raises(BadInput, match=r"TrainImages.txt is missing; web.mit.edu.*place the list"):
+    with pytest.raises(BadInput, match=r"TrainImages.txt is missing; .* web.mit.edu.*and place it"):
         reader(Indoor67, tmp_path).splits()
     root.mkdir()
     train = ["bar/a.jpg", "bar/some bar.jpg", "attic/c.jpg"]
     test = ["attic/d.jpg", "bar/e.jpg"]
     (root / "TrainImages.txt").write_text("\r\n".join(train))
     (root / "TestImages.txt").write_text("\n".join(test) + "\n\n")
-    with pytest.raises(BadInput, match=r"Images is missing; .*unpack indoorCVPR_09.tar"):
+    with pytest.raises(BadInput, match=r"Images is missing; .*indoorCVPR_09.tar .*unpack it"):
         reader(Indoor67, tmp_path).splits()
     for name in (*train, *test, "bar/more.jpg"):
         save(root / "Images" / name)
@@ -835,7 +840,9 @@ def test_the_real_lists_of_indoor67(shared_data: Path, tmp_path: Path) -> None:
 
 
 def test_places205_in_miniature(tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match=r"train_places205.csv is missing; places.csail.mit.edu"):
+    with pytest.raises(
+        BadInput, match=r"train_places205.csv is missing; .* places.csail.mit.edu.* unpack"
+    ):
         reader(Places205, tmp_path).splits()
     lists = tmp_path / "places205" / "trainvalsplit_places205"
     lists.mkdir(parents=True)

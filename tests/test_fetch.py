@@ -1,4 +1,4 @@
-"""Fetching from a server that fails in every way, and unpacking archives that mean harm."""
+"""Fetch from a server that fails in every way, and unpack malicious archives."""
 
 import hashlib
 import io
@@ -66,7 +66,7 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def begin(self, start: int) -> bytes:
-        """Send the headers of a right answer; return its body."""
+        """Send the headers of a correct answer; return its body."""
         whole = self.files[self.path.lstrip("/")]
         body = whole[start:]
         self.send_response(206 if start else 200)
@@ -218,7 +218,7 @@ def assert_nothing_under_a_final_name(root: Path) -> None:
     assert not [p for p in folder(root).iterdir() if p.suffix != ".part" and p.name[0] != "."]
 
 
-# A server that fails, and then does not.
+# A server that fails and then recovers.
 
 ONCE = {
     "a broken connection": [cut(1000)],
@@ -253,11 +253,11 @@ def test_cuts_at_random_places_are_resumed(seed: int, server: Server, tmp_path: 
     fetch([file], tmp_path)
     assert_whole(tmp_path)
     begun = [int(wanted[6:-1]) for wanted in server.ranges if wanted]
-    assert begun == list(itertools.accumulate(cuts))  # not a byte was fetched twice
+    assert begun == list(itertools.accumulate(cuts))  # no byte was fetched twice
     if seed % 2:
         before = len(server.ranges)
         fetch([file], tmp_path)
-        assert len(server.ranges) == before  # what is there is not asked for again
+        assert len(server.ranges) == before  # a file that is present is not requested again
 
 
 LASTING = {
@@ -273,24 +273,24 @@ LASTING = {
 
 
 @fault
-@pytest.mark.parametrize(("answer", "told"), LASTING.values(), ids=LASTING)
+@pytest.mark.parametrize(("answer", "message"), LASTING.values(), ids=LASTING)
 def test_a_lasting_fault_is_told_and_nothing_false_is_kept(
-    answer: Answer, told: str, server: Server, tmp_path: Path
+    answer: Answer, message: str, server: Server, tmp_path: Path
 ) -> None:
     server.fail(*[answer] * 20)
-    with pytest.raises(BadInput, match=rf"(?s)data\.bin cannot be fetched.*{told}") as caught:
+    with pytest.raises(BadInput, match=rf"(?s)data\.bin cannot be fetched.*{message}") as caught:
         fetch([plain(server)], tmp_path)
     for part in ("data.bin", str(folder(tmp_path)), plain(server).sha256, "example.org"):
         assert part in str(caught.value)
     assert_nothing_under_a_final_name(tmp_path)
     server.fail()
-    fetch([plain(server)], tmp_path)  # the same command, once the server is well
+    fetch([plain(server)], tmp_path)  # the same command after the server has recovered
     assert_whole(tmp_path)
 
 
 @fault
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         ({"size": len(CONTENT) + 1}, "official file has 300,001"),
         ({"sha256": "0" * 64}, "sha256 is"),
@@ -299,9 +299,9 @@ def test_a_lasting_fault_is_told_and_nothing_false_is_kept(
     ],
 )
 def test_a_file_that_is_not_the_official_one(
-    changes: dict[str, Any], told: str, server: Server, tmp_path: Path
+    changes: dict[str, Any], message: str, server: Server, tmp_path: Path
 ) -> None:
-    with pytest.raises(BadInput, match=told):
+    with pytest.raises(BadInput, match=message):
         fetch([plain(server, **changes)], tmp_path)
     assert_nothing_under_a_final_name(tmp_path)
 
@@ -330,7 +330,7 @@ def test_a_server_without_an_answer(server: Server, tmp_path: Path) -> None:
 
 @fault
 def test_another_version_is_not_joined_to_the_first_half(server: Server, tmp_path: Path) -> None:
-    """Without a checksum, the server's name of the version decides."""
+    """Without a checksum, the server's tag of the version decides."""
     file = plain(server, sha256="", size=None)
 
     def first(handler: Handler, start: int) -> None:
@@ -384,7 +384,7 @@ def test_files_are_fetched_side_by_side(server: Server, tmp_path: Path) -> None:
     assert all((tmp_path / file.name).read_bytes() == CONTENT for file in files)
 
 
-# By hand, by mirror.
+# Files placed by hand, and mirrors.
 
 
 def test_a_file_placed_by_hand_is_verified_and_used(server: Server, tmp_path: Path) -> None:
@@ -405,7 +405,7 @@ def test_a_wrong_file_placed_by_hand_is_refused_and_kept(
     folder(tmp_path).mkdir()
     placed = folder(tmp_path) / "data.bin"
     placed.write_bytes(content)
-    with pytest.raises(BadInput, match=r"not the official file or not whole; delete it"):
+    with pytest.raises(BadInput, match=r"not the official file or is incomplete; delete it"):
         fetch([plain(server)], tmp_path)
     assert placed.read_bytes() == content
     assert not (tmp_path / "set").exists()
@@ -452,22 +452,22 @@ def test_what_was_unpacked_by_hand_is_left_alone(server: Server, tmp_path: Path)
     assert (tmp_path / "set" / "data.bin").read_bytes() == b"mine"
 
 
-# The machine fails.
+# Failures of this machine.
 
 
 @fault
 def test_no_space_is_seen_before_the_first_byte(server: Server, tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match=r"are needed for data\.bin .* free space"):
+    with pytest.raises(BadInput, match=r"are needed for data\.bin .* free up space"):
         fetch([plain(server, size=10**18)], tmp_path)
     with pytest.raises(BadInput, match="are needed"):
-        fetch([plain(server)], tmp_path, more=10**18)
+        fetch([plain(server)], tmp_path, extra_bytes=10**18)
     assert not server.ranges
 
 
 @fault
 def test_a_disk_that_fills_up_keeps_what_was_fetched(server: Server, disk: Disk) -> None:
     disk.fill(leave=100_000)
-    file = plain(server, size=None)  # unknown, so it cannot be seen before
+    file = plain(server, size=None)  # unknown, so the space cannot be checked before
     with pytest.raises(BadInput, match="no space left"):
         fetch([file], disk.path)
     kept = (folder(disk.path) / "data.bin.part").stat().st_size
@@ -479,7 +479,7 @@ def test_a_disk_that_fills_up_keeps_what_was_fetched(server: Server, disk: Disk)
 
 
 def run_fetch(root: Path, file: Archive, **environment: str) -> subprocess.Popen[str]:
-    """Fetch one file in a process of its own."""
+    """Fetch one file in a separate process."""
     values = {k: getattr(file, k) for k in ("name", "gives", "urls", "size", "sha256", "md5")}
     script = (
         "import json, sys; from pathlib import Path\n"
@@ -652,7 +652,7 @@ def zip_link() -> bytes:
 
 
 def zip_that_lies() -> bytes:
-    """A member longer than its header says."""
+    """A zip with a member that is longer than its header says."""
     content = bytearray(zipped({"images/evil.jpg": bytes(200_000)}))
     for marker, offset in ((b"PK\x03\x04", 22), (b"PK\x01\x02", 24)):
         where = content.index(marker) + offset
@@ -685,16 +685,16 @@ EVIL = {
     "noise.zip": (CONTENT, "damaged"),
     "noise.tgz": (CONTENT, "damaged"),
     "noise.rar": (CONTENT, "damaged"),
-    "other.zip": (zipped({"pictures/a.jpg": b"a"}), r"holds no \['images'\]"),
+    "other.zip": (zipped({"pictures/a.jpg": b"a"}), r"does not contain \['images'\]"),
 }
 
 
 @fault
 @pytest.mark.parametrize("name", EVIL)
 def test_an_archive_that_means_harm_is_refused(name: str, server: Server, tmp_path: Path) -> None:
-    content, told = EVIL[name]
+    content, message = EVIL[name]
     root = tmp_path / "deep" / "root"
-    with pytest.raises(BadInput, match=told) as caught:
+    with pytest.raises(BadInput, match=message) as caught:
         fetch([packed(server, name, content)], root)
     assert name in str(caught.value)
     assert not list(tmp_path.rglob("*evil*"))
@@ -703,7 +703,7 @@ def test_an_archive_that_means_harm_is_refused(name: str, server: Server, tmp_pa
 
 @fault
 def test_a_byte_changed_in_an_archive_without_checksum(tmp_path: Path) -> None:
-    """The archive's own checks have to see it."""
+    """The checks of the archive format must detect it."""
     content = bytearray(zipped(IMAGES))
     content[60] ^= 0xFF
     path = tmp_path / "set.zip"
@@ -720,7 +720,7 @@ def test_a_compression_that_nobody_knows(tmp_path: Path) -> None:
         content[content.index(marker) + offset] = 99
     path = tmp_path / "set.zip"
     path.write_bytes(content)
-    with pytest.raises(BadInput, match=r"set\.zip is damaged or of another format"):
+    with pytest.raises(BadInput, match=r"set\.zip is damaged or not in the format of its name"):
         unpack(path, {"images": "set/images"}, tmp_path)
     assert not (tmp_path / "set").exists()
 
@@ -732,7 +732,9 @@ def test_an_encrypted_archive(tmp_path: Path) -> None:
         content[content.index(marker) + offset] |= 1
     path = tmp_path / "set.zip"
     path.write_bytes(content)
-    with pytest.raises(BadInput, match=r"'images/a\.jpg' is encrypted; unpack it yourself"):
+    with pytest.raises(
+        BadInput, match=r"'images/a\.jpg' is encrypted; unpack the archive yourself"
+    ):
         unpack(path, {"images": "set/images"}, tmp_path)
 
 

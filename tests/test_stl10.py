@@ -1,4 +1,4 @@
-"""STL-10: files of the official sizes, of which most is a hole, and damaged ones."""
+"""STL-10: sparse files of the official sizes, and damaged files."""
 
 import os
 import tracemalloc
@@ -23,8 +23,8 @@ def reader(root: Path, **settings: Any) -> STL10:
     return STL10(root, STL10.Settings.parse(settings, "test"))
 
 
-def prepare_one(made: STL10, out: Path, workers: int = 1) -> Prepared:
-    prepare(made, "mine", out, workers)
+def prepare_one(data_set: STL10, out: Path, workers: int = 1) -> Prepared:
+    prepare(data_set, "mine", out, workers)
     return Prepared(out)
 
 
@@ -44,7 +44,7 @@ def write_folds(root: Path, indices: Any) -> None:
 
 
 def make(root: Path, **counts: int) -> Path:
-    """Write the layout; the images are zeros that take no room on the disk."""
+    """Write the layout; the images are zeros that take no space on the disk."""
     folder = root / "stl10_binary"
     folder.mkdir(parents=True)
     for split, n in counts.items():
@@ -58,7 +58,7 @@ def make(root: Path, **counts: int) -> Path:
 
 
 def put(root: Path, split: str, index: int, image: NDArray[np.uint8]) -> None:
-    """Write an image [96, 96, 3] as the official files hold it: a plane's columns in turn."""
+    """Write an image [96, 96, 3] as the official files store it: plane by plane, in columns."""
     with (root / "stl10_binary" / f"{split}_X.bin").open("rb+") as file:
         file.seek(index * BYTES)
         for channel in range(3):
@@ -72,27 +72,31 @@ def noise(seed: int) -> NDArray[np.uint8]:
 
 def test_pixels_of_official_files(tmp_path: Path) -> None:
     make(tmp_path, **OFFICIAL)
-    made = reader(tmp_path)
+    data_set = reader(tmp_path)
     for seed, (split, index) in enumerate(
         [("unlabeled", 0), ("unlabeled", 99_999), ("train", 4_999), ("test", 7_999)]
     ):
         put(tmp_path, split, index, noise(seed))
-        sample = made.sample(split, index)
+        sample = data_set.sample(split, index)
         np.testing.assert_array_equal(sample.image, noise(seed))
         assert sample.image.dtype == np.uint8
         assert sample.name == f"{index:05d}"
         assert sample.label == (None if split == "unlabeled" else labels(8_000)[index] - 1)
-    assert {split: len(names) for split, names in made.splits().items()} == OFFICIAL == made.counts
-    assert made.splits()["unlabeled"][99_999] == "99999"
+    assert (
+        {split: len(names) for split, names in data_set.splits().items()}
+        == OFFICIAL
+        == data_set.counts
+    )
+    assert data_set.splits()["unlabeled"][99_999] == "99999"
 
 
 def test_a_file_is_never_read_whole(tmp_path: Path) -> None:
     make(tmp_path, **OFFICIAL)
-    made = reader(tmp_path)
+    data_set = reader(tmp_path)
     tracemalloc.start()
     for index in range(0, 100_000, 9_999):
-        made.sample("unlabeled", index)
-    assert made.present("unlabeled") == range(100_000)
+        data_set.sample("unlabeled", index)
+    assert data_set.present("unlabeled") == range(100_000)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 40 * BYTES
@@ -113,10 +117,10 @@ def test_from_files_to_arrays(tmp_path: Path) -> None:
     assert data.meta["class_names"] == list(NAMES)
     train = data.split("train")
     assert [i for i, image in enumerate(train.images) if image.any()] == [300]
-    found = train.annotation("labels")
-    assert found.dtype == np.int64
-    np.testing.assert_array_equal(found, labels(5_000).astype(int) - 1)
-    assert set(found.tolist()) == set(range(10))
+    classes = train.annotation("labels")
+    assert classes.dtype == np.int64
+    np.testing.assert_array_equal(classes, labels(5_000).astype(int) - 1)
+    assert set(classes.tolist()) == set(range(10))
     np.testing.assert_array_equal(train.annotation("folds"), folds())
     assert train.annotation("folds").dtype == np.int64
     assert train.annotation("folds").max() > 255
@@ -151,14 +155,15 @@ def test_files_of_another_size(split: str, tmp_path: Path) -> None:
     n = OFFICIAL[split]
 
     os.truncate(path, (n - 1) * BYTES)
-    message = rf"{split}_X.bin has [\d,]+ bytes, that is {n - 1:,} images of 27,648 and not {n:,}: "
-    with pytest.raises(BadInput, match=message + r".*unpack .*, or set `subset: true`"):
+    images = rf"which is {n - 1:,} images of 27,648 bytes instead of {n:,}: .*unpack"
+    message = rf"{split}_X.bin has [\d,]+ bytes, {images} .*, or set `subset: true`"
+    with pytest.raises(BadInput, match=message):
         reader(tmp_path).splits()
 
     for size, images in ((3 * BYTES + BYTES // 2, "3.5"), ((n + 1) * BYTES, f"{n + 1:,}")):
         os.truncate(path, size)
         for subset in (False, True):
-            with pytest.raises(BadInput, match=rf"that is {images} images .*unpack") as error:
+            with pytest.raises(BadInput, match=rf"which is {images} images .*unpack") as error:
                 reader(tmp_path, subset=subset).splits()
             assert "subset: true" not in str(error.value)  # it would not help
 
@@ -170,7 +175,7 @@ def test_labels_out_of_range(label: int, tmp_path: Path) -> None:
     values[[7, 90]] = label
     (tmp_path / "stl10_binary" / "test_y.bin").write_bytes(values.tobytes())
     message = (
-        rf"test_y.bin, row 7 \(from 0\): label {label} is not within 1 to 10; unpack stl10_binary"
+        rf"test_y.bin, row 7 \(from 0\): label {label} is not between 1 and 10; unpack stl10_binary"
     )
     with pytest.raises(BadInput, match=message):
         reader(tmp_path).sample("train", 0)
@@ -180,17 +185,17 @@ def test_labels_of_another_number(tmp_path: Path) -> None:
     make(tmp_path, **OFFICIAL)
     (tmp_path / "stl10_binary" / "train_y.bin").write_bytes(labels(4_999).tobytes())
     with pytest.raises(
-        BadInput, match=r"train_y.bin has 4,999 labels, train_X.bin 5,000 images; u"
+        BadInput, match=r"train_y.bin has 4,999 labels, but train_X.bin has 5,000 images; u"
     ):
         reader(tmp_path).sample("train", 0)
 
 
 def test_folds(tmp_path: Path) -> None:
     make(tmp_path, **OFFICIAL)
-    made = reader(tmp_path)
-    assert made.folds("train") == folds().tolist()
+    data_set = reader(tmp_path)
+    assert data_set.folds("train") == folds().tolist()
     for split in ("test", "unlabeled"):
-        assert made.folds(split) == ()
+        assert data_set.folds(split) == ()
 
 
 @pytest.mark.parametrize("value", [5_000, -1, 1.5, "one", 256 + 1_000_000])
@@ -199,7 +204,9 @@ def test_folds_with_a_wrong_index(value: Any, tmp_path: Path) -> None:
     indices = folds().tolist()
     indices[3][999] = value
     write_folds(tmp_path, indices)
-    with pytest.raises(BadInput, match=r"indices.txt, line 4: not 1,000 different .*to 4,999; unp"):
+    with pytest.raises(
+        BadInput, match=r"indices.txt, line 4: expected 1,000 different .*to 4,999; unp"
+    ):
         reader(tmp_path).folds("train")
 
 
@@ -210,7 +217,7 @@ def test_folds_of_another_shape(tmp_path: Path) -> None:
     short = [*indices[:1], indices[1][:-1], *indices[2:]]
     for wrong in (wrapped, short):
         write_folds(tmp_path, wrong)
-        with pytest.raises(BadInput, match=r"fold_indices.txt, line 2: not 1,000 different"):
+        with pytest.raises(BadInput, match=r"fold_indices.txt, line 2: expected 1,000 different"):
             reader(tmp_path).folds("train")
     write_folds(tmp_path, indices[:9])
     with pytest.raises(BadInput, match=r"fold_indices.txt has 9 lines, not 10; unpack stl10_bin"):
@@ -219,17 +226,17 @@ def test_folds_of_another_shape(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("subset", [False, True])
 def test_missing_files(subset: bool, tmp_path: Path) -> None:
-    made = reader(tmp_path, subset=subset)
+    data_set = reader(tmp_path, subset=subset)
     with pytest.raises(BadInput, match=r"_X.bin is missing; unpack stl10_binary.tar.gz \(cs.stan"):
-        made.splits()
+        data_set.splits()
     make(tmp_path, **OFFICIAL)
     readings = {
-        "train_X.bin": lambda made: made.splits(),
-        "test_X.bin": lambda made: made.splits(),
-        "train_y.bin": lambda made: made.sample("train", 0),
-        "test_y.bin": lambda made: made.sample("test", 0),
-        "class_names.txt": lambda made: made.class_names,
-        "fold_indices.txt": lambda made: made.folds("train"),
+        "train_X.bin": lambda data_set: data_set.splits(),
+        "test_X.bin": lambda data_set: data_set.splits(),
+        "train_y.bin": lambda data_set: data_set.sample("train", 0),
+        "test_y.bin": lambda data_set: data_set.sample("test", 0),
+        "class_names.txt": lambda data_set: data_set.class_names,
+        "fold_indices.txt": lambda data_set: data_set.folds("train"),
     }
     for name, read in readings.items():
         path = tmp_path / "stl10_binary" / name

@@ -134,7 +134,7 @@ def test_names_describe_what_the_samples_hold() -> None:
 
 
 def test_left_is_at_the_right_of_an_upright_creature(images: list[Sample]) -> None:
-    # The creatures face the viewer and lean little, so this holds for every one.
+    # The creatures face the viewer and lean only a little, so this is true of all of them.
     for sample in images:
         left, right = sample.landmarks[0], sample.landmarks[1]
         assert left[0] > right[0]
@@ -156,7 +156,7 @@ def test_every_landmark_is_mostly_visible_and_some_are_hidden(images: list[Sampl
 
 
 def test_a_landmark_marks_what_it_is_named_after() -> None:
-    """Noses are black, unless an arm passes before the face."""
+    """Noses are black unless an arm is in front of the face."""
     black = []
     for index in range(24):
         sample = toy(size=192, noise=0, occluded=0).sample("train", index)
@@ -207,7 +207,7 @@ def test_resolution_changes_the_pixels_and_not_the_drawing() -> None:
 
 
 def test_scenes_hold_the_number_of_creatures_asked_for() -> None:
-    """Each creature has a quadrant of its own, and its torso stays inside."""
+    """Each creature has one quadrant to itself, and its torso stays inside it."""
     for most, quadrants in ((1, {1}), (2, {2}), (4, {2, 3, 4})):
         reader = toy(kind="scenes", creatures=most)
         counts = set()

@@ -1,4 +1,4 @@
-"""The reader of UCF101: official lists, names of any case, frames evenly spread over a clip."""
+"""The reader of UCF101: official lists, names of any case, frames evenly spaced over a clip."""
 
 import re
 import struct
@@ -25,8 +25,8 @@ def reader(root: Path, **settings: Any) -> UCF101:
     return UCF101(root, UCF101.Settings.parse({"size": 16, "frames": 3} | settings, "test"))
 
 
-def prepare_one(made: UCF101, out: Path) -> Prepared:
-    prepare(made, "mine", out, 1)
+def prepare_one(data_set: UCF101, out: Path) -> Prepared:
+    prepare(data_set, "mine", out, 1)
     return Prepared(out)
 
 
@@ -57,9 +57,9 @@ def write_clip(path: Path, length: int = 6, first: int = 10) -> Path:
 def numbers(clip: NDArray[np.uint8], first: int = 10) -> list[int]:
     """Return which frames of a written clip these are."""
     greys = clip.reshape(len(clip), -1).mean(1)
-    found = np.round((greys - first) / STEP)
-    assert np.abs(greys - first - STEP * found).max() < STEP / 2 - 0.5
-    return found.astype(int).tolist()
+    frame_numbers = np.round((greys - first) / STEP)
+    assert np.abs(greys - first - STEP * frame_numbers).max() < STEP / 2 - 0.5
+    return frame_numbers.astype(int).tolist()
 
 
 def claim(path: Path, length: int) -> None:
@@ -92,7 +92,7 @@ def test_frames_are_the_middles_of_equal_stretches(
     assert clip.shape == (count, HEIGHT, WIDTH, 3)
     assert clip.dtype == np.uint8
     assert numbers(clip) == expected
-    for claimed in (0, 1, length + 30, 10_000_000):  # a header that lies changes nothing
+    for claimed in (0, 1, length + 30, 10_000_000):  # a wrong header changes nothing
         claim(path, claimed)
         assert numbers(read_clip(path, count)) == expected
 
@@ -103,7 +103,7 @@ def test_colours_are_rgb(tmp_path: Path) -> None:
 
 
 def test_clips_that_cannot_be_read(tmp_path: Path) -> None:
-    # Of this codec, a decoder gives the frames before a cut and says nothing.
+    # With this codec, a decoder returns the frames before a cut and reports no error.
     whole = write(tmp_path / "whole.avi", range(20), codec="mpeg4").read_bytes()
     broken = {
         "short.avi": (whole[: len(whole) * 9 // 10], "it is truncated"),
@@ -136,8 +136,8 @@ def test_a_clip_with_frames_of_several_sizes(tmp_path: Path) -> None:
             packet.stream, packet.pts, packet.dts = stream, 3, 3
             packet.time_base = Fraction(1, 25)
             container.mux(packet)
-    with pytest.raises(BadInput, match=r"v.avi: .*frame 3 is 64 x 48, those before are 48 x 32"):
-        read_clip(path, 1)  # though that frame is not wanted
+    with pytest.raises(BadInput, match=r"v.avi: .*frame 3 is 64 x 48, those before it are 48 x 32"):
+        read_clip(path, 1)  # although that frame is not selected
 
 
 def test_a_file_with_sound_alone(tmp_path: Path) -> None:
@@ -166,7 +166,7 @@ def write_lists(root: Path, fold: int = 1, train: list[str] = TRAIN) -> None:
 @pytest.mark.parametrize("flat", [False, True])
 def test_ucf101_in_miniature(flat: bool, tmp_path: Path) -> None:
     write_lists(tmp_path, fold=2)
-    # The archive's case of the names is not that of the lists.
+    # The archive and the lists disagree on the case of the names.
     for folder, name, first in (
         ("Archery", "v_Archery_g08_c01.avi", 10),
         ("HandstandPushups", "v_HandstandPushups_g08_c01.avi", 60),
@@ -190,17 +190,21 @@ def test_ucf101_in_miniature(flat: bool, tmp_path: Path) -> None:
 
 
 def test_clips_that_are_not_there(tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match=r"list\w*01.txt is missing; www.crcv.*unpack UCF101Train"):
+    with pytest.raises(
+        BadInput, match=r"list\w*01.txt is missing; get UCF101Train.* www.crcv.*unpack it"
+    ):
         reader(tmp_path).splits()
     write_lists(tmp_path)
-    with pytest.raises(BadInput, match=r"UCF-101 is missing; www.crcv.*unpack UCF101.rar there"):
+    with pytest.raises(BadInput, match=r"UCF-101 is missing; get UCF101.rar .*www.crcv.*unpack it"):
         prepare_one(reader(tmp_path), tmp_path / "out")
     write_clip(tmp_path / "UCF-101" / "v_Archery_g08_c01.avi")
     with pytest.raises(BadInput, match=r"1 of 2 images .*'train'.*v_HandStandPushups_g08_c01.avi"):
         prepare_one(reader(tmp_path), tmp_path / "out")
     data = prepare_one(reader(tmp_path, subset=True), tmp_path / "out")
     assert data.meta["splits"] == {"train": {"n": 1, "missing": 1, "skipped": []}}
-    with pytest.raises(BadInput, match=r"UCF-101: no Handstand\S+_g08_c01.avi; place it, or set"):
+    with pytest.raises(
+        BadInput, match=r"UCF-101: Handstand\S+_g08_c01.avi is missing; place it .*or set"
+    ):
         reader(tmp_path).sample("train", 1)
     (tmp_path / "UCF-101" / "v_Archery_g08_c01.avi").unlink()
     with pytest.raises(BadInput, match=r"UCF-101: no clip of the lists"):
@@ -231,7 +235,7 @@ def test_two_files_for_one_clip(tmp_path: Path) -> None:
 @pytest.mark.parametrize("line", ["Archery/v_Archery_g08_c01.avi 2", "Juggling/v_J_g08_c01.avi 1"])
 def test_a_list_that_disagrees_with_the_classes(line: str, tmp_path: Path) -> None:
     write_lists(tmp_path, train=[line])
-    with pytest.raises(BadInput, match=rf"trainlist01.txt: {line} does not agree with classInd"):
+    with pytest.raises(BadInput, match=rf"trainlist01.txt: {line} contradicts classInd"):
         reader(tmp_path).splits()
 
 
@@ -239,18 +243,20 @@ def test_a_list_that_disagrees_with_the_classes(line: str, tmp_path: Path) -> No
 def test_a_list_of_classes_that_is_broken(line: str, tmp_path: Path) -> None:
     write_lists(tmp_path)
     (tmp_path / "ucfTrainTestlist" / "classInd.txt").write_text(f"1 Archery\r\n{line}\r\n")
-    with pytest.raises(BadInput, match=rf"classInd.txt, line 2: not 2 and an action: '{line}'; un"):
+    with pytest.raises(
+        BadInput, match=rf"classInd.txt, line 2: expected 2 and an action, got '{line}'; un"
+    ):
         reader(tmp_path).splits()
 
 
 @pytest.mark.parametrize("fold", [1, 2, 3])
 def test_the_real_lists(fold: int, shared_data: Path) -> None:
-    made = reader(shared_data, fold=fold)
-    splits = made.splits()
+    data_set = reader(shared_data, fold=fold)
+    splits = data_set.splits()
     assert {split: len(set(names)) for split, names in splits.items()} == COUNTS[fold]
-    assert made.counts == COUNTS[fold]
+    assert data_set.counts == COUNTS[fold]
     assert sum(COUNTS[fold].values()) == 13_320
-    assert len(made.class_names) == 101
+    assert len(data_set.class_names) == 101
     groups = [{re.sub(r"_c\d+\.avi$", "", name) for name in names} for names in splits.values()]
     assert [len(group) for group in groups] == [101 * 18, 101 * 7]
     assert groups[0].isdisjoint(groups[1])
@@ -259,9 +265,9 @@ def test_the_real_lists(fold: int, shared_data: Path) -> None:
 
 def test_real_clips(shared_data: Path, tmp_path: Path) -> None:
     limit = {"train": 4, "test": 4}
-    made = reader(shared_data, size=64, frames=5, subset=True, limit=limit)
-    assert [len(made.present(split)) for split in made.splits()] == [30, 18]
-    data = prepare_one(made, tmp_path / "out")
+    data_set = reader(shared_data, size=64, frames=5, subset=True, limit=limit)
+    assert [len(data_set.present(split)) for split in data_set.splits()] == [30, 18]
+    data = prepare_one(data_set, tmp_path / "out")
     assert data.meta["subset"] is True
     test = data.split("test")
     assert test.images.shape == (4, 5, 64, 64, 3)

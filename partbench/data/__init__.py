@@ -1,1 +1,1 @@
-"""Data sets: one module each, found by its file name, and the arrays they are prepared into."""
+"""Data sets, one module each, discovered by file name; and the arrays prepared from them."""

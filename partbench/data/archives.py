@@ -1,4 +1,4 @@
-"""The one table of official files: where they come from, how to know them, where they go."""
+"""The table of official files: their addresses, checksums and places below the data root."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,38 +15,39 @@ ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".rar")
 class Archive:
     """One official file.
 
-    It is fetched, or placed by hand, into `<data root>/archives/`; what is read lies beside.
+    The file is fetched, or placed by hand, into `<data root>/archives/`. Readers read what it
+    gives, which lies beside that folder.
     """
 
     name: str
     """File name in `archives/`."""
     gives: Mapping[str, str]
-    """What it becomes: path inside the archive -> path below the data root. "" stands for the
-    whole content (of a folder that is alone at the top, that folder's), or for the file itself
-    if it is no archive."""
+    """Path inside the archive -> path below the data root. "" stands for the whole content (the
+    content of the top folder, if the archive holds nothing else), or for the file itself if it is
+    not an archive."""
     urls: tuple[str, ...] = ()
-    """Addresses, tried in this order; none means that a person has to place the file."""
+    """Addresses, tried in this order. If there is none, a person must place the file."""
     size: int | None = None
-    """Bytes, where they are known."""
+    """Bytes; None if unknown."""
     sha256: str = ""
-    """The checksum in hex, or its first digits as PyTorch's weight files carry them."""
+    """The checksum in hex, or its first digits, as in the names of PyTorch's weight files."""
     md5: str = ""
-    """Used where no sha256 is known."""
+    """The checksum in hex, used if no sha256 is known."""
     same_as: tuple[str, ...] = ()
-    """Names of other official packings of the same content, accepted where a person placed one;
-    no checksum of them is published."""
+    """Names of other official archives of the same content, which a person may place instead. No
+    checksum of them is published."""
     source: str = ""
-    """For a person: the page it comes from, and what it asks for."""
+    """For a person: the page that offers the file, and what the page requires."""
     read_if: Mapping[str, Any] = field(default_factory=dict)
-    """Setting of the reader -> the value with which alone it reads the file."""
+    """Setting of the reader -> the only value with which the reader uses the file."""
 
     @property
     def packed(self) -> bool:
-        """Whether it has to be unpacked."""
+        """Whether the file must be unpacked."""
         return self.name.endswith(ARCHIVE_SUFFIXES)
 
     def ready(self, root: Path) -> bool:
-        """Whether all that it gives is there, by us or unpacked by hand."""
+        """Whether everything that it gives is present, no matter who unpacked it."""
         return all((root / place).exists() for place in self.gives.values())
 
 
@@ -55,7 +56,7 @@ def _drive(key: str) -> tuple[str, ...]:
 
 
 def _weights(name: str, size: int | None = None) -> tuple[Archive, ...]:
-    """A file of download.pytorch.org; its name ends in the first digits of its sha256."""
+    """Return a file of download.pytorch.org, whose name ends in the first digits of its sha256."""
     return (
         Archive(
             name=name,
@@ -67,7 +68,9 @@ def _weights(name: str, size: int | None = None) -> tuple[Archive, ...]:
     )
 
 
-_CELEBA_PAGE = "mmlab.ie.cuhk.edu.hk/projects/CelebA.html; Google Drive often answers with a page"
+_CELEBA_PAGE = (
+    "mmlab.ie.cuhk.edu.hk/projects/CelebA.html (Google Drive often sends a web page instead)"
+)
 _CELEBA_IMAGES = Archive(
     name="img_align_celeba.zip",
     gives={"img_align_celeba": "celeba/img_align_celeba"},
@@ -178,8 +181,8 @@ ARCHIVES: dict[str, tuple[Archive, ...]] = {
         Archive(
             name="img_highres_seg.zip",
             gives={"img_highres": "In-shop Clothes Retrieval Benchmark/Img/img_highres"},
-            source="mmlab.ie.cuhk.edu.hk/projects/DeepFashion/InShopRetrieval.html; it needs an "
-            "agreement, and the password that comes with it to unpack",
+            source="mmlab.ie.cuhk.edu.hk/projects/DeepFashion/InShopRetrieval.html (requires an "
+            "agreement, and the password that comes with it to unpack)",
         ),
         *(
             Archive(
@@ -188,8 +191,8 @@ ARCHIVES: dict[str, tuple[Archive, ...]] = {
                     "": "In-shop Clothes Retrieval Benchmark/Anno/segmentation/"
                     f"DeepFashion_segmentation_{part}.json"
                 },
-                source="mmlab.ie.cuhk.edu.hk/projects/DeepFashion/InShopRetrieval.html; it needs "
-                "an agreement",
+                source="mmlab.ie.cuhk.edu.hk/projects/DeepFashion/InShopRetrieval.html (requires "
+                "an agreement)",
             )
             for part in ("train", "query", "gallery")
         ),
@@ -297,15 +300,15 @@ def archives(name: str) -> tuple[Archive, ...]:
     """Return the files of a data set, or of a network's weights.
 
     Raises:
-        BadInput: the table has none of that name; the nearest is given.
+        BadInput: the table has no such name; the message suggests the nearest one.
     """
     if name not in ARCHIVES:
-        raise BadInput(f"no '{name}' among the files to fetch; {nearest(name, list(ARCHIVES))}")
+        raise BadInput(f"there are no files to fetch for '{name}'; {nearest(name, list(ARCHIVES))}")
     return ARCHIVES[name]
 
 
 def files_read(reader: str, settings: Any) -> tuple[Archive, ...]:
-    """Return the files that a reader reads with these settings; none if it has no archives."""
+    """Return the files that a reader reads with its settings; empty if it has no archives."""
     return tuple(
         file
         for file in ARCHIVES.get(reader, ())

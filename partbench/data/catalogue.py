@@ -1,4 +1,4 @@
-"""What data sets there are, what is there of them, and how they look."""
+"""List the data sets, check which of their files are present, and draw samples of them."""
 
 import tempfile
 from collections.abc import Sequence
@@ -18,19 +18,19 @@ READER: type[Reader] = Reader  # type: ignore[type-abstract]
 
 
 def listing(root: Path) -> str:
-    """Return a table of all data sets and weights: what they take, their licence, their state."""
-    rows = [("", "archives", "comes", "licence", "here")]
+    """Return a table of all data sets and weights: size, way to get them, licence and state."""
+    rows = [("", "archives", "download", "licence", "present")]
     for name in sorted({*plugins.names("data", READER), *ARCHIVES}):
         files = ARCHIVES.get(name, ())
-        known = [file.size for file in files if file.size]
-        more = "" if len(known) == len(files) else "+" if known else "?"
+        sizes = [file.size for file in files if file.size]
+        suffix = "" if len(sizes) == len(files) else "+"
         rows.append(
             (
                 name,
-                f"{sum(known) / 1e9:.2f} GB{more}" if files and known else "?" if files else "none",
-                "not fetched"
+                f"{sum(sizes) / 1e9:.2f} GB{suffix}" if sizes else "?" if files else "none",
+                "none"
                 if not files
-                else "fetched"
+                else "automatic"
                 if all(file.urls for file in files)
                 else "by hand",
                 "" if name not in plugins.names("data", READER) else _licence(name),
@@ -43,12 +43,12 @@ def listing(root: Path) -> str:
 
 
 def provide(name: str, reader: Reader) -> dict[str, str]:
-    """Make sure that the official files that a reader reads are there; return file -> state.
+    """Fetch the official files that a reader reads; return file -> state.
 
-    Of a subset, what is there is taken as it is.
+    Nothing is fetched for a subset: the reader uses the files that are present.
 
     Raises:
-        BadInput: as `fetch.fetch`.
+        BadInput: see `fetch.fetch`.
     """
     files = files_read(name, reader.settings)
     if not reader.settings.subset:
@@ -57,7 +57,7 @@ def provide(name: str, reader: Reader) -> dict[str, str]:
 
 
 def prepared_bytes(reader: Reader) -> int:
-    """Return what the images of a data set will take once prepared; 0 if that is not known."""
+    """Return the size of the prepared images of a data set in bytes, or 0 if it is unknown."""
     side = int(reader.settings.size) * (CANVAS if reader.settings.crop in WHOLE else 1)
     return sum(reader.counts.values()) * reader.frames * 3 * side**2
 
@@ -67,36 +67,40 @@ def _licence(name: str) -> str:
 
 
 def report(names: Sequence[str], root: Path) -> tuple[str, bool]:
-    """Return a text on each file of the data sets named, and whether all are ready.
+    """Return a text on the state of each file of the named data sets, and whether all are ready.
+
+    Args:
+        names: data sets or weights; empty for all of them.
+        root: the data root.
 
     Raises:
-        BadInput: there is no data set of a name.
+        BadInput: `archives` has no entry of that name.
     """
-    lines, whole = [], True
+    lines, complete = [], True
     for name in names or sorted(ARCHIVES):
         for file in archives(name):
             state = fetch.state(file, root)
-            whole &= state == "ready"
+            complete &= state == "ready"
             lines.append(f"{name:12} {file.name}: {state}")
             if state == "ready":
                 continue
             if file.urls:
                 lines.append(f"{'':12} run `partbench data fetch {name}`, or by hand:")
             lines.append(f"{'':12} {fetch.by_hand(file, root)}")
-    return "\n".join(lines), whole
+    return "\n".join(lines), complete
 
 
 def show(name: str, root: Path, settings: dict[str, Any], out: Path) -> None:
-    """Write a contact sheet of some samples of a data set, annotations drawn on.
+    """Write a contact sheet: some samples of a data set with their annotations drawn on them.
 
     Args:
         name: the reader.
         root: the data root; images may be missing.
-        settings: of the reader, over its defaults.
-        out: png file.
+        settings: settings of the reader that replace its defaults.
+        out: the png file to write.
 
     Raises:
-        BadInput: nothing of the data set can be read.
+        BadInput: no image of the data set is present, or one cannot be read.
     """
     cls = plugins.load("data", name, READER)
     values = {"size": 128, "subset": True} | settings
@@ -104,7 +108,7 @@ def show(name: str, root: Path, settings: dict[str, Any], out: Path) -> None:
     limit = dict.fromkeys(reader.splits(), SAMPLES)
     reader = cls(root, cls.Settings.parse({"limit": limit} | values, f"data.{name}"))
     if not limit:
-        raise BadInput(f"{root}: nothing of '{name}' is there")
+        raise BadInput(f"{root}: no image of '{name}' is present")
     with tempfile.TemporaryDirectory() as folder:
         prepare(reader, name, Path(folder) / name, workers=1)
         write_sheet(Prepared(Path(folder) / name), out)

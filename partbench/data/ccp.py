@@ -21,20 +21,20 @@ BACKGROUND = "null"
 
 
 class CCPSettings(DataSettings):
-    """What of a photo is prepared."""
+    """Which region of a photo is prepared."""
 
     crop: Literal["center", "stretch", "pad", "whole", "box"] = Field(  # type: ignore[assignment]
         "center",
-        description="as every reader's, or box: the tight box of all that has a label, 5 % wider "
-        "on each side, its short side grown to a square, black outside the photo",
+        description="as for every reader, or box: the tight box around all labelled pixels, 5 % "
+        "wider on each side, its short side extended to make a square, black outside the photo",
     )
 
 
 class CCP(Reader):
-    """The photos 0001 to 1004 of 2,098, those with pixel labels.
+    """Photos 0001 to 1004 of 2,098: those with pixel labels.
 
-    There is no official split: here every fifth photo by number is a test photo, whichever are
-    there. Whatever has a label is foreground: garments, accessories, and also skin and hair.
+    There is no official split. Every fifth photo by number is a test photo, whichever photos are
+    present. Every labelled pixel is foreground: garments and accessories, but also skin and hair.
     """
 
     Settings = CCPSettings
@@ -47,13 +47,13 @@ class CCP(Reader):
 
     @cached_property
     def part_names(self) -> Sequence[str]:  # type: ignore[override]
-        """The 58 labels beside the background, in the order of their numbers."""
+        """The 58 labels other than the background, in the order of their numbers."""
         path = self._folder / "label_list.mat"
         names = [str(name) for name in np.atleast_1d(read_mat(path, "label_list", SOURCE))]
         if names[:1] != [BACKGROUND]:
             raise BadInput(
-                f"{path}: its first label is not '{BACKGROUND}', the background, but {names[:1]}; "
-                f"{SOURCE}: place the official file there"
+                f"{path}: the first label is {names[:1]}, not '{BACKGROUND}' (the background); get "
+                f"the official file from {SOURCE} and place it there"
             )
         return names[1:]
 
@@ -69,16 +69,16 @@ class CCP(Reader):
         return dict(self._names)
 
     def present(self, split: str) -> Sequence[int]:
-        """Return the indices of the photos that are there."""
+        """Return the indices of the photos that are present."""
         folder = self._folder / "photos"
         files = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
         return [i for i, name in enumerate(self._names[split]) if name in files]
 
     def crop_box(self, sample: Sample) -> tuple[float, float, float, float]:
-        """Return the part (left, top, right, bottom) of a photo that is prepared, pixels.
+        """Return the region of a photo to prepare: (left, top, right, bottom) in pixels.
 
         Raises:
-            BadInput: nothing in the photo has a label, and `crop` is box.
+            BadInput: `crop` is box, and no pixel of the photo has a label.
         """
         if self.settings.crop != "box":
             return super().crop_box(sample)
@@ -86,28 +86,33 @@ class CCP(Reader):
         columns, rows = (np.flatnonzero(sample.mask.any(axis)) for axis in (0, 1))
         if not rows.size:
             raise BadInput(
-                f"{self._folder}: nothing in {sample.name} has a label, so it has no box; set "
-                "another `crop`, or move photo and annotation away"
+                f"{self._folder}: no pixel of {sample.name} has a label, so the photo has no box; "
+                "set another `crop`, or remove the photo and its annotation"
             )
         first = np.array([columns[0], rows[0]])
         extent = np.array([columns[-1], rows[-1]]) - first + 1
         return square_around(np.concatenate([first - 0.5, extent]))
 
     def sample(self, split: str, index: int) -> Sample:
-        """Return a photo with the label of each pixel."""
+        """Return a photo with the label of each pixel.
+
+        Raises:
+            BadInput: a file is missing or damaged, or the labels do not fit the photo or the list
+                of labels.
+        """
         name = self._names[split][index]
         image = read_image(self._folder / "photos" / name)
         path = (self._folder / "annotations" / "pixel-level" / name).with_suffix(".mat")
         labels = np.asarray(read_mat(path, "groundtruth", SOURCE))
         if labels.shape != image.shape[:2]:
             raise BadInput(
-                f"{path}: labels of {labels.shape} for a photo of {image.shape[:2]} (rows, "
-                f"columns); {SOURCE}: place both files again"
+                f"{path}: the labels are {labels.shape}, the photo is {image.shape[:2]} (rows, "
+                f"columns); get both files again from {SOURCE}"
             )
         if unknown := set(np.unique(labels)) - set(range(len(self.part_names) + 1)):
             raise BadInput(
                 f"{path}: label {min(unknown)}, but label_list.mat ends at "
-                f"{len(self.part_names)}; {SOURCE}: place both files again"
+                f"{len(self.part_names)}; get both files again from {SOURCE}"
             )
         parts = labels.astype(np.uint8)
         return Sample(name, image, mask=parts != 0, parts=parts)

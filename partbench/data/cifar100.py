@@ -11,20 +11,21 @@ from partbench.errors import BadInput
 
 
 class CIFAR100Settings(DataSettings):
-    """Native resolution."""
+    """Settings of CIFAR-100, by default at its native 32 x 32."""
 
     size: int = Field(32, ge=8, description="side of the prepared square images, pixels")
 
 
 class CIFAR100(Reader):
-    """torchvision's reader, which verifies the files' md5."""
+    """CIFAR-100 as torchvision reads it; torchvision verifies the md5 of each file."""
 
     Settings = CIFAR100Settings
     counts = {"train": 50_000, "test": 10_000}
 
     @cached_property
     def _sets(self) -> dict[str, Any]:
-        # Imported late: every look at a configuration would wait seconds for torchvision.
+        # Imported here, because torchvision takes seconds to import and reading a configuration
+        # does not need it.
         from torchvision.datasets import CIFAR100 as Archive
 
         folder = self.root / "cifar100"
@@ -35,8 +36,8 @@ class CIFAR100(Reader):
             }
         except (RuntimeError, OSError) as error:
             raise BadInput(
-                f"{folder}: CIFAR-100 is missing or damaged ({error}); delete what is there and "
-                "run `partbench data fetch cifar100`"
+                f"{folder}: CIFAR-100 is missing or damaged ({error}); delete the contents of the "
+                "folder and run `partbench data fetch cifar100`"
             ) from None
 
     @cached_property

@@ -1,4 +1,4 @@
-"""COCO 2017 (Lin et al., ECCV 2014): scenes with boxes and masks of 80 classes of objects."""
+"""COCO 2017 (Lin et al., ECCV 2014): scenes with boxes and masks of objects of 80 classes."""
 
 import json
 from collections.abc import Sequence
@@ -34,7 +34,7 @@ AGAIN = "unpack annotations_trainval2017.zip again"
 
 
 class Scene(NamedTuple):
-    """An image's row and annotations, without its pixels."""
+    """One image's entry in the list and its annotations, without its pixels."""
 
     name: str
     image: int
@@ -42,31 +42,32 @@ class Scene(NamedTuple):
     width: int
     height: int
     box: NDArray[np.float32]
-    """[n, 4], (x, y, width, height) in pixels, pixel centres at integers; the largest first."""
+    """[n, 4], (x, y, width, height) in pixels, pixel centres at integers; largest object first."""
     objects: NDArray[np.int64]
-    """[n], class of each box."""
+    """[n], the class of each box."""
     regions: list[tuple[int, Any]]
-    """What to paint, in that order: the number in `Sample.parts`, and either polygons, float64
-    [2 k] of corners (x, y, x, y, ...; pixel edges at integers), or a run-length code."""
+    """What to paint, in this order: the value in `Sample.parts`, and either polygons or a
+    run-length code. A polygon is float64 [2 k]: k corners (x, y, x, y, ...), with pixel edges at
+    integers."""
 
 
 class COCOSettings(DataSettings):
-    """Which scenes are trained on. LORBMS: `min_boxes: 4, min_side: 200`."""
+    """Which scenes are in the training split; LORBMS uses `min_boxes: 4, min_side: 200`."""
 
     min_boxes: int = Field(
-        0, ge=0, description="training images with fewer boxes are left out; crowds do not count"
+        0, ge=0, description="exclude training images with fewer boxes; crowds do not count"
     )
     min_side: int = Field(
-        0, ge=0, description="training images with a shorter side are left out, pixels"
+        0, ge=0, description="exclude training images with a shorter side, pixels"
     )
-    boxes: int = Field(100, ge=1, description="boxes kept of an image, the largest")
+    boxes: int = Field(100, ge=1, description="boxes to keep of each image, largest first")
 
 
 class COCO(Reader):
-    """The official training images, and as `test` the 5,000 of val2017.
+    """The official training images; the split `test` is the 5,000 images of val2017.
 
-    The annotations of test2017 are not public, so nothing can be measured on it. Training images
-    are filtered, test images are not. Crowds have no box; their pixels are unsure.
+    The annotations of test2017 are not public, so nothing can be measured on it. The settings
+    filter training images only. Crowds have no box, and their pixels are `UNSURE`.
     """
 
     Settings = COCOSettings
@@ -83,13 +84,13 @@ class COCO(Reader):
     def _splits(self) -> list[str]:
         if not self.settings.subset:
             return list(FOLDERS)
-        there = [split for split in FOLDERS if self.present(split)]
-        if not there:
+        splits = [split for split in FOLDERS if self.present(split)]
+        if not splits:
             raise BadInput(
-                f"{self._folder}: no image of train2017 or val2017; {SOURCE}: unpack "
-                "train2017.zip and val2017.zip there"
+                f"{self._folder}: no image of train2017 or val2017; get train2017.zip and "
+                f"val2017.zip from {SOURCE} and unpack them there"
             )
-        return there
+        return splits
 
     def _scenes(self, split: str) -> list[Scene]:
         path = self._folder / "annotations" / f"instances_{FOLDERS[split]}.json"
@@ -97,17 +98,22 @@ class COCO(Reader):
             stamp = path.stat().st_mtime_ns
         except OSError:
             raise BadInput(
-                f"{path} is missing; {SOURCE}: unpack annotations_trainval2017.zip there"
+                f"{path} is missing; get annotations_trainval2017.zip from {SOURCE} and unpack it "
+                f"into {self._folder}"
             ) from None
-        least = (0, 0) if split == "test" else (self.settings.min_boxes, self.settings.min_side)
-        return read_scenes(path, stamp, *least)
+        filters = (0, 0) if split == "test" else (self.settings.min_boxes, self.settings.min_side)
+        return read_scenes(path, stamp, *filters)
 
     def splits(self) -> dict[str, Sequence[str]]:
-        """Return train and test; of a subset, those of which something is there."""
+        """Return train and test; for a subset, only splits with images that are present.
+
+        Raises:
+            BadInput: an annotation file is missing or invalid, or a subset has no image.
+        """
         return {split: [scene.name for scene in self._scenes(split)] for split in self._splits}
 
     def present(self, split: str) -> Sequence[int]:
-        """Return the indices of the images that are there."""
+        """Return the indices of the images that are present."""
         folder = self._folder / FOLDERS[split]
         if not folder.is_dir():
             return []
@@ -115,26 +121,33 @@ class COCO(Reader):
         return [i for i, scene in enumerate(self._scenes(split)) if scene.name in files]
 
     def sample(self, split: str, index: int) -> Sample:
-        """Return a scene with `boxes` boxes, their classes and the class of each pixel."""
-        scene, most = self._scenes(split)[index], self.settings.boxes
+        """Return a scene with its largest boxes, their classes and the class of each pixel.
+
+        `box` and `objects` always have as many rows as the setting `boxes`. Rows without an object
+        are NaN in `box` and -1 in `objects`.
+
+        Raises:
+            BadInput: the image is missing, cannot be decoded or does not have the listed size.
+        """
+        scene, count = self._scenes(split)[index], self.settings.boxes
         path = self._folder / FOLDERS[split] / scene.name
         image = read_image(path)
         if image.shape[:2] != (scene.height, scene.width):
             raise BadInput(
-                f"{path} is {image.shape[1]} x {image.shape[0]}, the annotations of image "
-                f"{scene.image} are for {scene.width} x {scene.height}; use the official file"
+                f"{path} is {image.shape[1]} x {image.shape[0]}, but the annotations of "
+                f"image {scene.image} are for {scene.width} x {scene.height}; use the official file"
             )
-        box = np.full((most, 4), np.nan, np.float32)
-        objects = np.full(most, -1, np.int64)
-        box[: len(scene.box)] = scene.box[:most]
-        objects[: len(scene.objects)] = scene.objects[:most]
+        box = np.full((count, 4), np.nan, np.float32)
+        objects = np.full(count, -1, np.int64)
+        box[: len(scene.box)] = scene.box[:count]
+        objects[: len(scene.objects)] = scene.objects[:count]
         return Sample(scene.name, image, box=box, objects=objects, parts=paint(scene))
 
 
 def paint(scene: Scene) -> NDArray[np.uint8]:
-    """Return the class of each pixel, [H, W]: 0 is background, class c is c + 1.
+    """Return the class of each pixel, uint8 [H, W]: 0 is the background, class c is c + 1.
 
-    Smaller objects cover larger ones, and all cover crowds, which are unsure.
+    Smaller objects cover larger ones. All objects cover crowds, whose pixels are `UNSURE`.
     """
     parts = np.zeros((scene.height, scene.width), np.uint8)
     for number, region in scene.regions:
@@ -144,22 +157,22 @@ def paint(scene: Scene) -> NDArray[np.uint8]:
     return parts
 
 
-# Not kept by the reader, which is copied to each worker process: a worker inherits these lists, or
-# reads the file itself.
+# Cached outside the reader, because the reader is copied to each worker process. A worker inherits
+# these lists or reads the file itself.
 @lru_cache(maxsize=len(FOLDERS))
 def read_scenes(path: Path, stamp: int, min_boxes: int, min_side: int) -> list[Scene]:
-    """Return the images of an `instances_*.json` in its order.
+    """Return the images of an `instances_*.json` file in its order.
 
-    Of train2017 they take about 0.6 GB, and 2.2 GB while the file is read.
+    The scenes of train2017 take about 0.6 GB of memory, and reading them takes 2.2 GB.
 
     Args:
         path: the file.
-        stamp: when it was changed, so that it is read again after that.
-        min_boxes: leave out images with fewer boxes.
-        min_side: leave out images with a shorter side, pixels.
+        stamp: its modification time, a key of the cache: a changed file is read again.
+        min_boxes: exclude images with fewer boxes.
+        min_side: exclude images with a shorter side, pixels.
 
     Raises:
-        BadInput: the file is not json or not COCO's, or an annotation is impossible.
+        BadInput: the file is not a COCO annotation file, or an annotation is invalid.
     """
     try:
         document = json.loads(path.read_bytes())
@@ -168,8 +181,8 @@ def read_scenes(path: Path, stamp: int, min_boxes: int, min_side: int) -> list[S
         for row in document.pop("annotations"):
             if row["image_id"] not in annotations:
                 raise BadInput(
-                    f"{path}: annotation {row['id']} is of image {row['image_id']}, which is not "
-                    f"listed; {AGAIN}"
+                    f"{path}: annotation {row['id']} belongs to image {row['image_id']}, which is "
+                    f"not listed; {AGAIN}"
                 )
             annotations[row["image_id"]].append(row)
         scenes = [
@@ -196,15 +209,15 @@ def _scene(path: Path, image: Any, rows: list[Any], numbers: dict[int, int]) -> 
                 f"three or more corners nor a run-length code of {width} x {height} pixels; {AGAIN}"
             )
         regions.append((number, region))
-    things = [row for row in rows if not row["iscrowd"]]
-    box = np.array([row["bbox"] for row in things], np.float32).reshape(len(things), 4)
+    object_rows = [row for row in rows if not row["iscrowd"]]
+    box = np.array([row["bbox"] for row in object_rows], np.float32).reshape(len(object_rows), 4)
     box[:, :2] -= 0.5  # COCO counts from the edge of the first pixel
-    objects = np.array([numbers[row["category_id"]] for row in things], np.int64)
+    objects = np.array([numbers[row["category_id"]] for row in object_rows], np.int64)
     return Scene(image["file_name"], image["id"], width, height, box, objects, regions)
 
 
 def _region(shape: Any, width: int, height: int) -> Any:
-    """Return a segmentation, packed: corners, or pycocotools's code; None if it is impossible."""
+    """Return a segmentation as arrays of corners or as pycocotools' code; None if it is invalid."""
     if isinstance(shape, dict):
         if shape["size"] != [height, width] or sum(shape["counts"]) != width * height:
             return None

@@ -1,9 +1,9 @@
 """CUB-200-2011: 11,788 birds of 200 species with 15 landmarks, boxes and masks (Wah et al., 2011).
 
-Landmarks and boxes are kept as the files have them: their origin is 0 at the centre of the first
-pixel, as in `Sample`. Boxes begin at 0 and end at the image's width - 1; the dark discs of eyes
-lie within a third of a pixel of their landmarks on average, read so. All 141,407 visible landmarks
-lie inside their boxes, hence in their images.
+Landmarks and boxes keep the coordinates of the files, whose origin is the centre of the first
+pixel, as in `Sample`. Two facts show this: boxes begin at 0 and end at the image's width - 1, and
+the dark discs of eyes then lie within a third of a pixel of their landmarks on average. All 141,407
+visible landmarks lie inside their boxes, hence inside their images.
 """
 
 from collections.abc import Callable, Sequence
@@ -41,12 +41,12 @@ LANDMARKS = (
 )
 SWAP = (0, 1, 2, 3, 4, 5, 10, 11, 12, 9, 6, 7, 8, 13, 14)
 TRAIN = {0: 5_994, 7: 5_965}
-"""`min_visible` -> training images of all classes, counted."""
+"""`min_visible` -> number of training images of all classes, as counted."""
 SOURCE = "unpack CUB_200_2011.tgz (data.caltech.edu/records/65de6-vp158) into {root}"
 MASKS = "unpack segmentations.tgz (data.caltech.edu/records/w9d68-gec53) into {root}"
 
-Table = NDArray[np.float64]
-Test = Callable[[Table], NDArray[np.bool_]]
+Values = NDArray[np.float64]
+RowTest = Callable[[Values], NDArray[np.bool_]]
 
 
 class CUBSettings(DataSettings):
@@ -60,51 +60,52 @@ class CUBSettings(DataSettings):
         0,
         ge=0,
         le=len(LANDMARKS),
-        description="training images with fewer visible landmarks are left out, test images never;"
-        " 7 is CMR's rule",
+        description="exclude training images with fewer visible landmarks, but no test images; "
+        "CMR uses 7",
     )
     crop: Literal["center", "stretch", "pad", "whole", "box", "tight"] = Field(  # type: ignore[assignment]
         "center",
-        description="as every reader's, or box: the bird's box, 5 % wider on each side, its short "
-        "side grown to a square, black outside the image (unsup-parts' training); tight: the box, "
-        "truncated to whole pixels, at its own aspect, as `whole` (its FG measurements)",
+        description="as for every reader, or box: the bird's box, 5 % wider on each side, its "
+        "short side extended to make a square, black outside the image (training of unsup-parts); "
+        "tight: the box truncated to whole pixels, its aspect ratio kept as by `whole` (FG "
+        "measurements of unsup-parts)",
     )
     foreground: Literal["none", "masks", "box"] = Field(
         "none",
-        description="what counts as foreground: the masks (segmentations.tgz), or all of the "
-        "bird's box",
+        description="what counts as foreground: the masks (segmentations.tgz), or the whole box of "
+        "the bird",
     )
     mask_threshold: int = Field(
         255,
         ge=1,
         le=255,
-        description="of the masks: grey level from which a pixel is foreground: 255 where all "
-        "annotators agree, as in the code of unsup-parts; 128, where half do, is the usual reading",
+        description="grey level of a mask from which a pixel is foreground. At 255 all annotators "
+        "agree (code of unsup-parts); at 128, the usual choice, half of them do",
     )
 
 
 @dataclass(frozen=True)
 class Birds:
-    """The lists of all images, N = 11,788, in their order."""
+    """The lists of all N = 11,788 images, in the order of images.txt."""
 
     names: list[str]
     """Paths below images/."""
     classes: list[str]
-    """Names, without their numbers."""
+    """Names of the classes, without their numbers."""
     labels: NDArray[np.int64]
-    """[N], counted from 0 over all classes."""
+    """[N], the class of each image, counted from 0 over all classes."""
     train: NDArray[np.bool_]
-    """[N]."""
+    """[N], whether an image belongs to the training split."""
     boxes: NDArray[np.float32]
     """[N, 4], (x, y, width, height), pixels."""
     landmarks: NDArray[np.float32]
-    """[N, 15, 2], (x, y), pixels; (0, 0) where invisible."""
+    """[N, 15, 2], (x, y), pixels; (0, 0) for invisible landmarks."""
     visible: NDArray[np.bool_]
-    """[N, 15]."""
+    """[N, 15], whether each landmark is visible."""
 
 
 class CUB(Reader):
-    """The official split; labels count the classes in use, by their official numbers."""
+    """The official split. Labels count only the classes in use, in the order of their numbers."""
 
     Settings = CUBSettings
     landmark_names = LANDMARKS
@@ -127,10 +128,10 @@ class CUB(Reader):
     def _classes(self) -> list[int]:
         """The classes in use, counted from 0."""
         last = len(self._birds.classes)
-        if bad := [number for number in self.settings.classes if number > last]:
+        if unknown := [number for number in self.settings.classes if number > last]:
             raise BadInput(
                 f"{self.root}/CUB_200_2011/classes.txt has {last} classes, but `classes` asks for "
-                f"{bad[0]}"
+                f"{unknown[0]}"
             )
         return sorted({number - 1 for number in self.settings.classes}) or list(range(last))
 
@@ -141,17 +142,21 @@ class CUB(Reader):
 
     @cached_property
     def _rows(self) -> dict[str, list[int]]:
-        """The places of each split's images in the lists."""
+        """Split -> indices of its images in the lists."""
         birds = self._birds
-        used = np.isin(birds.labels, self._classes)
-        enough = birds.visible.sum(1) >= self.settings.min_visible
+        in_use = np.isin(birds.labels, self._classes)
+        enough_visible = birds.visible.sum(1) >= self.settings.min_visible
         return {
-            "train": np.flatnonzero(used & birds.train & enough).tolist(),
-            "test": np.flatnonzero(used & ~birds.train).tolist(),
+            "train": np.flatnonzero(in_use & birds.train & enough_visible).tolist(),
+            "test": np.flatnonzero(in_use & ~birds.train).tolist(),
         }
 
     def splits(self) -> dict[str, Sequence[str]]:
-        """Return train and test in the order of images.txt."""
+        """Return train and test in the order of images.txt.
+
+        Raises:
+            BadInput: the folder of masks is missing where it is needed; see also `read_birds`.
+        """
         if (
             self.settings.foreground == "masks"
             and not (masks := self.root / "segmentations").is_dir()
@@ -163,12 +168,12 @@ class CUB(Reader):
         return {split: [names[row] for row in rows] for split, rows in self._rows.items()}
 
     def present(self, split: str) -> Sequence[int]:
-        """Return the indices of the images that are there."""
+        """Return the indices of the images that are present."""
         images, names = self.root / "CUB_200_2011" / "images", self._birds.names
         return [i for i, row in enumerate(self._rows[split]) if (images / names[row]).exists()]
 
     def crop_box(self, sample: Sample) -> tuple[float, float, float, float]:
-        """Return the part (left, top, right, bottom) of an image that is prepared, pixels."""
+        """Return the region of an image to prepare: (left, top, right, bottom) in pixels."""
         if self.settings.crop not in ("box", "tight"):
             return super().crop_box(sample)
         assert sample.box is not None
@@ -178,7 +183,11 @@ class CUB(Reader):
         return left, top, left + width, top + height
 
     def sample(self, split: str, index: int) -> Sample:
-        """Return a bird with its class, landmarks, box and, if asked for, mask."""
+        """Return a bird with its class, landmarks and box, and a mask unless `foreground` is none.
+
+        Raises:
+            BadInput: the image or its mask is missing or cannot be decoded, or they differ in size.
+        """
         row, birds = self._rows[split][index], self._birds
         name = birds.names[row]
         image = read_image(self.root / "CUB_200_2011" / "images" / name)
@@ -208,8 +217,8 @@ class CUB(Reader):
         grey = read_image(path)[..., 0]
         if grey.shape != shape:
             raise BadInput(
-                f"{path} is {grey.shape[1]} x {grey.shape[0]}, its image {shape[1]} x {shape[0]}; "
-                f"{MASKS.format(root=self.root)} again"
+                f"{path} is {grey.shape[1]} x {grey.shape[0]}, but its image is {shape[1]} x "
+                f"{shape[0]}; {MASKS.format(root=self.root)} again"
             )
         return grey >= self.settings.mask_threshold
 
@@ -218,49 +227,51 @@ def read_birds(root: Path) -> Birds:
     """Return the lists below `root`/CUB_200_2011; no image is needed.
 
     Raises:
-        BadInput: a file is missing, or a row is not what the other files let expect: the message
-            names the file, the line and what to do.
+        BadInput: a file is missing, or a row is invalid or contradicts the other files. The
+            message names the file, the line and the remedy.
     """
     source = SOURCE.format(root=root)
 
     def rows(file: str, keys: Sequence[str] | None, width: int) -> list[list[str]]:
-        """Return the `width` values of each row after its key, by default 1, 2, ..."""
+        """Return the `width` values of each row after its key; the keys default to 1, 2, ..."""
         path = root / "CUB_200_2011" / file
         lines = path.read_text().rstrip().splitlines() if path.exists() else []
         if not lines:
             raise BadInput(f"{path} is missing or empty; {source}")
-        keys = keys or _counted(len(lines))
+        keys = keys or _keys(len(lines))
         values = []
         for number, (line, key) in enumerate(zip(lines, keys, strict=False), start=1):
-            before, fields = key.split(), line.split()
-            if fields[: len(before)] != before or len(fields) != len(before) + width:
+            prefix, fields = key.split(), line.split()
+            if fields[: len(prefix)] != prefix or len(fields) != len(prefix) + width:
                 raise BadInput(
                     f"{path}, line {number}: {line!r} is not '{key}' followed by {width} "
                     f"value{'s' * (width > 1)}; {source} again"
                 )
-            values.append(fields[len(before) :])
+            values.append(fields[len(prefix) :])
         if len(lines) != len(keys):
             raise BadInput(
-                f"{path} has {len(lines)} rows, the other files let expect {len(keys)}; {source} "
+                f"{path} has {len(lines)} rows, but the other files require {len(keys)}; {source} "
                 "again"
             )
         return values
 
-    def numbers(file: str, keys: Sequence[str], width: int, good: Test, wrong: str) -> Table:
-        """Return `rows` as numbers, [rows, width]; `good` finds those that can be."""
+    def numbers(
+        file: str, keys: Sequence[str], width: int, are_valid: RowTest, fault: str
+    ) -> Values:
+        """Return `rows` as numbers, float64 [rows, width]; raise at the first invalid row."""
         texts = rows(file, keys, width)
         values = np.array([[_number(text) for text in row] for row in texts])
-        if bad := np.flatnonzero(~good(values)).tolist():
+        if invalid := np.flatnonzero(~are_valid(values)).tolist():
             raise BadInput(
-                f"{root / 'CUB_200_2011' / file}, line {bad[0] + 1}: {' '.join(texts[bad[0]])} is "
-                f"{wrong}; {source} again"
+                f"{root / 'CUB_200_2011' / file}, line {invalid[0] + 1}: "
+                f"{' '.join(texts[invalid[0]])} is {fault}; {source} again"
             )
         return values
 
     names = [name for (name,) in rows("images.txt", None, 1)]
     folders = [name for (name,) in rows("classes.txt", None, 1)]
     _check_parts(root)
-    images = _counted(len(names))
+    images = _keys(len(names))
     number_of = {name: number for number, name in enumerate(folders, start=1)}
     expected = np.array([number_of.get(name.partition("/")[0], 0) for name in names])
     classes = numbers(
@@ -282,14 +293,14 @@ def read_birds(root: Path) -> Birds:
         images,
         4,
         lambda v: np.isfinite(v.sum(1)) & (v[:, 2:].min(1) > 0),
-        "no box (x, y, width, height)",
+        "not a box (x, y, width, height)",
     )
     points = numbers(
         "parts/part_locs.txt",
-        [f"{image} {part}" for image in images for part in _counted(len(LANDMARKS))],
+        [f"{image} {part}" for image in images for part in _keys(len(LANDMARKS))],
         3,
         lambda v: np.isfinite(v.sum(1)) & np.isin(v[:, 2], (0, 1)),
-        "no landmark (x, y, visible: 1 or 0)",
+        "not a landmark (x, y, visible: 1 or 0)",
     ).reshape(len(names), len(LANDMARKS), 3)
     return Birds(
         names=names,
@@ -305,16 +316,17 @@ def read_birds(root: Path) -> Birds:
 def _check_parts(root: Path) -> None:
     path = root / "CUB_200_2011" / "parts" / "parts.txt"
     lines = path.read_text().rstrip().splitlines() if path.exists() else []
-    wanted = [f"{number} {name}" for number, name in enumerate(LANDMARKS, start=1)]
-    for number, (line, want) in enumerate(zip_longest(lines, wanted, fillvalue=""), start=1):
-        if line.strip() != want:
+    expected = [f"{number} {name}" for number, name in enumerate(LANDMARKS, start=1)]
+    for number, (line, row) in enumerate(zip_longest(lines, expected, fillvalue=""), start=1):
+        if line.strip() != row:
             raise BadInput(
-                f"{path}, line {number}: {line!r} instead of {want!r}; {SOURCE.format(root=root)} "
+                f"{path}, line {number}: {line!r} instead of {row!r}; {SOURCE.format(root=root)} "
                 "again"
             )
 
 
-def _counted(n: int) -> list[str]:
+def _keys(n: int) -> list[str]:
+    """Return the keys of n rows: 1 to n."""
     return [str(i) for i in range(1, n + 1)]
 
 

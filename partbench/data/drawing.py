@@ -1,9 +1,11 @@
-"""Draw shapes with soft edges, the same bytes on every machine.
+"""Draw shapes with soft edges, with the same bytes on every machine.
 
-Geometry is in sides of the image, so that a drawing looks the same at any size; y points down.
-Only operations that IEEE 754 rounds exactly are used (+, -, *, /, sqrt), the raw bits of PCG64
-(NumPy promises to keep those, but not what `Generator` makes of them), and sines rounded to ten
-digits.
+Lengths are in sides of the image, so that a drawing looks the same at any size. y points down. For
+the same bytes everywhere, numbers come only from:
+
+- operations that IEEE 754 rounds exactly (+, -, *, /, sqrt);
+- the raw bits of PCG64, which NumPy guarantees, unlike the numbers of its `Generator`;
+- sines and cosines rounded to ten digits.
 """
 
 import colorsys
@@ -23,10 +25,10 @@ Marking = Literal["plain", "belly", "stripes", "spots", "rings"]
 
 
 class Draw:
-    """Seeded draws, the same ones for the same key.
+    """Seeded draws; the same key gives the same draws.
 
-    Products and sums are taken in Python: a compiled `low + width * u` may be fused into one
-    rounding on some processors and into two on others.
+    Products and sums are computed in Python. Compiled code may round `low + width * u` once on some
+    processors and twice on others.
     """
 
     def __init__(self, *key: int) -> None:
@@ -53,12 +55,12 @@ class Draw:
         return self.between(0, 1) < probability
 
     def colour(self, bright: bool) -> Colour:
-        """Draw any hue, clearly bright or clearly dark."""
+        """Draw a colour of any hue, either clearly bright or clearly dark; RGB in 0..1."""
         value = self.between(0.78, 1.0) if bright else self.between(0.3, 0.5)
         return colorsys.hsv_to_rgb(self.between(0, 1), self.between(0.25, 0.7), value)
 
     def noise(self, shape: tuple[int, ...]) -> Array:
-        """Draw symmetric noise in -1..1: the sum of two random bytes, centred."""
+        """Draw symmetric noise in -1..1, float64 [*shape]: the centred sum of two random bytes."""
         count = 2 * math.prod(shape)
         raw = self._bits.random_raw(-(-count // 8)).astype("<u8").view(np.uint8)
         first, second = raw[:count].reshape(2, *shape).astype(np.float64)
@@ -66,8 +68,8 @@ class Draw:
 
 
 @dataclass(frozen=True)
-class Frame:
-    """A place, a scale and a direction in the picture: local axes u (right) and v (down)."""
+class Placement:
+    """The position, scale and direction of a shape, with its local axes u (right) and v (down)."""
 
     x: float
     y: float
@@ -76,17 +78,17 @@ class Frame:
     sin: float = 0.0
 
     def point(self, u: float, v: float) -> tuple[float, float]:
-        """Return where in the picture the local point (u, v) lies."""
+        """Return the position in the picture of the local point (u, v)."""
         return (
             self.x + self.scale * (self.cos * u - self.sin * v),
             self.y + self.scale * (self.sin * u + self.cos * v),
         )
 
-    def moved(self, u: float, v: float, angle: float = 0.0) -> "Frame":
-        """Return the frame at (u, v), turned clockwise by `angle` radians."""
+    def moved(self, u: float, v: float, angle: float = 0.0) -> "Placement":
+        """Return the placement at the local point (u, v), turned clockwise by `angle` radians."""
         x, y = self.point(u, v)
         cos, sin = round(math.cos(angle), 10), round(math.sin(angle), 10)
-        return Frame(
+        return Placement(
             x, y, self.scale, self.cos * cos - self.sin * sin, self.sin * cos + self.cos * sin
         )
 
@@ -98,49 +100,52 @@ class Frame:
 
 @dataclass(frozen=True)
 class Ellipse:
-    """An ellipse about the origin of its frame, with half axes `a` (along u) and `b` (along v)."""
+    """An ellipse about the origin of its placement, with half axes `a` along u and `b` along v."""
 
-    frame: Frame
+    placement: Placement
     a: float
     b: float
 
     def distance(self, x: Array, y: Array) -> Array:
-        """Return the distance to the contour, negative inside; first order, in sides."""
-        u, v = self.frame.local(x, y)
+        """Return the first-order distance to the contour in sides of the image, negative inside."""
+        u, v = self.placement.local(x, y)
         u, v = u / self.a, v / self.b
         level = np.sqrt(u * u + v * v)
         slope = np.sqrt(u * u / (self.a * self.a) + v * v / (self.b * self.b)) + 1e-9
-        return level * (level - 1) / slope * self.frame.scale
+        return level * (level - 1) / slope * self.placement.scale
 
     def bounds(self) -> tuple[float, float, float, float]:
         """Return a box around the shape: left, top, right, bottom."""
-        reach = self.frame.scale * max(self.a, self.b)
-        x, y = self.frame.x, self.frame.y
+        reach = self.placement.scale * max(self.a, self.b)
+        x, y = self.placement.x, self.placement.y
         return x - reach, y - reach, x + reach, y + reach
 
 
 @dataclass(frozen=True)
 class Segment:
-    """A rounded segment from the origin of its frame along v; radius from `start` to `end`."""
+    """A rounded segment from the origin of its placement along v.
 
-    frame: Frame
+    Its radius changes from `start` to `end`.
+    """
+
+    placement: Placement
     length: float
     start: float
     end: float
 
     def distance(self, x: Array, y: Array) -> Array:
-        """Return the distance to the contour, negative inside; first order, in sides."""
-        u, v = self.frame.local(x, y)
+        """Return the first-order distance to the contour in sides of the image, negative inside."""
+        u, v = self.placement.local(x, y)
         along = np.clip(v / self.length, 0, 1)
         v = v - along * self.length
         return (np.sqrt(u * u + v * v) - self.start - along * (self.end - self.start)) * (
-            self.frame.scale
+            self.placement.scale
         )
 
     def bounds(self) -> tuple[float, float, float, float]:
         """Return a box around the shape: left, top, right, bottom."""
-        reach = self.frame.scale * max(self.start, self.end)
-        (x, y), (tip_x, tip_y) = self.frame.point(0, 0), self.frame.point(0, self.length)
+        reach = self.placement.scale * max(self.start, self.end)
+        (x, y), (tip_x, tip_y) = self.placement.point(0, 0), self.placement.point(0, self.length)
         return (
             min(x, tip_x) - reach,
             min(y, tip_y) - reach,
@@ -153,23 +158,30 @@ Shape = Sequence[Ellipse | Segment]
 
 
 def chain(
-    frame: Frame, length: float, radii: Sequence[float], bend: float
+    placement: Placement, length: float, radii: Sequence[float], bend: float
 ) -> tuple[Shape, tuple[float, float]]:
-    """Return a limb that starts at `frame` and turns by `bend` at each joint, and its tip."""
+    """Return a limb and the position of its tip.
+
+    Args:
+        placement: where the limb starts; it grows along v.
+        length: of one segment, in local units.
+        radii: at the joints, from the root to the tip, in local units.
+        bend: the clockwise turn at each joint, radians.
+    """
     segments = []
     for start, end in pairwise(radii):
-        segments.append(Segment(frame, length, start, end))
-        frame = frame.moved(0, length, bend)
-    return segments, frame.point(0, 0)
+        segments.append(Segment(placement, length, start, end))
+        placement = placement.moved(0, length, bend)
+    return segments, placement.point(0, 0)
 
 
 def marking_distance(marking: Marking, u: Array, v: Array) -> Array:
-    """Return the distance to a marking's contour, negative inside, in local units."""
+    """Return the distance to the contour of a marking in local units, negative inside."""
     if marking == "belly":
         return np.sqrt(u * u + (v - 0.04) * (v - 0.04) * 0.6) - 0.09
     if marking == "stripes":
         return 0.026 - np.abs(_wrapped(v, 0.105))
-    if marking == "rings":  # scales of the belly: stripes within a vertical band
+    if marking == "rings":  # the scales of a belly: stripes within a vertical band
         return np.maximum(0.018 - np.abs(_wrapped(v, 0.07)), np.abs(u) - 0.08)
     row = np.floor(v / 0.11)
     u, v = _wrapped(u + 0.0625 * (row % 2), 0.125), v - (row + 0.5) * 0.11
@@ -182,7 +194,7 @@ def _wrapped(values: Array, period: float) -> Array:
 
 
 class Canvas:
-    """A square picture, painted back to front, that remembers whose pixel is whose."""
+    """A square picture, painted back to front, that records the group of each pixel."""
 
     def __init__(self, size: int) -> None:
         self.size = size
@@ -205,15 +217,15 @@ class Canvas:
         accent: Colour = (0, 0, 0),
         outline: float = 0.0,
     ) -> None:
-        """Paint the union of `shape` with a one-pixel soft edge.
+        """Paint the union of the primitives of a shape, with a soft edge of one pixel.
 
         Args:
-            shape: the primitives; the first one's frame carries the marking.
+            shape: the primitives; the marking is drawn at the placement of the first.
             colour: RGB in 0..1.
-            group: whose pixels these become, 0 for the background.
-            marking: pattern in the colour `accent`.
+            group: the group of the painted pixels, 0 for the background.
+            marking: a pattern in the colour `accent`.
             accent: RGB in 0..1.
-            outline: width of a darker contour, in sides.
+            outline: the width of a darker contour, in sides of the image.
         """
         bounds = np.array([primitive.bounds() for primitive in shape])
         low = np.floor(bounds[:, :2].min(0) * self.size - 0.5).clip(0, self.size)
@@ -227,8 +239,9 @@ class Canvas:
             distance = np.minimum(distance, primitive.distance(x, y))
         paint: Array = np.array(colour)
         if marking != "plain":
-            frame = shape[0].frame
-            inside = self._cover(marking_distance(marking, *frame.local(x, y)) * frame.scale)
+            placement = shape[0].placement
+            distance_to_marking = marking_distance(marking, *placement.local(x, y))
+            inside = self._cover(distance_to_marking * placement.scale)
             paint = paint + inside * (np.array(accent) - paint)
         if outline:
             ink = 0.3 * np.array(colour)
@@ -239,5 +252,5 @@ class Canvas:
         self.groups[rows, columns][cover[..., 0] >= 0.5] = group
 
     def _cover(self, distance: Array) -> Array:
-        """Return how much of each pixel lies inside a contour, [h, w, 1]."""
+        """Return the share of each pixel that lies inside a contour, [h, w, 1]."""
         return np.clip(0.5 - distance * self.size, 0, 1)[..., None]

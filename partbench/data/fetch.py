@@ -1,8 +1,8 @@
-"""Fetch official files: resumed, verified, from mirrors, or placed by hand.
+"""Fetch official files: resume downloads, use mirrors, verify, and accept files placed by hand.
 
-A file is written to `<data root>/archives/<name>.part` and gets its name only when its size and
-checksum hold; only then is it unpacked. `PARTBENCH_MIRROR`, a folder or an http address that holds
-the files by name, is asked first.
+A download is written to `<data root>/archives/<name>.part`. Once its size and checksum are right,
+it is renamed to `<name>` and then unpacked. `PARTBENCH_MIRROR` is a folder or an http address that
+holds the files by name; it is tried first.
 """
 
 import hashlib
@@ -25,66 +25,66 @@ from partbench.files import atomic, explained, read_json, write_json
 from partbench.progress import Progress
 
 PARALLEL = 4
-"""Files at once; more would be rude to the hosts."""
+"""Files fetched at the same time; more would be impolite to the hosts."""
 ATTEMPTS = 6
-"""Failures of one address in a row, without a byte gained, before it is given up."""
+"""Failed attempts in a row, without one new byte, after which an address is given up."""
 PAUSE, LONGEST_PAUSE = 1.0, 60.0
-"""Seconds before the second attempt, doubled each time."""
+"""Seconds before the second attempt, doubled before each later one, and the longest wait."""
 TIMEOUT = (20.0, 60.0)
-"""Seconds to connect, and without a byte."""
+"""Seconds to wait for a connection, and for the next byte."""
 BLOCK = 1 << 16
 
 
-class _Passing(Exception):
-    """A failure that may pass: the same address is asked again, after `pause` seconds if given."""
+class _TemporaryFailure(Exception):
+    """A failure after which the same address is tried again, after `pause` seconds if given."""
 
     def __init__(self, reason: str, pause: float | None = None) -> None:
         super().__init__(reason)
         self.pause = pause
 
 
-class _Lasting(Exception):
-    """A failure that stays: the next address is asked."""
+class _PermanentFailure(Exception):
+    """A failure after which the next address is tried."""
 
 
 def folder(root: Path) -> Path:
-    """Return where files are fetched to, and where a person places them."""
+    """Return the folder into which files are fetched, and into which a person places them."""
     return root / "archives"
 
 
-def fetch(files: Sequence[Archive], root: Path, more: int = 0) -> None:
-    """Make sure that what the files give is there: fetch, verify and unpack what is not.
+def fetch(files: Sequence[Archive], root: Path, extra_bytes: int = 0) -> None:
+    """Fetch, verify and unpack all files that are not ready.
 
     Args:
-        files: what is wanted; what is ready is left alone.
+        files: the files to make ready; a file that is ready is not touched.
         root: the data root.
-        more: bytes that will be written beside them, such as prepared arrays.
+        extra_bytes: bytes that will be written beside the files, such as prepared arrays.
 
     Raises:
-        BadInput: a file cannot be had (the message says how to place it by hand), a checksum
-            does not hold, the disk lacks space, or an archive is refused by `unpack`. Other
-            files are finished all the same.
+        BadInput: a file cannot be fetched (the message says how to place it by hand), a checksum is
+            wrong, the disk lacks space, or `unpack` refuses an archive. The other files are still
+            finished.
     """
-    wanted = [file for file in files if not file.ready(root)]
-    if not wanted:
+    pending = [file for file in files if not file.ready(root)]
+    if not pending:
         return
     with explained(folder(root)):
         folder(root).mkdir(parents=True, exist_ok=True)
-    _check_space(wanted, root, more)
-    total = sum(file.size or 0 for file in wanted)
+    _check_space(pending, root, extra_bytes)
+    total = sum(file.size or 0 for file in pending)
     faults: list[str] = []
     with (
-        Progress("fetch " + ", ".join(f.name for f in wanted), total, "bytes") as progress,
+        Progress("fetch " + ", ".join(f.name for f in pending), total, "bytes") as progress,
         ThreadPoolExecutor(PARALLEL) as pool,
     ):
         counter = _Counter(progress)
         try:
-            for future in [pool.submit(_obtain, file, root, counter) for file in wanted]:
+            for future in [pool.submit(_obtain, file, root, counter) for file in pending]:
                 try:
                     future.result()
                 except BadInput as error:
                     faults.append(str(error))
-        except BaseException:  # a person's Ctrl-C must not wait for the other threads' files
+        except BaseException:  # Ctrl-C must not wait for the files of other threads
             counter.stop.set()
             raise
     if faults:
@@ -92,7 +92,7 @@ def fetch(files: Sequence[Archive], root: Path, more: int = 0) -> None:
 
 
 def state(file: Archive, root: Path) -> str:
-    """Return in words what is there of a file."""
+    """Return the state of a file in words: "ready" if all that it gives is present."""
     if file.ready(root):
         return "ready"
     if placed := _placed(file, root):
@@ -104,7 +104,7 @@ def state(file: Archive, root: Path) -> str:
 
 
 def by_hand(file: Archive, root: Path) -> str:
-    """Return how a person makes up for a file that cannot be fetched."""
+    """Return instructions to get a file and place it by hand."""
     checksum = (
         f"sha256 {'begins with ' if len(file.sha256) < 64 else ''}{file.sha256}"
         if file.sha256
@@ -116,13 +116,13 @@ def by_hand(file: Archive, root: Path) -> str:
     places = ", ".join(str(root / place) for place in file.gives.values())
     return (
         f"get {' or '.join((file.name, *file.same_as))} ({checksum}{size}) from "
-        f"{file.source or ' or '.join(file.urls)} and place it into {folder(root)}; or make "
-        f"{places} yourself"
+        f"{file.source or ' or '.join(file.urls)} and place it in {folder(root)}; or "
+        f"create {places} yourself"
     )
 
 
 class _Counter:
-    """One progress for several threads, and the word to stop."""
+    """One progress bar for several threads, and a signal that stops them."""
 
     def __init__(self, progress: Progress) -> None:
         self.progress, self.lock, self.stop = progress, threading.Lock(), threading.Event()
@@ -138,19 +138,20 @@ class _Counter:
         self.add(0)
 
 
-def _check_space(wanted: Iterable[Archive], root: Path, more: int) -> None:
-    need = more
-    for file in wanted:
+def _check_space(pending: Iterable[Archive], root: Path, extra_bytes: int) -> None:
+    required = extra_bytes
+    for file in pending:
         size = file.size or 0
-        there = _placed(file, root) or _part(file, root)
-        need += size - min(size, there.stat().st_size if there.exists() else 0)
-        need += size if file.packed else 0  # images are compressed already
+        path = _placed(file, root) or _part(file, root)
+        required += size - min(size, path.stat().st_size if path.exists() else 0)
+        required += size if file.packed else 0  # images hardly shrink in an archive
     free = shutil.disk_usage(root).free
-    if need > free:
+    if required > free:
         raise BadInput(
-            f"{root}: {need:,} bytes are needed for "
-            f"{', '.join(file.name for file in wanted)} (files, what they unpack to, prepared "
-            f"arrays) and {free:,} are free; free space, or set PARTBENCH_DATA to a larger disk"
+            f"{root}: {required:,} bytes are needed for "
+            f"{', '.join(file.name for file in pending)} (the files, their unpacked content and "
+            f"prepared arrays), but only {free:,} are free; free up space, or set PARTBENCH_DATA "
+            "to a folder on a larger disk"
         )
 
 
@@ -164,8 +165,8 @@ def _placed(file: Archive, root: Path) -> Path | None:
 
 
 def _obtain(file: Archive, root: Path, counter: _Counter) -> None:
-    with _alone(folder(root) / f".{file.name}.lock"):
-        if file.ready(root):  # another process has just made it so
+    with _locked(folder(root) / f".{file.name}.lock"):
+        if file.ready(root):  # another process has finished it meanwhile
             return
         path = _placed(file, root)
         if path is None:
@@ -173,10 +174,10 @@ def _obtain(file: Archive, root: Path, counter: _Counter) -> None:
         elif not _is_verified(path):
             if path.name == file.name and (fault := _fault(file, path)):
                 raise BadInput(
-                    f"{path}: {fault}, so it is not the official file or not whole; delete it, "
-                    f"then run again or {by_hand(file, root)}"
+                    f"{path}: {fault}, so it is not the official file or is incomplete; delete it, "
+                    f"then run the command again or {by_hand(file, root)}"
                 )
-            _set_verified(path)
+            _mark_verified(path)
         if file.packed:
             unpack(path, file.gives, root)
         else:
@@ -186,46 +187,46 @@ def _obtain(file: Archive, root: Path, counter: _Counter) -> None:
 
 
 @contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    """Hold a lock; of two processes that want one file, the second waits and finds it there."""
+def _locked(path: Path) -> Iterator[None]:
+    """Hold a lock, so that a second process waits for the file instead of fetching it too."""
     with explained(path), FileLock(path):
         yield
 
 
 def _download(file: Archive, root: Path, counter: _Counter) -> Path:
-    """Fetch a file to its verified name, from the first address that gives it."""
-    reasons = []
+    """Fetch a file from the first address that has it, verify it and return its final path."""
+    failures = []
     for url in _addresses(file):
         try:
             _download_from(url, file, root, counter)
-        except _Lasting as error:
-            reasons.append(f"  {url}: {error}")
+        except _PermanentFailure as error:
+            failures.append(f"  {url}: {error}")
             continue
         path = folder(root) / file.name
         _part(file, root).replace(path)
         _tag(file, root).unlink(missing_ok=True)
-        _set_verified(path)
+        _mark_verified(path)
         return path
-    told = "\n".join(["", *reasons, ""]) if reasons else " "
-    raise BadInput(f"{file.name} cannot be fetched:{told}{by_hand(file, root)}")
+    attempts = "\n".join(["", *failures, ""]) if failures else " "
+    raise BadInput(f"{file.name} cannot be fetched:{attempts}{by_hand(file, root)}")
 
 
 def _addresses(file: Archive) -> list[str]:
     mirror = os.environ.get("PARTBENCH_MIRROR", "").rstrip("/")
     if mirror and not mirror.startswith(("http://", "https://")) and not Path(mirror).is_dir():
         raise BadInput(
-            f"PARTBENCH_MIRROR is {mirror}, neither a folder that is there nor an http address"
+            f"PARTBENCH_MIRROR is {mirror}, which is neither an existing folder nor an http address"
         )
     return [*([f"{mirror}/{file.name}"] if mirror else []), *file.urls]
 
 
 def _download_from(url: str, file: Archive, root: Path, counter: _Counter) -> None:
-    """Bring the .part file to its end and verify it."""
+    """Complete the .part file and verify it."""
     part = _part(file, root)
     failures = 0
-    afresh = False
+    restarted = False
     while True:
-        before = part.stat().st_size if part.exists() else 0
+        size_before = part.stat().st_size if part.exists() else 0
         try:
             if url.startswith(("http://", "https://")):
                 _transfer(url, file, root, counter)
@@ -233,35 +234,37 @@ def _download_from(url: str, file: Archive, root: Path, counter: _Counter) -> No
                 _copy(Path(url), part, counter)
             if fault := _fault(file, part):
                 part.unlink()
-                if afresh or not before:
-                    raise _Lasting(f"what came is not the file: {fault}")
-                afresh = True  # the beginning may have come from elsewhere, long ago
+                if restarted or not size_before:
+                    raise _PermanentFailure(f"the download is not the official file: {fault}")
+                restarted = True  # the beginning may be old, or from another address
                 continue
             return
-        except (_Passing, requests.RequestException) as error:
-            gained = part.exists() and part.stat().st_size > before
-            failures = 0 if gained else failures + 1
+        except (_TemporaryFailure, requests.RequestException) as error:
+            has_grown = part.exists() and part.stat().st_size > size_before
+            failures = 0 if has_grown else failures + 1
             if failures >= ATTEMPTS:
-                raise _Lasting(f"{failures} attempts failed, the last so: {error}") from None
+                raise _PermanentFailure(
+                    f"{failures} attempts failed, the last with: {error}"
+                ) from None
             pause = getattr(error, "pause", None)
             counter.wait(min(PAUSE * 2**failures if pause is None else pause, LONGEST_PAUSE))
 
 
 def _copy(source: Path, part: Path, counter: _Counter) -> None:
     if not source.is_file():
-        raise _Lasting("no such file")
+        raise _PermanentFailure("no such file")
     with explained(part):
         shutil.copyfile(source, part)
     counter.add(source.stat().st_size)
 
 
 def _tag(file: Archive, root: Path) -> Path:
-    """Return where the server's name of the version that is being fetched is kept."""
+    """Return the file that keeps the server's tag of the version being fetched."""
     return folder(root) / f"{file.name}.part.tag"
 
 
 def _transfer(url: str, file: Archive, root: Path, counter: _Counter) -> None:
-    """Ask for what is missing of a .part file and append it."""
+    """Request the missing bytes of a .part file and append them."""
     part, tag = _part(file, root), _tag(file, root)
     start = part.stat().st_size if part.exists() else 0
     if start and start == file.size:
@@ -272,23 +275,30 @@ def _transfer(url: str, file: Archive, root: Path, counter: _Counter) -> None:
         if tag.exists():
             headers["If-Range"] = tag.read_text()
     with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT) as answer:
-        if answer.status_code == 416:  # nothing lies beyond what we have
+        if answer.status_code == 416:  # the server has no byte beyond `start`
             if answer.headers.get("Content-Range") == f"bytes */{start}":
                 return
             part.unlink()
-            raise _Passing("the server has less than had been fetched; begun anew", 0)
+            raise _TemporaryFailure(
+                "the server's file is shorter than what was fetched; starting over", 0
+            )
         _check_answer(answer)
         if answer.status_code != 206:
             start = 0
         elif not answer.headers.get("Content-Range", "").startswith(f"bytes {start}-"):
             part.unlink()
-            raise _Passing("the server sends another range than asked for; begun anew", 0)
+            raise _TemporaryFailure(
+                "the server sent a range that was not requested; starting over", 0
+            )
         length = answer.headers.get("Content-Length", "")
         end = start + int(length) if length.isdigit() else None
         if file.size and end is not None and end != file.size:
-            raise _Lasting(f"it has {end:,} bytes, the official file has {file.size:,}")
+            raise _PermanentFailure(
+                f"it has {end:,} bytes, but the official file has {file.size:,}"
+            )
         version = answer.headers.get("ETag", "")
-        # A checksum tells in the end whether two halves belong together; without one, this does.
+        # A checksum shows at the end whether two halves are of one version. Without one, the tag
+        # does.
         if not start and not (file.sha256 or file.md5) and version and version[:2] != "W/":
             tag.write_text(version)
         received = start
@@ -297,64 +307,70 @@ def _transfer(url: str, file: Archive, root: Path, counter: _Counter) -> None:
                 received += len(block)
                 if file.size and received > file.size:
                     part.unlink()
-                    raise _Lasting(f"more than the official file's {file.size:,} bytes came")
+                    raise _PermanentFailure(
+                        f"the server sent more than the official file's {file.size:,} bytes"
+                    )
                 out.write(block)
                 counter.add(len(block))
         if end is not None and received < end:
-            raise _Passing(f"the connection ended after {received:,} of {end:,} bytes")
+            raise _TemporaryFailure(f"the connection ended after {received:,} of {end:,} bytes")
 
 
 def _blocks(answer: requests.Response) -> Iterator[bytes]:
-    """Yield the body as it comes, so that all that came before a break is kept."""
+    """Yield the body as it arrives, so that all bytes before a break are kept."""
     try:
         while block := answer.raw.read1(BLOCK, decode_content=False):
             yield block
     except (urllib3.exceptions.HTTPError, OSError) as error:
-        raise _Passing(f"the connection broke ({type(error).__name__})") from None
+        raise _TemporaryFailure(f"the connection broke ({type(error).__name__})") from None
 
 
 def _check_answer(answer: requests.Response) -> None:
-    """Raise what an answer means that does not hold the file."""
+    """Raise a failure if an answer does not hold the file."""
     code = answer.status_code
     if code in (408, 425, 429) or code >= 500:
-        asked = answer.headers.get("Retry-After", "")
-        raise _Passing(f"the server answers {code}", float(asked) if asked.isdigit() else None)
+        delay = answer.headers.get("Retry-After", "")
+        pause = float(delay) if delay.isdigit() else None
+        raise _TemporaryFailure(f"the server answered {code}", pause)
     if code >= 400:
-        raise _Lasting(f"the server answers {code} {answer.reason}")
+        raise _PermanentFailure(f"the server answered {code} {answer.reason}")
     if answer.headers.get("Content-Type", "").startswith("text/html"):
-        raise _Lasting("a web page came instead of the file: a quota or a login stands before it")
+        raise _PermanentFailure(
+            "the server sent a web page instead of the file, such as a quota or login page"
+        )
 
 
 def _fault(file: Archive, path: Path) -> str:
-    """Return what is wrong with a file's size or checksum, or nothing."""
+    """Return what is wrong with the size or checksum of a file; empty if nothing is."""
     size = path.stat().st_size
     if file.size and size != file.size:
-        return f"it has {size:,} bytes, the official file has {file.size:,}"
-    kind, known = ("sha256", file.sha256) if file.sha256 else ("md5", file.md5)
-    if known:
+        return f"it has {size:,} bytes, but the official file has {file.size:,}"
+    kind, checksum = ("sha256", file.sha256) if file.sha256 else ("md5", file.md5)
+    if checksum:
         with path.open("rb") as content:
-            found = hashlib.file_digest(content, kind).hexdigest()
-        if not found.startswith(known):
-            return f"its {kind} is {found}, the official file's is {known}"
-    if not known and not file.size:
+            digest = hashlib.file_digest(content, kind).hexdigest()
+        if not digest.startswith(checksum):
+            return f"its {kind} is {digest}, but that of the official file is {checksum}"
+    if not checksum and not file.size:
         with path.open("rb") as content:
             if content.read(512).lstrip().lower().startswith((b"<!doctype html", b"<html")):
                 return "it is a web page"
     return ""
 
 
-def _mark(path: Path) -> Path:
+def _marker(path: Path) -> Path:
+    """Return the file that says that a file was verified."""
     return path.with_name(f".{path.name}.verified")
 
 
-def _set_verified(path: Path) -> None:
-    """Remember that a file was verified, as it is now: hashing 20 GB takes minutes."""
+def _mark_verified(path: Path) -> None:
+    """Record that a file was verified in its present state, because hashing 20 GB takes minutes."""
     status = path.stat()
-    write_json(_mark(path), [status.st_size, status.st_mtime_ns])
+    write_json(_marker(path), [status.st_size, status.st_mtime_ns])
 
 
 def _is_verified(path: Path) -> bool:
-    if not _mark(path).exists():
+    if not _marker(path).exists():
         return False
     status = path.stat()
-    return bool(read_json(_mark(path)) == [status.st_size, status.st_mtime_ns])
+    return bool(read_json(_marker(path)) == [status.st_size, status.st_mtime_ns])

@@ -1,4 +1,4 @@
-"""Any folder of images: <split>/<class>/<image>, or <split>/<image> for images without labels."""
+"""Any folder of images: <split>/<class>/<image>, or <split>/<image> for unlabelled images."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -23,29 +23,29 @@ class FolderSettings(DataSettings):
 
 
 class Folder(Reader):
-    """The user's own images; classes are the names of the folders, sorted, over all splits."""
+    """A user's own images. The classes are the sorted names of the class folders of all splits."""
 
     Settings = FolderSettings
 
     @cached_property
     def _names(self) -> dict[str, list[str]]:
-        found = {}
+        images = {}
         for split, folder in self.settings.splits.items():
             path = self.root / self.settings.path / folder
             if not path.is_dir():
                 raise BadInput(
                     f"{path}: no such folder; split '{split}' is read from it. Place the images "
-                    "there, or set `path` and `splits` of this data set (PARTBENCH_DATA sets the "
-                    "data root)"
+                    "there, or set `path` and `splits` of this data set. PARTBENCH_DATA sets the "
+                    "data root."
                 )
-            found[split] = sorted(_images(path))
-            labelled = {"/" in name for name in found[split]}
+            images[split] = sorted(_images(path))
+            labelled = {"/" in name for name in images[split]}
             if len(labelled) > 1:
                 raise BadInput(
                     f"{path}: some images lie in class folders and some beside them; move the "
-                    "latter into a class folder, or into a split of their own"
+                    "images beside them into a class folder or into another split"
                 )
-        return found
+        return images
 
     @cached_property
     def class_names(self) -> Sequence[str]:  # type: ignore[override]
@@ -59,11 +59,16 @@ class Folder(Reader):
         return {name: number for number, name in enumerate(self.class_names)}
 
     def splits(self) -> dict[str, Sequence[str]]:
-        """Return the images of each split, sorted by class and name."""
+        """Return the images of each split, sorted by class and name.
+
+        Raises:
+            BadInput: a split's folder is missing, or only some of its images lie in class folders,
+                or a class folder has no images.
+        """
         return dict(self._names)
 
     def sample(self, split: str, index: int) -> Sample:
-        """Return an image, with the number of its class folder if it lies in one."""
+        """Return an image, labelled with the number of its class folder if it lies in one."""
         name = self._names[split][index]
         path = self.root / self.settings.path / self.settings.splits[split] / name
         folder = name.rpartition("/")[0]
@@ -72,16 +77,17 @@ class Folder(Reader):
 
 
 def _images(path: Path) -> Iterator[str]:
-    """Yield the images in a folder and in its folders; entries, because a stat of each is slow."""
+    """Yield the images in a folder and in its class folders.
+
+    `os.scandir` avoids one slow stat per file.
+    """
     with os.scandir(path) as entries:
         for entry in entries:
             if entry.is_dir():
                 with os.scandir(entry) as inner:
                     names = [e.name for e in inner if _is_image(e)]
                 if not names:
-                    raise BadInput(
-                        f"{entry.path}: class folder without images; fill it or take it away"
-                    )
+                    raise BadInput(f"{entry.path}: class folder without images; fill or remove it")
                 yield from (f"{entry.name}/{name}" for name in names)
             elif _is_image(entry):
                 yield entry.name

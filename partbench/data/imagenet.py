@@ -6,7 +6,7 @@ from partbench.data.folder import Folder, FolderSettings
 
 
 class ImageNetSettings(FolderSettings):
-    """The usual layout: train/<wnid>/*.JPEG and val/<wnid>/*.JPEG, placed by hand."""
+    """The usual layout, placed by hand: train/<wnid>/*.JPEG and val/<wnid>/*.JPEG."""
 
     size: int = Field(224, ge=8, description="side of the prepared square images, pixels")
     path: str = "imagenet"
@@ -14,7 +14,7 @@ class ImageNetSettings(FolderSettings):
 
 
 class ImageNet(Folder):
-    """ImageNet as a folder; the validation images are what is tested on."""
+    """ImageNet as a folder of images; the validation images are the test split."""
 
     Settings = ImageNetSettings
     licence = "non-commercial research, by agreement (image-net.org)"

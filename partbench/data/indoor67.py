@@ -11,7 +11,7 @@ SOURCE = "web.mit.edu/torralba/www/indoor.html"
 
 
 class Indoor67(Reader):
-    """The official lists, 80 training and 20 test images a class, placed by hand.
+    """The official lists of 80 training and 20 test images a class, placed by hand.
 
     The split `unlabeled` is PatchVAE's "allminustest": all images but the 1,340 test images.
     """
@@ -25,17 +25,21 @@ class Indoor67(Reader):
         lists = {}
         for split, file in (("train", "TrainImages.txt"), ("test", "TestImages.txt")):
             if not (folder / file).exists():
-                raise BadInput(f"{folder / file} is missing; {SOURCE}: place the list there")
-            lines = (folder / file).read_text().splitlines()  # some names hold spaces
+                raise BadInput(
+                    f"{folder / file} is missing; get the list from {SOURCE} and place it there"
+                )
+            lines = (folder / file).read_text().splitlines()  # some names contain spaces
             lists[split] = [line.strip() for line in lines if line.strip()]
         images = folder / "Images"
         if not images.is_dir():
-            raise BadInput(f"{images} is missing; {SOURCE}: unpack indoorCVPR_09.tar there")
+            raise BadInput(
+                f"{images} is missing; get indoorCVPR_09.tar from {SOURCE} and unpack it there"
+            )
         test = set(lists["test"])
-        every = sorted(
+        names = sorted(
             str(p.relative_to(images)) for p in images.glob("*/*") if p.suffix.lower() in SUFFIXES
         )
-        return {"unlabeled": [name for name in every if name not in test], **lists}
+        return {"unlabeled": [name for name in names if name not in test], **lists}
 
     @cached_property
     def class_names(self) -> Sequence[str]:  # type: ignore[override]
@@ -47,16 +51,20 @@ class Indoor67(Reader):
         return {name: number for number, name in enumerate(self.class_names)}
 
     def splits(self) -> dict[str, Sequence[str]]:
-        """Return unlabeled, train and test."""
+        """Return unlabeled, train and test.
+
+        Raises:
+            BadInput: a list or the folder of images is missing.
+        """
         return dict(self._lists)
 
     def present(self, split: str) -> Sequence[int]:
-        """Return the indices of the images that are there."""
+        """Return the indices of the images that are present."""
         images = self.root / "indoor67" / "Images"
         return [i for i, name in enumerate(self._lists[split]) if (images / name).exists()]
 
     def sample(self, split: str, index: int) -> Sample:
-        """Return an image; its scene only where the split has labels."""
+        """Return an image, labelled with its scene except in the split `unlabeled`."""
         name = self._lists[split][index]
         image = read_image(self.root / "indoor67" / "Images" / name)
         label = None if split == "unlabeled" else self._class_number[name.partition("/")[0]]

@@ -1,4 +1,4 @@
-"""MAFL: the 20,000 CelebA faces on which keypoints are measured (Zhang et al., ECCV 2014)."""
+"""MAFL: 20,000 CelebA faces on which keypoints are evaluated (Zhang et al., ECCV 2014)."""
 
 from collections.abc import Sequence
 from functools import cached_property
@@ -21,7 +21,7 @@ from partbench.data.reader import Reader, Sample
 
 
 class MAFL(Reader):
-    """MAFL's 19,000 training and 1,000 test faces with five landmarks, as lists over CelebA."""
+    """MAFL's 19,000 training and 1,000 test faces of CelebA, with five landmarks each."""
 
     Settings = FaceSettings
     landmark_names = LANDMARKS
@@ -30,7 +30,7 @@ class MAFL(Reader):
     counts = {"train": 19_000, "test": 1_000}
 
     def crop_box(self, sample: Sample) -> tuple[float, float, float, float]:
-        """Return the part (left, top, right, bottom) of a face that is prepared, pixels."""
+        """Return the region of a face to prepare: (left, top, right, bottom) in pixels."""
         return DLP_BOX if self.settings.crop == "dlp" else super().crop_box(sample)
 
     @cached_property
@@ -50,13 +50,17 @@ class MAFL(Reader):
         return dict(self._names)
 
     def present(self, split: str) -> Sequence[int]:
-        """Return the indices of the images that are there."""
+        """Return the indices of the images that are present."""
         folder = self.root / "celeba" / "img_align_celeba"
         files = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
         return [i for i, name in enumerate(self._names[split]) if name in files]
 
     def sample(self, split: str, index: int) -> Sample:
-        """Return a face with its landmarks."""
+        """Return a face with its landmarks.
+
+        Raises:
+            BadInput: see `read_face`, `read_landmarks` and `row_of` of `celeba`.
+        """
         name = self._names[split][index]
         landmarks = row_of(name, self._landmarks, LANDMARK_FILE)
         return Sample(name, read_face(self.root, name), landmarks=landmarks)

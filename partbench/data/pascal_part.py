@@ -1,7 +1,7 @@
 """PASCAL-Part (Chen et al., CVPR 2014): the parts of the objects in VOC 2010.
 
-Objects are chosen and painted as by Choudhury et al. (NeurIPS 2021), who train one model for
-each category.
+Objects are selected and painted as by Choudhury et al. (NeurIPS 2021), who train one model per
+category.
 """
 
 from collections.abc import Sequence
@@ -31,8 +31,9 @@ _CAR = (
     "backside bliplate door fliplate frontside headlight leftmirror leftside rightmirror "
     "rightside roofside wheel window"
 )
-# Left and right, front and back differ; the wheels, doors, windows, headlights and engines of an
-# object are one part each. In the alphabetical order of the paper's code.
+# Left and right are different parts, and so are front and back. All wheels of an object are one
+# part; so are its doors, windows, headlights and engines. The alphabetical order is that of the
+# paper's code.
 PARTS = {
     category: tuple(names.split())
     for category, names in {
@@ -54,15 +55,15 @@ PARTS = {
 
 
 class Object(NamedTuple):
-    """An object of an annotation file."""
+    """One object of an annotation file."""
 
     mask: NDArray[np.bool_]
     """[H, W], the whole object."""
     parts: list[tuple[str, NDArray[np.bool_]]]
-    """Name, without the number of wheel_1 and the like, and mask [H, W], in the file's order."""
+    """Name and mask [H, W] of each part, in the file's order; wheel_1 and wheel_2 are `wheel`."""
 
     def extent(self) -> tuple[int, int, int, int]:
-        """Return the first column and row and the last column and row; zeros if it is empty."""
+        """Return the first column and row, then the last ones; zeros for an empty mask."""
         rows, columns = (np.flatnonzero(self.mask.any(axis)) for axis in (1, 0))
         if not rows.size:
             return 0, 0, 0, 0
@@ -70,63 +71,68 @@ class Object(NamedTuple):
 
 
 def read_objects(path: Path, category: str) -> dict[int, Object]:
-    """Return the objects of a category in an annotation file, by their place in it, from 0.
+    """Return the objects of a category: place in the file, counted from 0 -> object.
 
     Raises:
-        BadInput: the file is missing, damaged, or of another form.
+        BadInput: the file is missing, damaged or not an annotation of PASCAL-Part, or the masks of
+            an object differ in size.
     """
     annotation = read_mat(path, "anno", SOURCE)
     try:
         objects = {
             place: Object(
-                np.asarray(thing.mask) != 0,
+                np.asarray(entry.mask) != 0,
                 [
                     (part.part_name.split("_")[0].strip(), np.asarray(part.mask) != 0)
-                    for part in np.atleast_1d(thing.parts)
+                    for part in np.atleast_1d(entry.parts)
                 ],
             )
-            for place, thing in enumerate(np.atleast_1d(annotation.objects))
-            if str(getattr(thing, "class")) == category
+            for place, entry in enumerate(np.atleast_1d(annotation.objects))
+            if str(getattr(entry, "class")) == category
         }
     except AttributeError as error:
-        raise BadInput(f"{path}: not an annotation of PASCAL-Part ({error}); {SOURCE}") from None
-    for place, thing in objects.items():
-        for name, mask in [("the object", thing.mask), *thing.parts]:
-            if mask.ndim != 2 or mask.shape != thing.mask.shape:
+        raise BadInput(
+            f"{path}: not an annotation of PASCAL-Part ({error}); get the file from {SOURCE}"
+        ) from None
+    for place, item in objects.items():
+        for name, mask in [("the object", item.mask), *item.parts]:
+            if mask.ndim != 2 or mask.shape != item.mask.shape:
                 raise BadInput(
                     f"{path}: object {place}: the mask of {name} is {mask.shape}, not the "
-                    f"image's (rows, columns); {SOURCE}: unpack it again"
+                    f"image's size (rows, columns); unpack the file again, from {SOURCE}"
                 )
     return objects
 
 
 class PascalPartSettings(DataSettings):
-    """Which objects are samples."""
+    """Which objects are samples, and how they are prepared."""
 
     category: Literal[
         "sheep", "horse", "cow", "motorbike", "aeroplane", "bus", "car", "bicycle", "dog", "cat"
     ] = Field("horse", description="class of the objects, as VOC names it")
     crop: Literal["center", "stretch", "pad", "whole", "box"] = Field(  # type: ignore[assignment]
         "center",
-        description="as every reader's, or box: the object's tight box, 5 % wider on each side, "
-        "its short side grown to a square, black outside the image (unsup-parts' training)",
+        description="as for every reader, or box: the object's tight box, 5 % wider on each side, "
+        "its short side extended to make a square, black outside the image (training of "
+        "unsup-parts)",
     )
     train_area: float = Field(
-        0.1, ge=0, lt=1, description="training objects have a larger box, share of the image"
+        0.1, ge=0, lt=1, description="keep training objects whose box is larger, share of the image"
     )
     test_area: float = Field(
-        0.2, ge=0, lt=1, description="test objects have a larger box, share of the image"
+        0.2, ge=0, lt=1, description="keep test objects whose box is larger, share of the image"
     )
     foreground: Literal["parts", "object"] = Field(
-        "parts", description="the mask is the union of the parts, or the whole object's own"
+        "parts", description="the mask: the union of the parts, or the mask of the whole object"
     )
 
 
 class PascalPart(Reader):
-    """One sample an object: the whole image, the parts and the box of one object in it.
+    """One sample per object: the whole image, with the parts and the box of one object in it.
 
-    VOC's list of a category names every image of VOC's train or val half, and whether it has such
-    an object. Only the names are used: an image is searched even where VOC says no.
+    VOC's list of a category names every image of VOC's train or val half, and whether it has an
+    object of the category. Only the names are used: every image is searched, even where VOC says
+    that it has none.
     """
 
     Settings = PascalPartSettings
@@ -134,7 +140,7 @@ class PascalPart(Reader):
 
     @property
     def part_names(self) -> Sequence[str]:  # type: ignore[override]
-        """The parts that objects of the category may have."""
+        """Names of the parts that objects of the category may have."""
         return PARTS[self.settings.category]
 
     @property
@@ -149,16 +155,16 @@ class PascalPart(Reader):
 
     @cached_property
     def _objects(self) -> dict[str, list[tuple[str, int]]]:
-        """Split -> image and place of the object in its file. Reads every annotation file."""
+        """Split -> image and place of each object in its file. Reads every annotation file."""
         least = {"train": self.settings.train_area, "test": self.settings.test_area}
         return {
             split: [
                 (image, place)
                 for image in self._list(part)
-                for place, thing in read_objects(
+                for place, item in read_objects(
                     self._annotation(image), self.settings.category
                 ).items()
-                if _share(thing) > least[split]
+                if _share(item) > least[split]
             ]
             for split, part in LISTS.items()
         }
@@ -167,17 +173,23 @@ class PascalPart(Reader):
         folder = self._folder / "VOC2010" / "ImageSets" / "Main"
         path = folder / f"{self.settings.category}_{part}.txt"
         if not path.exists():
-            raise BadInput(f"{path} is missing; {VOC}: unpack it there")
+            raise BadInput(
+                f"{path} is missing; get the archive from {VOC} and unpack its folder VOC2010 "
+                f"into {self._folder}"
+            )
         images = [line.split()[0] for line in path.read_text().splitlines() if line.strip()]
         if self.settings.subset:
             return [image for image in images if self._annotation(image).exists()]
         return images
 
     def splits(self) -> dict[str, Sequence[str]]:
-        """Return train and test; of a subset, the objects whose annotation is there.
+        """Return train and test; for a subset, only the objects whose annotation is present.
 
-        The first call reads every annotation of the lists, because the files alone say which
-        objects there are and how large.
+        The first call reads every annotation file in the lists, because only these files say which
+        objects an image has and how large they are.
+
+        Raises:
+            BadInput: a list is missing; see also `read_objects`.
         """
         return {
             split: [f"{image}_{place}" for image, place in objects]
@@ -185,48 +197,57 @@ class PascalPart(Reader):
         }
 
     def present(self, split: str) -> Sequence[int]:
-        """Return the indices of the objects whose image is there."""
+        """Return the indices of the objects whose image is present."""
         return [i for i, (name, _) in enumerate(self._objects[split]) if self._image(name).exists()]
 
     def crop_box(self, sample: Sample) -> tuple[float, float, float, float]:
-        """Return the part (left, top, right, bottom) of an image that is prepared, pixels."""
+        """Return the region of an image to prepare: (left, top, right, bottom) in pixels."""
         if self.settings.crop != "box":
             return super().crop_box(sample)
         assert sample.box is not None
         return square_around(sample.box)
 
     def sample(self, split: str, index: int) -> Sample:
-        """Return an image with one of its objects; where parts overlap, the first in the file."""
+        """Return an image with one of its objects.
+
+        Where parts overlap, a pixel belongs to the first of them in the file.
+
+        Raises:
+            BadInput: the image is missing, cannot be decoded or differs in size from the masks, or
+                the category has no part of that name; see also `read_objects`.
+        """
         name, place = self._objects[split][index]
         image, path = read_image(self._image(name)), self._annotation(name)
-        thing = read_objects(path, self.settings.category)[place]
+        item = read_objects(path, self.settings.category)[place]
         parts = np.zeros(image.shape[:2], np.uint8)
-        if thing.mask.shape != parts.shape:
+        if item.mask.shape != parts.shape:
             raise BadInput(
-                f"{path}: object {place}: masks of {thing.mask.shape} for an image of "
-                f"{parts.shape} (rows, columns); {SOURCE}: unpack it again"
+                f"{path}: object {place}: the masks are {item.mask.shape}, the image is "
+                f"{parts.shape} (rows, columns); unpack the file again, from {SOURCE}"
             )
-        for part, mask in reversed(thing.parts):
+        for part, mask in reversed(item.parts):
             if part not in self.part_names:
                 raise BadInput(
-                    f"{path}: object {place}: '{part}' is no part of a {self.settings.category}, "
-                    f"these are: {', '.join(self.part_names)}; {SOURCE}: unpack it again"
+                    f"{path}: object {place}: '{part}' is not a part of a "
+                    f"{self.settings.category}, which has: {', '.join(self.part_names)}; unpack "
+                    f"the file again, from {SOURCE}"
                 )
             parts[mask] = self.part_names.index(part) + 1
-        left, top, right, bottom = thing.extent()
+        left, top, right, bottom = item.extent()
         return Sample(
             f"{name}_{place}",
             image,
             box=np.array([left - 0.5, top - 0.5, right - left + 1, bottom - top + 1], np.float32),
-            mask=thing.mask if self.settings.foreground == "object" else parts != 0,
+            mask=item.mask if self.settings.foreground == "object" else parts != 0,
             parts=parts,
         )
 
 
-def _share(thing: Object) -> float:
-    """Return the share of the image that an object's box takes, by the paper's rule.
+def _share(item: Object) -> float:
+    """Return the share of the image that an object's box covers, by the paper's rule.
 
-    Between the centres of the outermost pixels, so a row and a column less than the box covers.
+    The rule measures between the centres of the outermost pixels, so it counts one row and one
+    column fewer than the box covers.
     """
-    left, top, right, bottom = thing.extent()
-    return (right - left) * (bottom - top) / thing.mask.size
+    left, top, right, bottom = item.extent()
+    return (right - left) * (bottom - top) / item.mask.size

@@ -13,7 +13,10 @@ SOURCE = "places.csail.mit.edu/downloadData.html"
 
 
 class Places205(Reader):
-    """The official csv lists over images256, placed by hand; `test` is the validation list."""
+    """The images of images256 in the official csv lists, placed by hand.
+
+    The split `test` is the validation list.
+    """
 
     licence = "academic research and education"
     counts = {"train": 2_448_873, "test": 20_500}
@@ -25,8 +28,9 @@ class Places205(Reader):
         for split, file in (("train", "train_places205.csv"), ("test", "val_places205.csv")):
             if not (folder / file).exists():
                 raise BadInput(
-                    f"{folder / file} is missing; {SOURCE}: unpack trainvalsplit_places205.tar.gz "
-                    f"into {folder} and imagesPlaces205_resize.tar.gz into {folder.parent}"
+                    f"{folder / file} is missing; get trainvalsplit_places205.tar.gz and "
+                    f"imagesPlaces205_resize.tar.gz from {SOURCE}, then unpack the first into "
+                    f"{folder} and the second into {folder.parent}"
                 )
             lists[split] = pd.read_csv(folder / file, header=None, names=["name", "label"])
         return lists
@@ -38,11 +42,15 @@ class Places205(Reader):
         return [str(name).rpartition("/")[0] for name in first["name"]]
 
     def splits(self) -> dict[str, Sequence[str]]:
-        """Return train and test."""
+        """Return train and test.
+
+        Raises:
+            BadInput: a list is missing.
+        """
         return {split: table["name"].tolist() for split, table in self._lists.items()}
 
     def present(self, split: str) -> Sequence[int]:
-        """Return the indices of the images that are there."""
+        """Return the indices of the images that are present."""
         images = self.root / "places205" / "images256"
         names = self._lists[split]["name"]
         return [i for i, name in enumerate(names) if (images / name).exists()]

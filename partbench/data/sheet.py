@@ -1,4 +1,4 @@
-"""A contact sheet: what a person looks at to see that a reader is right."""
+"""A contact sheet, by which a person checks that a reader is right."""
 
 from pathlib import Path
 
@@ -12,15 +12,16 @@ from partbench.files import atomic
 COLUMNS, ROWS = 12, 4
 SAMPLES = COLUMNS * ROWS
 TILE = 112
-# Okabe and Ito's colours, which colour-blind readers can tell apart.
+# The palette of Okabe and Ito, whose colours remain distinct to colour-blind readers.
 COLOURS = ("#e69f00", "#56b4e9", "#009e73", "#f0e442", "#0072b2", "#d55e00", "#cc79a7")
 
 
 def write_sheet(prepared: Prepared, path: Path) -> None:
-    """Write a png of samples spread evenly over the test split, or the only split there is.
+    """Write a png of samples spread evenly over a split: test, or the first if there is no test.
 
-    The background of a mask is darkened, parts are tinted, visible landmarks are dots in a colour
-    for each, boxes are drawn, the class stands below. Of a clip, the middle frame is shown.
+    The background of a mask is darkened and parts are tinted. Visible landmarks are dots, each in
+    its own colour. Boxes are drawn as white outlines, and the class is written below the image. A
+    clip shows its middle frame.
     """
     name = "test" if "test" in prepared.meta["splits"] else next(iter(prepared.meta["splits"]))
     split = prepared.split(name)
@@ -29,8 +30,8 @@ def write_sheet(prepared: Prepared, path: Path) -> None:
     height = TILE + (14 if labels else 0)
     rows = -(-count // COLUMNS)
     sheet = Image.new("RGB", (COLUMNS * (TILE + 4) - 4, rows * (height + 4) - 4), "white")
-    for place, index in enumerate(np.linspace(0, len(split) - 1, count).astype(int).tolist()):
-        x, y = place % COLUMNS * (TILE + 4), place // COLUMNS * (height + 4)
+    for position, index in enumerate(np.linspace(0, len(split) - 1, count).astype(int).tolist()):
+        x, y = position % COLUMNS * (TILE + 4), position // COLUMNS * (height + 4)
         sheet.paste(_tile(split, index), (x, y))
         if labels:
             text = labels[split.annotation("labels")[index]].rpartition("/")[2]

@@ -1,7 +1,7 @@
 """STL-10 (Coates et al., AISTATS 2011): 100,000 unlabelled, 5,000 + 8,000 labelled images, 96 px.
 
-The protocol: unsupervised training on `unlabeled`, supervised on each of the ten folds of `train`,
-the mean accuracy of the ten on the whole of `test`.
+The protocol trains without labels on `unlabeled`, then with labels on each of the ten folds of
+`train`. It reports the mean accuracy of the ten folds on the whole of `test`.
 """
 
 from collections.abc import Sequence
@@ -23,13 +23,13 @@ SOURCE = "unpack stl10_binary.tar.gz (cs.stanford.edu/~acoates/stl10)"
 
 
 class STL10Settings(DataSettings):
-    """Native resolution."""
+    """Settings of STL-10, by default at its native 96 x 96."""
 
     size: int = Field(SIDE, ge=8, description="side of the prepared square images, pixels")
 
 
 class STL10(Reader):
-    """The official binary files, of which one image is read at a time."""
+    """The official binary files, read one image at a time."""
 
     Settings = STL10Settings
     counts = {"unlabeled": 100_000, "train": 5_000, "test": 8_000}
@@ -45,9 +45,9 @@ class STL10(Reader):
         return path
 
     @cached_property
-    def _held(self) -> dict[str, int]:
-        """The number of images in each file; the official one unless a subset is allowed."""
-        held = {}
+    def _image_counts(self) -> dict[str, int]:
+        """Split -> number of images in its file: the official number unless `subset` is true."""
+        image_counts = {}
         for split, official in self.counts.items():
             name = f"{split}_X.bin"
             absent = not (self.folder / name).exists()
@@ -57,32 +57,33 @@ class STL10(Reader):
             size = path.stat().st_size
             n, rest = divmod(size, IMAGE_BYTES)
             if rest or n > official or (n < official and not self.settings.subset):
-                more = "" if rest or n > official else ", or set `subset: true` to use what it has"
+                is_usable = not rest and n < official
+                advice = ", or set `subset: true` to use the images it has" if is_usable else ""
                 raise BadInput(
-                    f"{path} has {size:,} bytes, that is {size / IMAGE_BYTES:,.10g} images of "
-                    f"{IMAGE_BYTES:,} and not {official:,}: it is cut or damaged; {SOURCE} again "
-                    f"into {self.root}{more}"
+                    f"{path} has {size:,} bytes, which is {size / IMAGE_BYTES:,.10g} images of "
+                    f"{IMAGE_BYTES:,} bytes instead of {official:,}: the file is truncated or "
+                    f"damaged; {SOURCE} again into {self.root}{advice}"
                 )
-            held[split] = n
-        return held
+            image_counts[split] = n
+        return image_counts
 
     @cached_property
     def _labels(self) -> dict[str, NDArray[np.int64]]:
-        """The classes of train and test, counted from 0."""
+        """Split -> class of each image of train and test, counted from 0."""
         labels = {}
         for split in ("train", "test"):
             path = self._file(f"{split}_y.bin")
-            # Signed and wide before anything is subtracted: a 0 would become 255.
+            # Widened to signed integers before the subtraction, which would turn a 0 into 255.
             values = np.fromfile(path, np.uint8).astype(np.int64)
-            if len(values) != self._held[split]:
+            if len(values) != self._image_counts[split]:
                 raise BadInput(
-                    f"{path} has {len(values):,} labels, {split}_X.bin {self._held[split]:,} "
-                    f"images; {SOURCE} again into {self.root}"
+                    f"{path} has {len(values):,} labels, but {split}_X.bin has "
+                    f"{self._image_counts[split]:,} images; {SOURCE} again into {self.root}"
                 )
-            if bad := np.flatnonzero((values < 1) | (values > CLASSES)).tolist():
+            if invalid := np.flatnonzero((values < 1) | (values > CLASSES)).tolist():
                 raise BadInput(
-                    f"{path}, row {bad[0]} (from 0): label {values[bad[0]]} is not within 1 to "
-                    f"{CLASSES}; {SOURCE} again into {self.root}"
+                    f"{path}, row {invalid[0]} (from 0): label {values[invalid[0]]} is not "
+                    f"between 1 and {CLASSES}; {SOURCE} again into {self.root}"
                 )
             labels[split] = values - 1
         return labels
@@ -99,26 +100,33 @@ class STL10(Reader):
         return names
 
     def splits(self) -> dict[str, Sequence[str]]:
-        """Return unlabeled (of a subset, only if it is there), train and test; names are numbers.
+        """Return unlabeled, train and test; a sample's name is its number.
 
-        All official names, so that images missing from the end of a file are counted as missing.
-        """
-        return {split: [f"{i:05d}" for i in range(self.counts[split])] for split in self._held}
-
-    def present(self, split: str) -> Sequence[int]:
-        """Return the indices of the images that the file holds."""
-        return range(self._held[split])
-
-    def folds(self, split: str) -> Sequence[Sequence[int]]:
-        """Return the ten official folds of train, 1,000 indices each; none of an incomplete one.
-
-        Folds are draws from the same 5,000 images, so they overlap.
+        A subset may lack unlabeled. Every split has all its official names, so that images missing
+        from the end of a file count as missing.
 
         Raises:
-            BadInput: the file is missing, or a line does not hold 1,000 indices into train.
+            BadInput: a file is missing or does not hold the official number of images.
+        """
+        return {
+            split: [f"{i:05d}" for i in range(self.counts[split])] for split in self._image_counts
+        }
+
+    def present(self, split: str) -> Sequence[int]:
+        """Return the indices of the images that the split's file holds."""
+        return range(self._image_counts[split])
+
+    def folds(self, split: str) -> Sequence[Sequence[int]]:
+        """Return the ten official folds of train, 1,000 indices each.
+
+        Other splits and an incomplete train have no folds. The folds are draws from the same 5,000
+        images, so they overlap.
+
+        Raises:
+            BadInput: the file is missing, or a line is not 1,000 different indices into train.
         """
         n = self.counts["train"]
-        if split != "train" or self._held["train"] < n:
+        if split != "train" or self._image_counts["train"] < n:
             return ()
         path = self._file("fold_indices.txt")
         lines = path.read_text().splitlines()
@@ -128,20 +136,24 @@ class STL10(Reader):
             )
         folds = []
         for number, line in enumerate(lines, start=1):
-            # Python's integers: in 8 bits, indices would be taken modulo 256 without a word.
+            # As Python's integers, because 8 bits would silently take indices modulo 256.
             fold = [int(word) for word in line.split() if word.isdecimal() and int(word) < n]
             if not len(set(fold)) == len(line.split()) == FOLD_IMAGES:
                 raise BadInput(
-                    f"{path}, line {number}: not {FOLD_IMAGES:,} different whole numbers from 0 to "
-                    f"{n - 1:,}; {SOURCE} again into {self.root}"
+                    f"{path}, line {number}: expected {FOLD_IMAGES:,} different whole numbers "
+                    f"from 0 to {n - 1:,}; {SOURCE} again into {self.root}"
                 )
             folds.append(fold)
         return folds
 
     def sample(self, split: str, index: int) -> Sample:
-        """Return an image; its class only where the split has labels."""
-        # Mapped anew each time, because a map kept in `self` would be copied, whole, to every
-        # process. The files hold channels, columns, rows.
+        """Return an image, labelled with its class except in the split `unlabeled`.
+
+        Raises:
+            BadInput: a file is missing, or the labels are invalid.
+        """
+        # Mapped at each call, because every process would get a complete copy of a map in `self`.
+        # The files store channels, then columns, then rows.
         columns = np.memmap(
             self._file(f"{split}_X.bin"), np.uint8, "r", index * IMAGE_BYTES, (3, SIDE, SIDE)
         )

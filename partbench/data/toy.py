@@ -1,6 +1,7 @@
-"""The embedded data set: articulated creatures, drawn from a seed, the same bytes on every machine.
+"""The embedded data set: articulated creatures, drawn from a seed.
 
-Lengths are in heights of the creature or sides of the image; y points down.
+The bytes are the same on every machine. Lengths are in heights of the creature or sides of the
+image. y points down.
 """
 
 import math
@@ -19,8 +20,8 @@ from partbench.data.drawing import (
     Colour,
     Draw,
     Ellipse,
-    Frame,
     Marking,
+    Placement,
     Shape,
     chain,
 )
@@ -32,8 +33,8 @@ ACTIONS = ("walk", "wave", "jump", "spin", "nod")
 SPLITS = ("train", "val", "test")
 KINDS = ("images", "scenes", "clips")
 
-# Left and right are the creature's own; it faces the viewer. A limb is a group of its own, so
-# that a hand behind the other arm counts as hidden although both are "arms".
+# Left and right are those of the creature, which faces the viewer. Each limb is a separate group,
+# so that a hand behind the other arm counts as hidden although both are "arms".
 GROUPS = {
     "head": "head",
     "left ear": "ears",
@@ -64,15 +65,15 @@ OUTLINE = 0.016
 CLUTTER_MARKINGS: tuple[Marking, ...] = ("plain", "plain", "stripes", "spots")
 BLACK, WHITE = (0.06, 0.05, 0.06), (0.97, 0.97, 0.95)
 SIDES = {"left": 1.0, "right": -1.0}
-"""The sign of a side's direction along u: the creature's left is at the picture's right."""
+"""The direction of each side along u. The left of the creature is on the right of the picture."""
 
 
 @dataclass(frozen=True)
 class Species:
-    """What a species looks like; lengths in heights of the creature.
+    """The shape of a species, with lengths in heights of the creature.
 
-    A limb is a chain of segments: `*_length` is that of one segment, `*_radii` are the radii at
-    its joints, from the root to the tip.
+    A limb is a chain of segments. `*_length` is the length of one segment, and `*_radii` are the
+    radii at the joints, from the root to the tip.
     """
 
     torso: tuple[float, float]
@@ -165,22 +166,22 @@ SPECIES = {
 
 @dataclass(frozen=True)
 class Pose:
-    """Where a creature stands and how it holds itself; angles in radians."""
+    """The position and posture of a creature, with angles in radians."""
 
     x: float
     y: float
     scale: float
     roll: float
     yaw: float
-    """-1..1: where the face looks."""
+    """-1..1: the direction in which the face looks."""
     tilt: float
     nod: float
-    """-1..1: how far the head is bowed."""
+    """-1..1: the degree to which the head is bowed."""
     arms: Mapping[str, float]
-    """By side: 0 hangs, pi points up."""
+    """Side -> angle of the arm: 0 hangs down, pi points up."""
     elbows: Mapping[str, float]
     behind: Mapping[str, bool]
-    """By side: whether the arm passes behind the torso."""
+    """Side -> whether the arm passes behind the torso."""
     legs: Mapping[str, float]
     knees: Mapping[str, float]
     tail: float
@@ -218,7 +219,7 @@ def draw_pose(draw: Draw) -> Pose:
 
 
 def draw_look(draw: Draw, bright: bool) -> Look:
-    """Draw a creature's colours; the species has no say."""
+    """Draw the colours of a creature, independently of its species."""
     body = draw.colour(bright)
     accent = draw.colour(not bright)
     shade = draw.between(0.75, 1.0)
@@ -229,16 +230,16 @@ class Puppet:
     """One creature on a canvas.
 
     Attributes:
-        points: its landmarks so far, (x, y) in sides of the image, hidden or not.
+        points: landmarks painted so far, hidden or not: name -> (x, y) in sides of the image.
     """
 
     def __init__(self, canvas: Canvas, species: Species, look: Look, pose: Pose) -> None:
         self.canvas, self.species, self.look, self.pose = canvas, species, look, pose
-        self.torso = Frame(pose.x, pose.y, pose.scale).moved(0, 0, pose.roll)
+        self.torso = Placement(pose.x, pose.y, pose.scale).moved(0, 0, pose.roll)
         self.points: dict[str, tuple[float, float]] = {}
 
     def paint(self) -> dict[str, tuple[float, float]]:
-        """Paint the creature, back to front, and return its landmarks."""
+        """Paint the creature, back to front, and return its landmarks (`points`)."""
         behind = self.pose.behind
         floppy = self.species.ear_tilt > math.pi / 2
         self._tail()
@@ -270,7 +271,7 @@ class Puppet:
 
     @property
     def _stripes(self) -> Marking:
-        """The marking of head and tail: stripes go all over, other markings keep to the torso."""
+        """The marking of head and tail: stripes cover all parts, other markings only the torso."""
         return "stripes" if self.species.marking == "stripes" else "plain"
 
     def _tail(self) -> None:
@@ -291,7 +292,7 @@ class Puppet:
             bend = -sign * self.pose.knees[side]
             leg, foot = chain(hip, species.leg_length, species.leg_radii, bend)
             self._part(leg, f"{side} leg", self.look.limbs)
-            # The landmark is the lowest pair's foot.
+            # The landmark is the foot of the lowest pair of legs.
             self.points.setdefault(f"{side} foot", foot)
 
     def _arm(self, side: str) -> None:
@@ -305,7 +306,7 @@ class Puppet:
         self.points[f"{side} hand"] = hand
 
     @property
-    def _skull(self) -> Frame:
+    def _skull(self) -> Placement:
         neck = self.torso.moved(0, -0.75 * self.species.torso[1], self.pose.tilt)
         return neck.moved(
             0.03 * self.pose.yaw, -self.species.head[1] * (0.85 - 0.25 * self.pose.nod)
@@ -338,25 +339,26 @@ class Puppet:
             self._dot(pupil, 0.6 * species.eye, 0.6 * species.eye, BLACK)
             self.points[f"{side} eye"] = eye.point(0, 0)
 
-    def _dot(self, frame: Frame, a: float, b: float, colour: Colour) -> None:
-        self.canvas.paint([Ellipse(frame, a, b)], colour, GROUP_NUMBER["head"])
+    def _dot(self, placement: Placement, a: float, b: float, colour: Colour) -> None:
+        self.canvas.paint([Ellipse(placement, a, b)], colour, GROUP_NUMBER["head"])
 
 
 def paint_ground(canvas: Canvas, draw: Draw, bright: bool) -> None:
-    """Fill the canvas with a colour."""
+    """Fill the canvas with a drawn colour."""
     canvas.image[:] = draw.colour(bright)
 
 
 def paint_clutter(canvas: Canvas, draw: Draw, bright: bool, palette: Sequence[Colour]) -> None:
-    """Paint textured shapes over the canvas, some of them in the colours of `palette`."""
+    """Paint textured shapes over the canvas, some of them in colours of `palette`."""
     for _ in range(draw.count(9, 14)):
-        frame = Frame(draw.between(0, 1), draw.between(0, 1)).moved(0, 0, draw.around(math.pi))
+        position = Placement(draw.between(0, 1), draw.between(0, 1))
+        placement = position.moved(0, 0, draw.around(math.pi))
         shape: Shape
         if draw.chance(0.5):
-            shape = [Ellipse(frame, draw.between(0.04, 0.16), draw.between(0.04, 0.16))]
+            shape = [Ellipse(placement, draw.between(0.04, 0.16), draw.between(0.04, 0.16))]
         else:
             shape, _ = chain(
-                frame,
+                placement,
                 draw.between(0.08, 0.25),
                 (draw.between(0.02, 0.07), draw.between(0.02, 0.07), draw.between(0.01, 0.05)),
                 draw.around(0.8),
@@ -369,11 +371,11 @@ def paint_clutter(canvas: Canvas, draw: Draw, bright: bool, palette: Sequence[Co
 
 
 def paint_occluder(canvas: Canvas, draw: Draw, bright: bool) -> None:
-    """Paint a blade of grass or a post in front of everything, away from the middle."""
+    """Paint a blade of grass or a post in front of all else, away from the middle."""
     x = 0.5 + draw.choice((-1, 1)) * draw.between(0.12, 0.4)
-    frame = Frame(x, 1.05).moved(0, 0, math.pi + draw.around(0.3))
+    placement = Placement(x, 1.05).moved(0, 0, math.pi + draw.around(0.3))
     radius = draw.between(0.03, 0.07)
-    shape, _ = chain(frame, draw.between(0.15, 0.35), (radius, radius, 0.02), draw.around(0.4))
+    shape, _ = chain(placement, draw.between(0.15, 0.35), (radius, radius, 0.02), draw.around(0.4))
     canvas.paint(shape, draw.colour(bright), outline=0.8 * OUTLINE)
 
 
@@ -386,7 +388,12 @@ class Light:
     down: float
 
     def develop(self, canvas: Canvas, noise: Array) -> NDArray[np.uint8]:
-        """Return the lit, noisy picture."""
+        """Return the picture with light and noise, uint8 [H, W, 3].
+
+        Args:
+            canvas: the painted picture.
+            noise: [H, W, 3], added to the lit picture, full scale 1.
+        """
         x, y = canvas.centres[None, :, None] - 0.5, canvas.centres[:, None, None] - 0.5
         lit = canvas.image * (self.level + self.across * x + self.down * y) + noise
         return np.floor(np.clip(lit, 0, 1) * 255 + 0.5).astype(np.uint8)
@@ -398,7 +405,7 @@ def draw_light(draw: Draw) -> Light:
 
 
 def act(action: str, pose: Pose, beat: float) -> Pose:
-    """Return `pose` as it is at phase `beat` (in periods) of an action."""
+    """Return `pose` as it is in phase `beat` of an action, in periods."""
     swing = round(math.sin(2 * math.pi * beat), 10)
     rise = (1 - round(math.cos(2 * math.pi * beat), 10)) / 2
     if action == "walk":
@@ -427,7 +434,7 @@ def act(action: str, pose: Pose, beat: float) -> Pose:
 
 
 class Toy(Reader):
-    """Drawn creatures: single images, scenes of several, or short clips of actions."""
+    """Drawn creatures: images of one, scenes of several, or short clips of actions."""
 
     class Settings(DataSettings):
         """Settings of the drawn data set."""
@@ -437,33 +444,38 @@ class Toy(Reader):
             description="images: one creature, label = species; scenes: several creatures, no "
             "label; clips: one moving creature, label = action",
         )
-        seed: int = Field(0, ge=0, description="another seed is another data set")
-        train: int = Field(2000, ge=1, description="samples of split train")
-        val: int = Field(500, ge=1, description="samples of split val")
-        test: int = Field(1000, ge=1, description="samples of split test")
-        frames: int = Field(8, ge=2, le=256, description="frames of a clip")
+        seed: int = Field(0, ge=0, description="another seed gives another data set")
+        train: int = Field(2000, ge=1, description="number of samples in split train")
+        val: int = Field(500, ge=1, description="number of samples in split val")
+        test: int = Field(1000, ge=1, description="number of samples in split test")
+        frames: int = Field(8, ge=2, le=256, description="number of frames in a clip")
         creatures: int = Field(
-            4, ge=1, le=4, description="most creatures of a scene; the fewest is 2, or this if less"
+            4,
+            ge=1,
+            le=4,
+            description="most creatures in a scene; the fewest is 2, or 1 if this is 1",
         )
         occluded: float = Field(
-            0.3, ge=0, le=1, description="share of images with something before the creature"
+            0.3, ge=0, le=1, description="share of images with an object in front of the creature"
         )
         species: tuple[str, ...] = Field(
             tuple(SPECIES),
             min_length=1,
-            description="which are drawn; one alone is one kind of object, as faces are",
+            description="the species drawn; one species alone makes one kind of object, like faces",
         )
-        clutter: bool = Field(True, description="shapes behind the creature, or a plain colour")
+        clutter: bool = Field(
+            True, description="shapes behind the creature instead of a plain colour"
+        )
         noise: float = Field(
-            0.06, ge=0, le=0.5, description="largest noise of a pixel, as a share of full scale"
+            0.06, ge=0, le=0.5, description="largest noise of a pixel, share of full scale"
         )
 
         @field_validator("species")
         @classmethod
-        def _known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        def _check_species(cls, names: tuple[str, ...]) -> tuple[str, ...]:
             for name in names:
                 if name not in SPECIES:
-                    raise ValueError(f"no species '{name}'; {nearest(name, SPECIES)}")
+                    raise ValueError(f"there is no species '{name}'; {nearest(name, SPECIES)}")
             return names
 
     part_names = PARTS
@@ -482,15 +494,15 @@ class Toy(Reader):
 
     @property
     def frames(self) -> int:
-        """Frames of a sample."""
+        """Number of frames of a sample."""
         return int(self.settings.frames) if self.settings.kind == "clips" else 1
 
     def splits(self) -> dict[str, Sequence[str]]:
-        """Return the numbers of the drawings of each split."""
+        """Return the names of the drawings of each split; a name is a number."""
         return {split: [f"{i:06d}" for i in range(n)] for split, n in self.counts.items()}
 
     def sample(self, split: str, index: int) -> Sample:
-        """Draw sample `index` of `split`; it depends on no other sample."""
+        """Draw sample `index` of `split`, independently of all other samples."""
         kind = KINDS.index(self.settings.kind)
         draw = Draw(self.settings.seed, kind, SPLITS.index(split), index)
         name = f"{index:06d}"
@@ -525,8 +537,9 @@ class Toy(Reader):
 
     def _scene(self, draw: Draw, name: str) -> Sample:
         canvas = Canvas(self.settings.size)
-        bright, most = draw.chance(0.5), self.settings.creatures
-        looks = [draw_look(draw, bright) for _ in range(draw.count(min(2, most), most))]
+        bright, maximum = draw.chance(0.5), self.settings.creatures
+        count = draw.count(min(2, maximum), maximum)
+        looks = [draw_look(draw, bright) for _ in range(count)]
         paint_ground(canvas, draw, not bright)
         if self.settings.clutter:
             paint_clutter(canvas, draw, not bright, [look.body for look in looks])
@@ -581,18 +594,21 @@ class Toy(Reader):
     def _landmarks(
         self, canvas: Canvas, points: dict[str, tuple[float, float]]
     ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-        """Return landmarks in pixels; one is visible where its own limb shows at its pixel."""
+        """Return the landmarks in pixels, and whether each is visible.
+
+        A landmark is visible if the pixel at its position shows its own limb.
+        """
         landmarks = np.array([points[name] for name in LANDMARKS]) * canvas.size - 0.5
         column, row = np.floor(landmarks.T + 0.5).astype(int)
         inside = (column >= 0) & (row >= 0) & (column < canvas.size) & (row < canvas.size)
         last = canvas.size - 1
         owners = canvas.groups[np.clip(row, 0, last), np.clip(column, 0, last)]
-        own = [GROUP_NUMBER[group] for group in LANDMARKS.values()]
-        return landmarks.astype(np.float32), inside & (owners == own)
+        limbs = [GROUP_NUMBER[group] for group in LANDMARKS.values()]
+        return landmarks.astype(np.float32), inside & (owners == limbs)
 
 
 def _box(canvas: Canvas) -> NDArray[np.float32]:
-    """Return the box around the outer edges of the visible creature's pixels."""
+    """Return the box around the visible pixels of the creature, (x, y, width, height)."""
     rows, columns = np.nonzero(canvas.groups)
     low = np.array([columns.min(), rows.min()])
     high = np.array([columns.max(), rows.max()])

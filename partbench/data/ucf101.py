@@ -22,22 +22,22 @@ SOURCE = "www.crcv.ucf.edu/data/UCF101.php"
 
 
 class UCF101Settings(DataSettings):
-    """Which official split, and how many frames of a clip."""
+    """Which official split is used, and how many frames of each clip."""
 
     fold: Literal[1, 2, 3] = Field(1, description="official split of train and test clips")
     frames: int = Field(
         25,
         ge=1,
-        description="frames of a clip, evenly spread; a shorter clip repeats frames",
+        description="frames per clip, evenly spaced; a shorter clip repeats frames",
     )
 
 
 class UCF101(Reader):
-    """The official lists over UCF-101, in class folders or flat.
+    """The clips of UCF-101 in the official lists. Files lie in class folders or all in one folder.
 
-    The clips of a group are cut from one film; the lists keep a group on one side, a random
-    split would not. Files are found whatever the case of their names: lists and archives do not
-    agree on that of HandstandPushups.
+    The clips of a group are cut from one film. The lists keep a group in one split; a random split
+    would not. File names are compared without regard to case, because the lists and the archives
+    disagree on the case of HandstandPushups.
     """
 
     Settings = UCF101Settings
@@ -51,25 +51,25 @@ class UCF101(Reader):
         path = self.root / "ucfTrainTestlist" / name
         if not path.exists():
             raise BadInput(
-                f"{path} is missing; {SOURCE}: unpack UCF101TrainTestSplits-RecognitionTask.zip "
-                f"into {self.root}"
+                f"{path} is missing; get UCF101TrainTestSplits-RecognitionTask.zip from {SOURCE} "
+                f"and unpack it into {self.root}"
             )
         return [line.split() for line in path.read_text().splitlines() if line.strip()]
 
     @property
     def frames(self) -> int:
-        """Frames of a clip."""
+        """Number of frames of a clip."""
         return int(self.settings.frames)
 
     @cached_property
     def class_names(self) -> Sequence[str]:  # type: ignore[override]
-        """The 101 actions in the order of their numbers."""
+        """Names of the 101 actions, in the order of their numbers."""
         lines = self._lines("classInd.txt")
         for number, line in enumerate(lines, start=1):
             if len(line) != 2 or line[0] != str(number):
                 raise BadInput(
-                    f"{self.root}/ucfTrainTestlist/classInd.txt, line {number}: not {number} and "
-                    f"an action: {' '.join(line)!r}; unpack the lists again"
+                    f"{self.root}/ucfTrainTestlist/classInd.txt, line {number}: expected "
+                    f"{number} and an action, got {' '.join(line)!r}; unpack the lists again"
                 )
         return [name for _, name in lines]
 
@@ -82,7 +82,7 @@ class UCF101(Reader):
         """File name in lower case -> path below the root."""
         folder = self.root / "UCF-101"
         if not folder.is_dir():
-            raise BadInput(f"{folder} is missing; {SOURCE}: unpack UCF101.rar there")
+            raise BadInput(f"{folder} is missing; get UCF101.rar from {SOURCE} and unpack it there")
         files: dict[str, str] = {}
         for path in sorted(folder.rglob("*")):
             key, name = path.name.lower(), str(path.relative_to(self.root))
@@ -90,7 +90,7 @@ class UCF101(Reader):
                 continue
             if key in files:
                 raise BadInput(
-                    f"{folder}: {files[key]} and {name} are the same clip to the lists; delete one"
+                    f"{folder}: {files[key]} and {name} are the same clip of the lists; delete one"
                 )
             files[key] = name
         return files
@@ -108,53 +108,68 @@ class UCF101(Reader):
                 label = self._labels.get(name.partition("/")[0].lower())
                 if label is None or number not in ([], [str(label + 1)]):
                     raise BadInput(
-                        f"{self.root}/ucfTrainTestlist/{file}: {' '.join([name, *number])} does "
-                        "not agree with classInd.txt; unpack the lists again"
+                        f"{self.root}/ucfTrainTestlist/{file}: {' '.join([name, *number])} "
+                        "contradicts classInd.txt; unpack the lists again"
                     )
         if self.settings.subset:
             names = {s: n for s, n in names.items() if any(map(self._file, n))}
             if not names:
-                raise BadInput(f"{self.root / 'UCF-101'}: no clip of the lists; {SOURCE}")
+                raise BadInput(
+                    f"{self.root / 'UCF-101'}: no clip of the lists; get UCF101.rar from {SOURCE} "
+                    "and unpack it there"
+                )
         return names
 
     def splits(self) -> dict[str, Sequence[str]]:
-        """Return train and test; of a subset, those of which something is there."""
+        """Return train and test; for a subset, only splits with clips that are present.
+
+        Raises:
+            BadInput: the folder of clips or a list is missing, or a list is invalid, or a subset
+                has no clip.
+        """
         return dict(self._names)
 
     def present(self, split: str) -> Sequence[int]:
-        """Return the indices of the clips that are there."""
+        """Return the indices of the clips that are present."""
         return [i for i, name in enumerate(self._names[split]) if self._file(name)]
 
     def sample(self, split: str, index: int) -> Sample:
-        """Return frames of a clip and its action."""
+        """Return frames of a clip, uint8 [T, H, W, 3], and its action.
+
+        Raises:
+            BadInput: the clip is missing; see also `read_clip`.
+        """
         name = self._names[split][index]
         file = self._file(name)
         if file is None:
-            raise BadInput(f"{self.root / 'UCF-101'}: no {name}; place it, or set `subset: true`")
+            raise BadInput(
+                f"{self.root / 'UCF-101'}: {name} is missing; place it there, or set `subset: true`"
+            )
         label = self._labels[name.partition("/")[0].lower()]
         return Sample(name, read_clip(self.root / file, self.settings.frames), label=label)
 
 
 def read_clip(path: Path, count: int) -> NDArray[np.uint8]:
-    """Return `count` frames of a video, RGB, [count, H, W, 3].
+    """Return `count` frames of a video, RGB, uint8 [count, H, W, 3].
 
-    They are the frames at the middles of `count` equal stretches: of n frames, number
-    floor((i + 1/2) n / count). Frames repeat where n < count. Memory does not grow with n.
+    They are the frames at the middles of `count` equal stretches: frame i of the result is frame
+    floor((i + 1/2) n / count) of the n in the video. Frames repeat where n < count. The memory
+    used does not depend on n.
 
     Raises:
-        BadInput: the video is truncated, cannot be decoded, or has no frames, or frames of
-            several sizes.
+        BadInput: the video is missing, is truncated, cannot be decoded, has no frames, or has
+            frames of several sizes.
     """
     try:
         with path.open("rb") as file:
             start = file.read(8)
-        # The decoder passes over a missing end in silence.
+        # The decoder does not report a missing end.
         if start[:4] == b"RIFF" and int.from_bytes(start[4:], "little") + 8 > path.stat().st_size:
             raise _broken(path, "it is truncated")
-        frames, claimed, length = _decode(path, count, None)
+        frames, assumed_length, length = _decode(path, count, None)
         if length == 0:
             raise _broken(path, "it has no frames")
-        if length != claimed:
+        if length != assumed_length:
             frames, _, _ = _decode(path, count, length)
     except (av.FFmpegError, OSError) as error:
         raise _broken(path, str(error.strerror)) from None
@@ -162,20 +177,20 @@ def read_clip(path: Path, count: int) -> NDArray[np.uint8]:
 
 
 def _decode(path: Path, count: int, length: int | None) -> tuple[list[NDArray[np.uint8]], int, int]:
-    """Return the frames wanted of a video of `length`, that length, and the true one.
+    """Return `count` frames of a video, the length assumed to select them, and the true length.
 
-    Without a length, the file's header is believed; hence decoding goes on to the end, beyond the
-    last frame that is wanted.
+    The assumed length is `length`, or by default that of the file's header. The header may be
+    wrong, so decoding continues to the end, beyond the last selected frame.
     """
     frames: list[NDArray[np.uint8]] = []
-    found = 0
+    true_length = 0
     with av.open(str(path)) as container:
         if not container.streams.video:
             raise _broken(path, "it holds no video")
         stream = container.streams.video[0]
-        stream.codec_context.thread_count = 1  # the clips are shared out among processes
-        claimed = stream.frames if length is None else length
-        wanted = [(2 * i + 1) * claimed // (2 * count) for i in range(count)]
+        stream.codec_context.thread_count = 1  # parallel work is over clips, one process each
+        assumed_length = stream.frames if length is None else length
+        selected = [(2 * i + 1) * assumed_length // (2 * count) for i in range(count)]
         size = None
         for number, frame in enumerate(container.decode(stream)):
             size = size or (frame.width, frame.height)
@@ -183,17 +198,17 @@ def _decode(path: Path, count: int, length: int | None) -> tuple[list[NDArray[np
                 raise _broken(
                     path,
                     f"frame {number} is {frame.width} x {frame.height}, "
-                    f"those before are {size[0]} x {size[1]}",
+                    f"those before it are {size[0]} x {size[1]}",
                 )
-            if number in wanted:
+            if number in selected:
                 image = np.asarray(frame.to_ndarray(format="rgb24"), np.uint8)
-                frames += [image] * wanted.count(number)
-            found = number + 1
-    return frames, claimed, found
+                frames += [image] * selected.count(number)
+            true_length = number + 1
+    return frames, assumed_length, true_length
 
 
-def _broken(path: Path, why: str) -> BadInput:
+def _broken(path: Path, reason: str) -> BadInput:
     return BadInput(
-        f"{path}: cannot be decoded ({why}); replace the file, or set `broken: skip` for this "
+        f"{path}: cannot be decoded ({reason}); replace the file, or set `broken: skip` for this "
         "data set to leave such clips out and list them"
     )

@@ -1,4 +1,4 @@
-"""Unpack archives that nobody has vouched for: every member is checked before it is written."""
+"""Unpack untrusted archives: every member is checked before it is written."""
 
 import shutil
 import tarfile
@@ -17,14 +17,15 @@ from partbench.progress import Progress
 
 BLOCK = 1 << 20
 RATIO, ALLOWANCE = 100, 64 << 20
-"""An archive may grow RATIO times (json shrinks some 20 times in a zip) plus ALLOWANCE bytes."""
+"""An archive may unpack to RATIO times its size plus ALLOWANCE bytes. Json in a zip reaches some 20
+times its size."""
 _DAMAGED = (
     zipfile.BadZipFile,
     tarfile.TarError,
     rarfile.Error,
     zlib.error,
     EOFError,
-    NotImplementedError,  # what zipfile raises for a compression that it does not know
+    NotImplementedError,  # raised by zipfile for an unknown compression
 )
 
 
@@ -34,39 +35,40 @@ class Member(NamedTuple):
     name: str
     size: int
     kind: str
-    """"file", "folder", or what it is instead: such an entry is refused."""
+    """"file" or "folder"; an entry of any other kind is refused."""
     open: Callable[[], IO[bytes]]
 
 
 def unpack(path: Path, gives: Mapping[str, str], root: Path) -> None:
-    """Unpack an archive (zip, tar, rar) into its places; each place is whole or absent.
+    """Unpack an archive (zip, tar, rar) into its places; each place is complete or absent.
 
-    Work that a killed process finished is not done again.
+    Files that a killed process has already unpacked are kept.
 
     Args:
         path: the archive.
-        gives: path inside the archive -> path below `root`; "" is the whole content.
+        gives: path inside the archive -> path below `root`; "" stands for the whole content.
         root: the data root.
 
     Raises:
-        BadInput: the archive is damaged or encrypted, lacks what it should give, holds a member
-            that leaves its folder, is a link or a device or of an absurd size (it is named), or
-            the disk is full.
+        BadInput: one of these, with the name of the archive and of the member, if any:
+            - the archive is damaged or encrypted, or lacks a path of `gives`;
+            - a member would leave the folder, is a link or a device, or has an absurd size;
+            - the disk is full.
     """
     aside = root / f".unpacking-{path.name}"
     with explained(root):
         try:
             _write_members(path, aside)
             sources = [aside / inside if inside else _content(aside) for inside in gives]
-            if lacking := [str(s.relative_to(aside)) for s in sources if not s.exists()]:
-                raise BadInput(f"{path} holds no {lacking}; it is not the official file")
+            if missing := [str(s.relative_to(aside)) for s in sources if not s.exists()]:
+                raise BadInput(f"{path} does not contain {missing}; it is not the official file")
         except BadInput:
             shutil.rmtree(aside)
             raise
         except _DAMAGED as error:
             shutil.rmtree(aside)
             raise BadInput(
-                f"{path} is damaged or of another format than its name says ({error}); delete it "
+                f"{path} is damaged or not in the format of its name ({error}); delete it "
                 "and fetch or place it again"
             ) from None
         for source, place in zip(sources, gives.values(), strict=True):
@@ -74,7 +76,7 @@ def unpack(path: Path, gives: Mapping[str, str], root: Path) -> None:
             if not target.exists():
                 target.parent.mkdir(parents=True, exist_ok=True)
                 source.rename(target)
-        shutil.rmtree(aside, ignore_errors=True)  # of a whole archive, it was moved itself
+        shutil.rmtree(aside, ignore_errors=True)  # absent if the whole of it was moved
 
 
 def _content(aside: Path) -> Path:
@@ -100,7 +102,7 @@ def _write_members(path: Path, aside: Path) -> None:
                 continue
             progress.advance()
             if target.is_file() and target.stat().st_size == member.size:
-                continue  # an earlier process finished it
+                continue  # unpacked by an earlier process
             target.parent.mkdir(parents=True, exist_ok=True)
             _write(path, member, target)
 
@@ -112,7 +114,9 @@ def _write(path: Path, member: Member, target: Path) -> None:
         while block := source.read(BLOCK):
             written += len(block)
             if written > member.size:
-                raise BadInput(f"{path}: '{member.name}' is longer than the {member.size:,} said")
+                raise BadInput(
+                    f"{path}: '{member.name}' is longer than its stated {member.size:,} bytes"
+                )
             file.write(block)
     if written < member.size:
         raise EOFError(f"'{member.name}' ends after {written:,} of {member.size:,} bytes")
@@ -120,12 +124,20 @@ def _write(path: Path, member: Member, target: Path) -> None:
 
 
 def _safe(path: Path, member: Member) -> PurePosixPath:
-    """Return the member's place below the folder it is unpacked into, or refuse it."""
+    """Return the path of a member below the folder that it is unpacked into.
+
+    Raises:
+        BadInput: the path would leave the folder, or the member is neither file nor folder.
+    """
     name = PurePosixPath(member.name.replace("\\", "/"))
     if name.is_absolute() or ".." in name.parts or ":" in name.parts[:1] or "\0" in member.name:
-        raise BadInput(f"{path}: '{member.name}' would leave its folder; nothing of it was used")
+        raise BadInput(
+            f"{path}: '{member.name}' would leave its folder; nothing of the archive was used"
+        )
     if member.kind not in ("file", "folder"):
-        raise BadInput(f"{path}: '{member.name}' is a {member.kind}; only files are unpacked")
+        raise BadInput(
+            f"{path}: '{member.name}' is a {member.kind}; only files and folders are unpacked"
+        )
     return name
 
 
@@ -185,13 +197,13 @@ def _require_rar_tool(path: Path) -> None:
         rarfile.tool_setup()
     except rarfile.RarCannotExec:
         raise BadInput(
-            f"{path} needs one of the programs unrar, unar, 7z or bsdtar to unpack (Debian: "
-            "apt install unar); install one, or place the zip variant instead"
+            f"unpacking {path} needs one of the programs unrar, unar, 7z or bsdtar; install one "
+            "(Debian: apt install unar), or place the zip archive instead"
         ) from None
 
 
 def _encrypted(path: Path, name: str) -> str:
     return (
-        f"{path}: '{name}' is encrypted; unpack it yourself with the password that its owners gave "
-        "you, into the place that `partbench data check` names"
+        f"{path}: '{name}' is encrypted; unpack the archive yourself, with the password from its "
+        "owners, into the place that `partbench data check` names"
     )
