@@ -1,4 +1,4 @@
-"""The command line: what a person asks for, and the stages that the DAG's rules call."""
+"""The command line: commands for people, and the stages that the DAG's rules call."""
 
 import argparse
 import json
@@ -15,7 +15,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; return the exit status.
 
     0: done. 1: something the user gave is wrong; one message says what. 75: a signal stopped a
-    training, which goes on when the same command is run again.
+    training; running the same command again resumes it.
     """
     args = _parser().parse_args(arguments)
     try:
@@ -43,7 +43,7 @@ def _parser() -> argparse.ArgumentParser:
     plan.add_argument("config", type=Path, nargs="?", default=Path("config/paper.yaml"))
     plan.add_argument("--tflops", type=float, default=10.0, help="assumed sustained TFLOP/s")
 
-    check = command("check", _check, "Say what this machine has and lacks for a configuration.")
+    check = command("check", _check, "List what this machine has and lacks for a configuration.")
     check.add_argument("config", type=Path, nargs="?", default=Path("config/paper.yaml"))
 
     data = command("data", None, "List, fetch, check and look at data sets.")
@@ -57,7 +57,9 @@ def _parser() -> argparse.ArgumentParser:
     verb("list", _data_list, "Print all data sets, their sizes and licences.")
     fetching = verb("fetch", _data_fetch, "Fetch, verify and unpack official files.")
     fetching.add_argument("names", nargs="+", metavar="NAME")
-    checking = verb("check", _data_check, "Say what is there, what is missing, and what to do.")
+    checking = verb(
+        "check", _data_check, "List what is present, what is missing, and how to get it."
+    )
     checking.add_argument("names", nargs="*", metavar="NAME")
     showing = verb("show", _data_show, "Write a contact sheet, annotations drawn on.")
     showing.add_argument("name", metavar="NAME")
@@ -99,7 +101,7 @@ def _parser() -> argparse.ArgumentParser:
     moving.add_argument("model", type=Path, metavar="MODEL.pt")
     moving.add_argument("data", type=Path, help="folder of the prepared data set")
     moving.add_argument("--image", type=int, default=0, help="which test image")
-    moving.add_argument("--particle", type=int, help="default: the one whose place is surest")
+    moving.add_argument("--particle", type=int, help="default: the one with the least variance")
     moving.add_argument("--reach", type=float, default=0.4, help="in halves of the window's side")
     moving.add_argument("--out", type=Path, default=Path("moved.webp"), help="webp or gif file")
 
@@ -107,13 +109,13 @@ def _parser() -> argparse.ArgumentParser:
     configuration.add_argument("--json", required=True)
     configuration.add_argument("--out", type=Path, required=True)
 
-    fetch = command("fetch", _fetch, "Stage: have a data set's official files.")
+    fetch = command("fetch", _fetch, "Stage: get a data set's official files.")
     fetch.add_argument("--data-set", required=True)
     fetch.add_argument("--reader", required=True)
     fetch.add_argument("--settings", required=True)
     fetch.add_argument("--out", type=Path, required=True)
 
-    fetch_weights = command("fetch-weights", _fetch_weights, "Stage: have a trained network.")
+    fetch_weights = command("fetch-weights", _fetch_weights, "Stage: get a trained network.")
     fetch_weights.add_argument("--name", required=True)
     fetch_weights.add_argument("--out", type=Path, required=True)
 
@@ -125,7 +127,9 @@ def _parser() -> argparse.ArgumentParser:
     prepare.add_argument("--workers", type=int, default=1)
 
     foreground = command(
-        "foreground", _foreground, "Stage: a data set with its foreground as a run finds it."
+        "foreground",
+        _foreground,
+        "Stage: repeat a data set with the foreground that a run predicts.",
     )
     foreground.add_argument("--data-set", required=True)
     foreground.add_argument("--model", type=Path, required=True)
@@ -133,7 +137,7 @@ def _parser() -> argparse.ArgumentParser:
     foreground.add_argument("--runtime", default="{}")
     foreground.add_argument("--out", type=Path, required=True)
 
-    train = command("train", _train, "Stage: train one run, or go on with it.")
+    train = command("train", _train, "Stage: train one run, or resume it.")
     train.add_argument("--run", dest="key", required=True, help="method/variant/train/seed")
     train.add_argument("--settings", required=True)
     train.add_argument("--runtime", default="{}")

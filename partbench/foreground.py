@@ -1,8 +1,8 @@
-"""A prepared data set with its foreground as a trained run finds it, beside or without a true one.
+"""A prepared data set with the foreground that a trained run predicts.
 
-Methods that are told the foreground can so be told a prediction instead: a supervised network's,
-as the part papers do for their test images, or an unsupervised one's. The new data set is a folder
-of links to the arrays of the old one, with masks of its own.
+Some methods are told the foreground. This stage tells them a prediction instead of the truth: that
+of a supervised network, as the part papers do for their test images, or of an unsupervised one. The
+new data set is a folder of links to the arrays of the old one, with new masks.
 """
 
 import hashlib
@@ -27,11 +27,11 @@ BATCH = 64
 def find_foreground(
     name: str, model: Path, data: Path, out: Path, device: str, threads: int
 ) -> None:
-    """Write the data set `data` again, its masks replaced by what a run takes for foreground.
+    """Write the data set `data` again, with the foreground that a run predicts as its masks.
 
     Args:
         name: of the new data set.
-        model: model.pt of a run whose part maps have a foreground of their own.
+        model: model.pt of a run whose part maps include a foreground.
         data: folder of the prepared data set.
         out: folder to make; whole or absent.
         device: "cpu" or "cuda".

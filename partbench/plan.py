@@ -1,4 +1,4 @@
-"""What a configuration would take, and what this machine has for it, before anything starts."""
+"""What a configuration would take, and whether this machine has it, before anything starts."""
 
 import os
 import shutil
@@ -95,9 +95,9 @@ def plan(config: Config, tflops: float) -> str:
     if unknown:
         lines.append(f"Without {', '.join(sorted(unknown))}: its size is not known yet.")
     disk = {name: _disk(config, name) for name in config.data}
-    known = [bytes_ for bytes_ in disk.values() if bytes_ is not None]
+    sizes = [size for size in disk.values() if size is not None]
     lines.append(
-        f"Disk for prepared data: {sum(known) / GIB:.1f} GiB ("
+        f"Disk for prepared data: {sum(sizes) / GIB:.1f} GiB ("
         + ", ".join(f"{k} {'?' if v is None else f'{v / GIB:.1f}'}" for k, v in disk.items())
         + ")."
     )
@@ -109,7 +109,7 @@ def _hours(hours: float) -> str:
 
 
 def check(config: Config) -> str:
-    """Return a text: device, memory, disk and data sets, each with what to do if it lacks."""
+    """Return a text on device, memory, disk and data sets, with what to do where one lacks."""
     lines = []
     if torch.cuda.is_available():
         for i in range(torch.cuda.device_count()):
@@ -198,8 +198,8 @@ def _work(config: Config, run: Run, images: int | None = None) -> float:
     if images is not None:
         return images * _flops(run.method, settings, data, trunk=True) if images else 0
     splits = _counts(config, run.train)
-    told = methods.load(run.method).learns_from != "images"
-    n = splits["train"] if told else splits.get("unlabeled", splits["train"])
+    annotated = methods.load(run.method).learns_from != "images"
+    n = splits["train"] if annotated else splits.get("unlabeled", splits["train"])
     steps = Schedule(n, settings, run.seed).steps
     per_image = _flops(run.method, settings, data, trunk=False) if steps else 0
     return steps * settings.batch_size * per_image

@@ -27,16 +27,16 @@ def load(package: str, name: str, base: type[T], where: str = "command line") ->
     """
     module = f"partbench.{package}.{name}"
     exists = name.isidentifier() and importlib.util.find_spec(module) is not None
-    found = _classes(module, base) if exists else []
-    if not found:
+    classes = _classes(module, base) if exists else []
+    if not classes:
         hint = nearest(name, names(package, base))
         raise BadInput(f"{where}: no '{name}' in partbench/{package}/; {hint}")
-    if len(found) > 1:
+    if len(classes) > 1:
         raise BadInput(
-            f"partbench/{package}/{name}.py defines {len(found)} subclasses of {base.__name__}; "
+            f"partbench/{package}/{name}.py defines {len(classes)} subclasses of {base.__name__}; "
             "a file holds exactly one"
         )
-    return found[0]
+    return classes[0]
 
 
 def _classes(module: str, base: type[T]) -> list[type[T]]:

@@ -46,7 +46,7 @@ class Stopped(Exception):
 
 
 def train(run: Run, settings: Any, runtime: Runtime, data: Path, out: Path) -> None:
-    """Train one run, or go on with it where it stopped.
+    """Train one run, or resume it where it stopped.
 
     Args:
         run: method, variant, training data and seed.
@@ -123,7 +123,7 @@ class _Training:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What a checkpoint must agree with to be gone on with."""
+        """What a checkpoint must agree with to be resumed."""
         return {
             "format": FORMAT,
             "run": self.run._asdict(),
@@ -166,7 +166,10 @@ class _Training:
                     self._save_checkpoint()
                     saved = time.monotonic()
                 if stop.is_set:
-                    raise Stopped(f"{self.run}: stopped at step {self.step}; run again to go on")
+                    raise Stopped(
+                        f"{self.run}: stopped at step {self.step}; run the same command again to "
+                        "resume"
+                    )
         if self.window:
             self._log()
         if self.fabric.is_global_zero:

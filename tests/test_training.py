@@ -344,7 +344,7 @@ def test_a_process_stopped_by_a_signal_goes_on_as_if_it_had_not_been(
         assert process.returncode == -signal.SIGKILL
     else:
         assert process.returncode == 75
-        assert "run again to go on" in errors
+        assert "run the same command again to resume" in errors
         assert "Traceback" not in errors
     assert not (out / "model.pt").exists()
     first_line = log_of(out)[0]

@@ -109,7 +109,7 @@ class Loader:
             original; needed where landmarks are loaded and images mirrored.
 
     Raises:
-        BadInput: the split has not the annotation, or landmarks cannot be mirrored.
+        BadInput: the split lacks the annotation, or landmarks cannot be mirrored.
     """
 
     def __init__(

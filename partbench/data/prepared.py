@@ -16,7 +16,7 @@ A prepared data set is a folder:
     <split>.folds.npy        int64 [F, n], indices into the split; only where it is whole
     <split>.names.txt        one line a sample
 
-Only images and names are always there; the rest where the data set has it. With `crop: whole`,
+Images and names are always present; the rest depends on the data set. With `crop: whole`,
 images keep their aspect: each lies in the upper left corner, as wide and high as `extent` says,
 of a square twice as wide as `size`, the rest of which is black.
 """
@@ -126,7 +126,7 @@ class Prepared:
 
     @property
     def whole(self) -> bool:
-        """Whether images keep their aspect, each with an extent of its own."""
+        """Whether images keep their aspect, each with its own extent."""
         return self.meta["settings"].get("crop") in WHOLE
 
     def training_split(self, learns_from: LearnsFrom) -> Split:

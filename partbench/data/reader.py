@@ -10,9 +10,18 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
+from partbench.errors import BadInput
 from partbench.settings import Settings
 
 UNSURE = 255
+"""Part of pixels that are left out of every measurement."""
+NAMED = {
+    "landmarks": "landmark_names",
+    "visible": "landmark_names",
+    "attributes": "attribute_names",
+    "parts": "part_names",
+}
+"""Annotations whose names a reader lists: it has the annotation if the list is not empty."""
 
 
 @dataclass(frozen=True)
@@ -100,6 +109,21 @@ class Reader(ABC):
     def frames(self) -> int:
         """Frames of a sample: 1, or T of clips."""
         return 1
+
+    def has(self, annotation: str) -> bool | None:
+        """Return whether samples have an annotation; None where only their files tell.
+
+        Args:
+            annotation: a field of `Sample`, or `frames` for clips.
+        """
+        if annotation == "frames":
+            return self.frames > 1
+        if annotation not in NAMED:
+            return None
+        try:
+            return bool(getattr(self, NAMED[annotation]))
+        except BadInput:  # the names lie in a file that is not there yet
+            return None
 
     def crop_box(self, sample: Sample) -> tuple[float, float, float, float]:
         """Return the part (left, top, right, bottom) of an image that is prepared, pixels.
