@@ -1,7 +1,9 @@
 """From the cells' files to one long table and its summary.
 
 `metrics.parquet` (and .csv) has one row a number: what was run, the number, where it comes from.
-Cells that failed, are missing or do not apply are rows too, with the reason. `summary.parquet`
+Cells that failed, are missing or do not apply are rows too, with the reason. What tells a number
+from others of its metric stands in two columns: `setting`, in words, and `settings`, as json that
+the probe's `Setting` parses. `summary.parquet`
 (and .csv) has one row for each number over all its seeds: mean and 95 % interval.
 """
 
@@ -13,10 +15,12 @@ import numpy as np
 import pandas as pd
 
 from partbench import method as methods
+from partbench import plugins
 from partbench.config import Cell, Config, cells, method_settings, probe_settings
 from partbench.errors import BadInput
 from partbench.files import atomic, read_json
 from partbench.metrics.intervals import over_seeds, over_seeds_and_samples
+from partbench.probe import FORMAT, Probe
 
 COLUMNS: dict[str, Any] = {
     "method": str,
@@ -27,6 +31,7 @@ COLUMNS: dict[str, Any] = {
     "probe": str,
     "metric": str,
     "setting": str,
+    "settings": str,
     "value": float,
     "unit": str,
     "better": str,
@@ -92,6 +97,10 @@ def _rows(config: Config, results: Path, logs: Path, cell: Cell) -> list[dict[st
         reason = _why(cell, results, logs)
         return [base | {"status": "failed" if reason else "missing", "reason": reason}]
     found = read_json(path)
+    settings_of_numbers = _settings(cell.probe, found)
+    if settings_of_numbers is None:
+        reason = "made by an earlier version; run again"
+        return [base | {"status": "missing", "reason": reason}]
     train = read_json(results / "runs" / str(cell.run) / "train.json")
     measure = probe_settings(config, cell.probe, cell.eval)
     for made, now in ((train, settings), (found, measure)):
@@ -111,7 +120,27 @@ def _rows(config: Config, results: Path, logs: Path, cell: Cell) -> list[dict[st
         "peak_memory_mb": train["peak_memory_mb"],
         "path": str(path.relative_to(results)),
     }
-    return [common | metric for metric in found["metrics"]]
+    return [
+        common | metric | columns
+        for metric, columns in zip(found["metrics"], settings_of_numbers, strict=True)
+    ]
+
+
+def _settings(probe: str, record: dict[str, Any]) -> list[dict[str, str]] | None:
+    """Return for each number of a cell `setting`, in words, and `settings`, as sorted json.
+
+    None if the cell was written by a version whose settings this one cannot read.
+    """
+    if record.get("format") != FORMAT:
+        return None
+    cls = plugins.load("probes", probe, Probe).Setting  # type: ignore[type-abstract]
+    try:
+        settings = [cls.parse(metric["setting"], "") for metric in record["metrics"]]
+    except BadInput:
+        return None
+    return [
+        {"setting": str(s), "settings": json.dumps(s.record(), sort_keys=True)} for s in settings
+    ]
 
 
 def _why(cell: Cell, results: Path, logs: Path) -> str:
@@ -154,7 +183,7 @@ def summarize(table: pd.DataFrame, results: Path) -> pd.DataFrame:
     The interval covers seeds and test samples together where the probe kept per-sample outcomes,
     else the seeds alone; it is missing where there is one seed and no per-sample outcome.
     """
-    keys = ["method", "variant", "train", "eval", "probe", "metric", "setting"]
+    keys = ["method", "variant", "train", "eval", "probe", "metric", "setting", "settings"]
     rows = []
     for key, group in table[table["status"] == "done"].groupby(keys, sort=False):
         first = group.iloc[0]

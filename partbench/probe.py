@@ -24,16 +24,36 @@ from partbench.settings import Settings
 if TYPE_CHECKING:  # methods need torch, and most probes do not
     from partbench.method import Method
 
+FORMAT = 2
+"""Of a cell's json file. Since 2 the setting of a number is an object, no longer text."""
+Direction = Literal["higher", "lower"]
+
+
+class Setting(Settings):
+    """What tells a number from the probe's other numbers of the same metric.
+
+    A probe whose metrics have one number each uses this empty one. Any other subclasses it: one
+    field for each thing that tells its numbers apart.
+    """
+
+    def __str__(self) -> str:
+        """Return the setting in words, for a table: each field that is not its default."""
+        return ", ".join(f"{name} {value}" for name, value in self.record().items())
+
+    def record(self) -> dict[str, Any]:
+        """Return the fields that are not their defaults, plain json; `parse` reads it back."""
+        return self.model_dump(mode="json", exclude_defaults=True)
+
 
 class Metric(NamedTuple):
     """One number of a cell."""
 
     metric: str
-    setting: str
-    """What tells it from the probe's other numbers of that metric; empty if nothing does."""
+    setting: Setting
+    """An instance of the probe's own `Setting`."""
     value: float
     unit: str
-    better: Literal["higher", "lower"]
+    better: Direction
     n: int
     """Test samples behind it."""
     samples: str = ""
@@ -57,6 +77,72 @@ class Result(NamedTuple):
     """Arrays that the report shows."""
 
 
+class Numbers:
+    """Collects a probe's numbers and, for each, its outcomes by test sample."""
+
+    def __init__(self, unit: str, better: Direction) -> None:
+        """Start with no number.
+
+        Args:
+            unit: of the numbers for which `add` names no other.
+            better: their direction, likewise.
+        """
+        self.unit, self.better = unit, better
+        self.metrics: list[Metric] = []
+        self.samples: dict[str, NDArray[Any]] = {}
+        """Column -> outcomes [N]."""
+        self.intervals: dict[str, list[float]] = {}
+        """Column -> the two ends of a bootstrap's 95 % interval."""
+
+    def add(
+        self,
+        metric: str,
+        setting: Setting,
+        outcomes: NDArray[Any],
+        *,
+        unit: str = "",
+        better: Direction | None = None,
+        scale: float = 1.0,
+        interval: tuple[float, float] | None = None,
+        note: str = "",
+    ) -> None:
+        """Add a number: the mean of its finite outcomes times `scale`.
+
+        Args:
+            metric: its name.
+            setting: what tells it from others of that name.
+            outcomes: [N], by test sample, NaN where a sample does not count; for a statistic that
+                is no mean, see `partbench.metrics.intervals.jackknife`.
+            unit: of the number; empty: the collector's.
+            better: the direction; None: the collector's.
+            scale: from the outcomes' unit to the number's.
+            interval: of a bootstrap over test samples, kept where at least two samples count.
+            note: what a reader should know.
+        """
+        column = ", ".join(filter(None, [metric, str(setting)]))
+        counted = outcomes[np.isfinite(outcomes)]
+        self.samples[column] = outcomes
+        if interval is not None and len(counted) > 1:
+            self.intervals[column] = list(interval)
+        self.metrics.append(
+            Metric(
+                metric=metric,
+                setting=setting,
+                value=scale * float(counted.mean()),
+                unit=unit or self.unit,
+                better=better or self.better,
+                n=len(counted),
+                samples=column,
+                scale=scale,
+                note=note,
+            )
+        )
+
+    def result(self, details: dict[str, Any], **others: Any) -> Result:
+        """Return the numbers with their outcomes; `others` are the remaining fields of `Result`."""
+        return Result(self.metrics, pd.DataFrame(self.samples), details, **others)
+
+
 class Probe(ABC):
     """A standard measurement: one subclass in one module of `partbench.probes`.
 
@@ -65,6 +151,8 @@ class Probe(ABC):
     """
 
     Settings: ClassVar[type[Settings]]
+    Setting: ClassVar[type[Setting]] = Setting
+    """Of its numbers; the empty one where no metric has two numbers."""
     PAPER: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     """Data set -> the settings its protocol has there, where they are not the defaults."""
     version: ClassVar[int]
@@ -124,7 +212,8 @@ def measure(
         out: the cell's json file; it is written last, so a cell that has it is whole.
 
     Raises:
-        BadInput: what the probe raises, or a number is not finite.
+        BadInput: what the probe raises; a number is not finite, or its setting is not of the
+            probe's type.
     """
     if runtime.device == "cpu" or probe.reads == "outputs":
         device = "cpu"
@@ -139,6 +228,11 @@ def measure(
     for metric in result.metrics:
         if not math.isfinite(metric.value):
             raise BadInput(f"{run} on {meta['data_set']}: {metric.metric} is {metric.value}")
+        if type(metric.setting) is not probe.Setting:
+            raise BadInput(
+                f"the probe {out.stem} gives {metric.metric} the setting {metric.setting!r}, which "
+                f"is no {probe.Setting.__name__}; make it one, or set the probe's `Setting`"
+            )
     with atomic(out.with_suffix(".parquet")) as path:
         result.samples.to_parquet(path)
     if result.pictures:
@@ -147,11 +241,14 @@ def measure(
     write_json(
         out,
         {
+            "format": FORMAT,
             "run": run._asdict(),
             "eval": meta["data_set"],
             "probe": out.stem,
             "version": probe.version,
-            "metrics": [metric._asdict() for metric in result.metrics],
+            "metrics": [
+                metric._asdict() | {"setting": metric.setting.record()} for metric in result.metrics
+            ],
             "details": result.details,
             "settings": settings.model_dump(mode="json"),
             "data_checksum": meta["checksum"],

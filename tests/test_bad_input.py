@@ -21,7 +21,7 @@ from partbench.errors import BadInput
 from partbench.extract import extract
 from partbench.files import atomic, locked, read_json, write_json
 from partbench.method import load, resolve
-from partbench.probe import Metric, Probe, Result, measure
+from partbench.probe import Metric, Probe, Result, Setting, measure
 from partbench.run import Run, Runtime
 from partbench.settings import Settings
 from partbench.train import train
@@ -127,7 +127,7 @@ class Constant(Probe):
 
     def run(self, source: Path, data: Path, settings: Any, seed: int, device: str) -> Result:
         table = pd.DataFrame({"noise": np.random.default_rng(0).random(100_000)})
-        return Result([Metric("one", "", 1.0, "", "higher", 1)], table, {})
+        return Result([Metric("one", Setting(), 1.0, "", "higher", 1)], table, {})
 
 
 def test_a_full_disk_while_writing_a_cell(tiny: Path, disk: Disk) -> None:

@@ -22,7 +22,7 @@ from partbench.method import load, resolve
 from partbench.model import load_model
 from partbench.probe import Result, measure
 from partbench.probes import classify
-from partbench.probes.classify import Classify, ClassifySettings
+from partbench.probes.classify import Classify, ClassifySetting, ClassifySettings
 from partbench.progress import Progress
 from partbench.run import Run, Runtime
 from partbench.train import train
@@ -52,7 +52,7 @@ def run(model: Path, data: Path, seed: int = 0, **changes: Any) -> Result:
 
 
 def values(result: Result) -> dict[tuple[str, str], float]:
-    return {(m.metric, m.setting): m.value for m in result.metrics}
+    return {(m.metric, str(m.setting)): m.value for m in result.metrics}
 
 
 # What is frozen.
@@ -138,7 +138,9 @@ def test_layout_of_the_result(model: Path, tiny: Path, tmp_path: Path) -> None:
     out = tmp_path / "cell" / "classify.json"
     measure(Classify(), Run("random_init", "demo", "toy", 0), model, tiny, chosen, CPU, out)
     cell = json.loads(out.read_text())
-    found = {(m["metric"], m["setting"]): m for m in cell["metrics"]}
+    found = {
+        (m["metric"], str(ClassifySetting.parse(m["setting"], "cell"))): m for m in cell["metrics"]
+    }
     selections = ("", " held-out epoch", " last epoch")
     top = (1, 5) if Prepared(tiny).classes >= 10 else (1,)
     assert set(found) == {

@@ -14,6 +14,7 @@ from partbench.errors import BadInput
 from partbench.files import read_json, write_json
 from partbench.gather import gather, summarize, write
 from partbench.metrics.intervals import over_seeds_and_samples
+from partbench.probe import FORMAT
 
 CONFIG = check(
     {
@@ -65,7 +66,7 @@ def write_cell(
     path = results / "cells" / key / data / f"{probe}.json"
     metric = {
         "metric": "top1",
-        "setting": "",
+        "setting": {"frozen": "conv1"} if probe == "classify" else {},
         "value": 100 * float(np.mean(outcomes)),
         "unit": "%",
         "better": "higher",
@@ -75,6 +76,7 @@ def write_cell(
         "note": "a note",
     }
     cell = {
+        "format": FORMAT,
         "settings": probe_settings(CONFIG, probe, data).model_dump(mode="json"),
         "subset": False,
         "version": 1,
@@ -321,13 +323,43 @@ def test_summary_of_one_seed(tmp_path: Path) -> None:
 
 def test_settings_of_a_metric_are_summed_up_apart(results: Path) -> None:
     for seed in range(3):
-        path = write_cell(results, run_key(seed), OUTCOMES[seed])
-        cell = read_json(path)
-        more = [metric | {"setting": "frozen", "value": 1.0 + seed} for metric in cell["metrics"]]
-        write_json(path, cell | {"metrics": cell["metrics"] + more})
-    summary = tables(results)[1].set_index("setting")
-    assert summary.loc["", "values"] == [75, 50, 75]
-    assert summary.loc["frozen", "values"] == [1, 2, 3]
+        path = write_cell(results, run_key(seed), OUTCOMES[seed], "classify", "more")
+        (metric,) = read_json(path)["metrics"]
+        metrics = [
+            metric | {"setting": {"frozen": "conv1"}},
+            metric | {"setting": {"frozen": "all"}, "value": 1.0 + seed},
+        ]
+        write_json(path, read_json(path) | {"metrics": metrics})
+    table, summary = tables(results)
+    done = rows(summary, probe="classify").set_index("setting")
+    assert done.loc["frozen conv1", "values"] == [75, 50, 75]
+    assert done.loc["frozen all", "values"] == [1, 2, 3]
+    typed = {"frozen conv1": '{"frozen": "conv1"}', "frozen all": '{"frozen": "all"}'}
+    assert done["settings"].to_dict() == typed
+    numbers = rows(table, probe="classify", status="done")
+    assert dict(zip(numbers["setting"], numbers["settings"], strict=True)) == typed
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"format": None},
+        {"format": None, "metrics": [{"metric": "top1", "setting": "frozen conv1"}]},
+        {"format": 1},
+        {"metrics": [{"metric": "top1", "setting": {"ice": "conv1"}}]},
+    ],
+)
+def test_a_cell_of_an_earlier_version_asks_for_another_run(
+    results: Path, change: dict[str, Any]
+) -> None:
+    path = write_cell(results, run_key(0), OUTCOMES[0])
+    record = {key: value for key, value in (read_json(path) | change).items() if value is not None}
+    write_json(path, record)
+    table, summary = tables(results)
+    mine = rows(table, method="patchvae", probe="linear", seed=0)
+    assert mine["status"].tolist() == ["missing"]
+    assert mine["reason"].tolist() == ["made by an earlier version; run again"]
+    assert summary["seeds"].tolist() == [2]
 
 
 def test_tables_as_files(results: Path) -> None:

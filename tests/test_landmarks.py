@@ -26,7 +26,7 @@ from partbench.errors import BadInput
 from partbench.metrics import landmarks as metrics
 from partbench.metrics.landmarks import Truth
 from partbench.probe import Metric, Result, measure
-from partbench.probes.landmarks import Landmarks, LandmarkSettings, score
+from partbench.probes.landmarks import Landmarks, LandmarkSetting, LandmarkSettings, score
 from partbench.run import Run, Runtime
 
 Arrays = dict[str, NDArray[Any]]
@@ -411,7 +411,7 @@ def run(source: Path, data: Path, seed: int = 0, **changes: Any) -> Result:
 
 
 def values(result: Result) -> dict[tuple[str, str], Metric]:
-    found = {(m.metric, m.setting): m for m in result.metrics}
+    found = {(m.metric, str(m.setting)): m for m in result.metrics}
     assert len(found) == len(result.metrics)
     return found
 
@@ -605,7 +605,7 @@ def test_normalisers_of_a_run(outputs: tuple[Path, dict[str, Arrays]], tiny: Pat
 
 def test_details(result: Result, tiny: Path) -> None:
     details = json.loads(json.dumps(result.details, allow_nan=False))
-    assert details["K"] == 5
+    assert details["k"] == 5
     assert details["inputs"][""] == details["inputs"][""] | {"number": 10, "rank": 8}
     assert len(details["inputs"]["intercept"]["singular values"]) == 10
     curve = details["cumulative errors"]["intercept"]
@@ -635,7 +635,12 @@ def test_a_cell_is_written_and_follows_the_seed(
         key = Run("dlp", "k4", "toy", seed)
         measure(Landmarks(), key, outputs[0], tiny, settings, Runtime(device="cpu"), out)
         cell = json.loads(out.read_text())
-        found.append({(m["metric"], m["setting"]): m["value"] for m in cell["metrics"]})
+        found.append(
+            {
+                (m["metric"], str(LandmarkSetting.parse(m["setting"], "cell"))): m["value"]
+                for m in cell["metrics"]
+            }
+        )
         table = pd.read_parquet(out.with_suffix(".parquet"))
         assert {m["samples"] for m in cell["metrics"]} == set(table.columns)
     assert found[0] == found[1]
@@ -685,7 +690,7 @@ def test_every_published_row_of_the_three_papers_is_matched(tmp_path: Path) -> N
     summary = pd.DataFrame(
         {
             "method": method, "variant": f"k{k}", "train": "celeba", "eval": "mafl",
-            "probe": "landmarks", "metric": m.metric, "setting": m.setting, "unit": m.unit,
+            "probe": "landmarks", "metric": m.metric, "setting": str(m.setting), "unit": m.unit,
             "mean": m.value, "low": m.value, "high": m.value, "seeds": 1,
             "reduced": False, "subset": False,
         }

@@ -78,7 +78,7 @@ def measure(source: Path, data: Path, **changes: Any) -> Result:
 
 
 def found(result: Result) -> dict[tuple[str, str], Metric]:
-    table = {(m.metric, m.setting): m for m in result.metrics}
+    table = {(m.metric, str(m.setting)): m for m in result.metrics}
     assert len(table) == len(result.metrics)
     return table
 
@@ -166,7 +166,7 @@ def test_random_labels_are_worth_nothing(masked: Path, tmp_path: Path) -> None:
 def test_every_setting_names_k(masked: Path, tmp_path: Path) -> None:
     labels = np.random.default_rng(4).integers(0, 3, true_parts(masked).shape)
     result = measure(outputs(tmp_path, masked, labels, k=7), masked)
-    assert all("K = 7" in metric.setting.split(", ") for metric in result.metrics)
+    assert all("K = 7" in str(metric.setting).split(", ") for metric in result.metrics)
 
 
 def test_without_a_foreground_there_is_no_background(masked: Path, tmp_path: Path) -> None:
@@ -611,7 +611,7 @@ def test_parts_of_images_at_their_own_aspect(tmp_path: Path) -> None:
     expected = [x[inside].mean(), y[inside].mean()]
     np.testing.assert_allclose(np.load(out / "test.centres.npy")[0, 1], expected, rtol=1e-5)
     result = measure(out, data, pooled_classes=[])
-    settings_ = {metric.setting for metric in result.metrics}
+    settings_ = {str(metric.setting) for metric in result.metrics}
     assert {"K = 3, whole images", "K = 3, box as foreground, whole images"} <= settings_
     with pytest.raises(BadInput, match="`crop: whole` keeps every image's aspect; only part maps"):
         extract(model, data, ["part_maps", "features"], out, tmp_path / "p.npz", "cpu", 1)

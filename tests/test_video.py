@@ -25,7 +25,7 @@ from partbench.method import DataInfo, MethodSettings
 from partbench.methods.dlp_video import CONTEXT, DLPVideo
 from partbench.model import load_model
 from partbench.probe import measure
-from partbench.probes.video import ROUNDING, Video, VideoSettings, psnr
+from partbench.probes.video import ROUNDING, Video, VideoSetting, VideoSettings, psnr
 from partbench.published import load as published
 from partbench.report.page import render
 from partbench.report.read import read
@@ -303,7 +303,10 @@ def test_a_cell(clips: Path, model: Path, tmp_path: Path) -> None:
     out = tmp_path / "video.json"
     measure(Video(), RUN, model, clips, VideoSettings(pictured=2), CPU, out)
     record = json.loads(out.read_text())
-    numbers = {(m["metric"], m["setting"]): m["value"] for m in record["metrics"]}
+    numbers = {
+        (m["metric"], str(VideoSetting.parse(m["setting"], "cell"))): m["value"]
+        for m in record["metrics"]
+    }
     true = frames_of(clips).double()
     copied = 10 * torch.log10(1 / (true[:, 2:] - true[:, 1:2]).square().mean((-1, -2, -3)))
     assert numbers["copy_psnr", ""] == pytest.approx(copied.mean().item(), abs=1e-4)

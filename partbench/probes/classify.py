@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-import pandas as pd
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
@@ -28,7 +27,7 @@ from partbench.method import Method, MethodSettings
 from partbench.metrics.accuracy import label_ranks
 from partbench.model import load_model
 from partbench.nn.init import init_patchvae_
-from partbench.probe import Metric, Probe, Result
+from partbench.probe import Numbers, Probe, Result, Setting
 from partbench.progress import Progress
 from partbench.settings import Settings
 
@@ -60,6 +59,12 @@ class ClassifySettings(Settings):
     )
 
 
+class ClassifySetting(Setting):
+    """What tells numbers of a metric apart."""
+
+    frozen: Freeze
+
+
 class Curve(NamedTuple):
     """How well some images are classified after each epoch."""
 
@@ -75,6 +80,7 @@ class Classify(Probe):
     """Top-1 accuracy after training a head and the encoder's rear, for each frozen front."""
 
     Settings = ClassifySettings
+    Setting = ClassifySetting
     # The README's command for ImageNet: the rate never drops, and the whole encoder is frozen,
     # though the paper's text is said to fine-tune its last two blocks.
     PAPER = {"imagenet": {"freeze": ("all",), "epochs": 30, "pool": True}}
@@ -104,7 +110,7 @@ class Classify(Probe):
         origin = [sha256(source), prepared.meta["checksum"]]
         fit = _Fit(settings, method, prepared.classes, seed, device, origin)
         checkpoint = source.with_name(f"classify-{prepared.meta['data_set']}")
-        metrics, samples, details = [], {}, {}
+        numbers, details = Numbers("%", "higher"), {}
         for freeze in settings.freeze:
             chooser = fit.curve(freeze, (train, kept), (train, held_out), checkpoint)
             curve = fit.curve(freeze, (train, everything), (test, np.arange(len(test))), checkpoint)
@@ -115,21 +121,12 @@ class Classify(Probe):
             }
             for selection, epoch in epochs.items():
                 for k in (1, 5) if prepared.classes >= TOP5_FROM else (1,):
-                    metric = f"top{k} {selection}".strip()
-                    column = f"{metric}, frozen {freeze}"
-                    samples[column] = curve.ranks[epoch] < k
-                    metrics.append(
-                        Metric(
-                            metric=metric,
-                            setting=f"frozen {freeze}",
-                            value=float(curve.accuracy(k)[epoch]),
-                            unit="%",
-                            better="higher",
-                            n=len(test),
-                            samples=column,
-                            scale=100.0,
-                            note=self.SELECTIONS[selection],
-                        )
+                    numbers.add(
+                        f"top{k} {selection}".strip(),
+                        ClassifySetting(frozen=freeze),
+                        curve.ranks[epoch] < k,
+                        scale=100,
+                        note=self.SELECTIONS[selection],
                     )
             details[freeze] = {
                 "epochs": epochs,
@@ -141,7 +138,7 @@ class Classify(Probe):
             for path in checkpoint.parent.iterdir()
             if path.name.startswith(f"{checkpoint.name}.")
         ]
-        return Result(metrics, pd.DataFrame(samples), details, scratch)
+        return numbers.result(details, scratch=scratch)
 
     @classmethod
     def training_images(cls, settings: Any, n_train: int) -> int:

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, Self
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 from pydantic import Field, PositiveInt, model_validator
 
@@ -29,7 +28,7 @@ from partbench.files import read_json, read_npz
 from partbench.metrics import landmarks as metrics
 from partbench.metrics.intervals import over_seeds_and_samples
 from partbench.metrics.landmarks import FloatArray, LinearMap, Truth
-from partbench.probe import Metric, Probe, Result
+from partbench.probe import Numbers, Probe, Result, Setting
 from partbench.settings import Settings, nearest
 
 VERSION = 1
@@ -77,6 +76,34 @@ class LandmarkSettings(Settings):
         if self.eyes[0] == self.eyes[1]:
             raise ValueError("eyes must be two different landmarks")
         return self
+
+
+class LandmarkSetting(Setting):
+    """What tells numbers of a metric apart: what is regressed from, and how."""
+
+    inputs: Literal["mu", "mu+logvar"] = Field(
+        "mu", description="places of the keypoints, or with their log-variances"
+    )
+    background: bool = Field(
+        True, description="with the constant keypoint of the background, where there is one"
+    )
+    annotations: int | None = Field(
+        None, ge=1, description="annotated images that the map is fitted on; none: all"
+    )
+    intercept: bool = False
+
+    def __str__(self) -> str:
+        words = (
+            self.inputs if self.inputs != "mu" else "",
+            "" if self.background else "no background",
+            "" if self.annotations is None else f"n={self.annotations}",
+            "intercept" if self.intercept else "",
+        )
+        return ", ".join(filter(None, words))
+
+
+PLAIN, INTERCEPT = SHOWN = (LandmarkSetting(), LandmarkSetting(intercept=True))
+"""The settings whose curves are kept: the papers' fit and the honest one."""
 
 
 class KeypointFile(NamedTuple):
@@ -140,6 +167,7 @@ class Landmarks(Probe):
     """
 
     Settings = LandmarkSettings
+    Setting = LandmarkSetting
     # A bird from the side shows one eye.
     PAPER = {name: {"normaliser": "box"} for name in ("cub", "cub-001", "cub-002", "cub-003")}
     version = VERSION
@@ -167,43 +195,44 @@ class Landmarks(Probe):
         sizes = {name: len(split) for name, split in splits.items()}
         raw, designs = read_designs(source, file, points_frame, sizes)
 
-        table = Table(UNITS[settings.normaliser])
+        numbers = Numbers(UNITS[settings.normaliser], "lower")
         metric = f"{settings.normaliser}_error"
-        errors: dict[str, FloatArray] = {}
-        predicted: dict[str, FloatArray] = {}
-        for name, design in designs.items():
+        errors: dict[LandmarkSetting, FloatArray] = {}
+        predicted: dict[LandmarkSetting, FloatArray] = {}
+        for regressed, design in designs.items():
             for intercept in (False, True):
-                setting = ", ".join(filter(None, [name, "intercept" if intercept else ""]))
+                setting = regressed.model_copy(update={"intercept": intercept})
                 mapped = metrics.fit(design["train"], targets["train"], visible["train"], intercept)
                 predicted[setting] = mapped(design["test"])
                 errors[setting] = metrics.per_image(truth.errors(predicted[setting]))
-                table.add(metric, setting, errors[setting])
-        if "mu+logvar, no background" in errors:
-            table.add(
+                numbers.add(metric, setting, errors[setting])
+        all_inputs = LandmarkSetting(inputs="mu+logvar")
+        without = all_inputs.model_copy(update={"background": False})
+        if without in errors:
+            numbers.add(
                 "implicit_intercept",
-                "",
-                errors["mu+logvar, no background"] - errors["mu+logvar"],
+                PLAIN,
+                errors[without] - errors[all_inputs],
                 note="what the background particle's constants take off the error of mu+logvar: "
                 "they are an intercept where the protocol has none",
             )
-        for setting in ("", "intercept"):
+        for setting in SHOWN:
             failed = np.where(
                 np.isfinite(errors[setting]), errors[setting] > settings.failure_at, np.nan
             )
             note = f"images with an error above {settings.failure_at:g} %"
-            table.add("failure_rate", setting, failed, unit="%", scale=100, note=note)
+            numbers.add("failure_rate", setting, failed, unit="%", scale=100, note=note)
         curves = {}
-        for intercept in (False, True) if settings.few_shot else ():
+        for setting in SHOWN if settings.few_shot else ():
             curve = metrics.few_shot(
-                (designs[""]["train"], targets["train"], visible["train"]),
-                designs[""]["test"],
+                (designs[PLAIN]["train"], targets["train"], visible["train"]),
+                designs[PLAIN]["test"],
                 truth,
-                intercept,
+                setting.intercept,
                 settings.few_shot,
                 settings.draws,
                 seed,
             )
-            ending = ", intercept" if intercept else ""
             for n, found in curve.items():
                 spread = curve_point(found)["sd"]
                 note = (
@@ -211,45 +240,45 @@ class Landmarks(Probe):
                     if spread is not None
                     else "all images"
                 )
-                table.add(f"few_shot_{metric}", f"n={n}{ending}", found.mean(0), note=note)
-            curves["intercept" if intercept else ""] = curve_json(curve)
+                of_n = setting.model_copy(update={"annotations": n})
+                numbers.add(f"few_shot_{metric}", of_n, found.mean(0), note=note)
+            curves[str(setting)] = curve_json(curve)
         baseline = metrics.mean_shape(targets["train"], visible["train"])
         shape = baseline(np.zeros((sizes["test"], 1)))
-        table.add("mean_shape", "", metrics.per_image(truth.errors(shape)))
+        numbers.add("mean_shape", PLAIN, metrics.per_image(truth.errors(shape)))
         carried = load(source / "test.carried.npy")
-        table.add(
+        numbers.add(
             "equivariance",
-            "",
+            PLAIN,
             inconsistency(raw, carried, file, str(source / "test.carried.npy")),
             unit="% of window side",
             note="mean distance between keypoints and those of a warped copy, carried back",
         )
         details = {
-            "K": raw.shape[1],
+            "k": raw.shape[1],
             "background": file.background,
             "frames": {"points": points_frame, "landmarks": origin},
-            "images that count": int(np.isfinite(errors[""]).sum()),
+            "images that count": int(np.isfinite(errors[PLAIN]).sum()),
             "inputs": {
-                setting: input_json(designs[""]["train"], setting == "intercept")
-                for setting in ("", "intercept")
+                str(setting): input_json(designs[PLAIN]["train"], setting.intercept)
+                for setting in SHOWN
             },
             "cumulative errors": {
-                setting: error_curve(errors[setting], settings.failure_at)
-                for setting in ("", "intercept")
+                str(setting): error_curve(errors[setting], settings.failure_at) for setting in SHOWN
             },
             "landmarks": {
-                setting: dict(zip(names, per_landmark(truth.errors(values)), strict=True))
+                str(setting): dict(zip(names, per_landmark(truth.errors(values)), strict=True))
                 for setting, values in predicted.items()
             },
             "few-shot": curves,
             "faces": faces(
-                errors["intercept"],
-                frame.to_pixels(predicted["intercept"]),
+                errors[INTERCEPT],
+                frame.to_pixels(predicted[INTERCEPT]),
                 pixels["test"],
                 visible["test"],
             ),
         }
-        return Result(table.metrics, pd.DataFrame(table.samples), details)
+        return numbers.result(details)
 
 
 def lengths(test: Split, size: int, settings: LandmarkSettings) -> FloatArray:
@@ -271,7 +300,7 @@ def lengths(test: Split, size: int, settings: LandmarkSettings) -> FloatArray:
 
 def read_designs(
     source: Path, file: KeypointFile, points_frame: Origin, sizes: Mapping[str, int]
-) -> tuple[FloatArray, dict[str, dict[str, FloatArray]]]:
+) -> tuple[FloatArray, dict[LandmarkSetting, dict[str, FloatArray]]]:
     """Return the test keypoints [N, K, 2] in the method's frame, and the regressions' inputs.
 
     Args:
@@ -281,7 +310,7 @@ def read_designs(
         sizes: split -> images.
 
     Returns:
-        The keypoints, and setting -> split -> inputs [N, D].
+        The keypoints, and setting (without intercept) -> split -> inputs [N, D].
 
     Raises:
         BadInput: a file is missing or damaged, does not fit the others, or is not finite; there
@@ -296,7 +325,7 @@ def read_designs(
     raw = points["test"]
     if points_frame == "corner":
         points = {name: (x + 1) / 2 * file.frame.side for name, x in points.items()}
-    parts = {"": points}
+    parts = {PLAIN: points}
     if any((source / f"{name}.logvar.npy").exists() for name in sizes):
         for name, n in sizes.items():
             path = source / f"{name}.logvar.npy"
@@ -306,45 +335,16 @@ def read_designs(
                     f"{path}: log-variances have {list(logvar[name].shape[1:])}, keypoints "
                     f"{list(points[name].shape[1:])}; extract the run's outputs again"
                 )
-        parts["mu+logvar"] = {
+        parts[LandmarkSetting(inputs="mu+logvar")] = {
             name: np.concatenate([points[name], logvar[name]], axis=2) for name in sizes
         }
     designs = {}
     for setting, values in parts.items():
         designs[setting] = {name: flat(x) for name, x in values.items()}
         if file.background:
-            without = ", ".join(filter(None, [setting, "no background"]))
+            without = setting.model_copy(update={"background": False})
             designs[without] = {name: flat(x[:, :-1]) for name, x in values.items()}
     return raw, designs
-
-
-class Table:
-    """The metrics and, beside each, its outcomes by image."""
-
-    def __init__(self, unit: str) -> None:
-        self.unit = unit
-        self.metrics: list[Metric] = []
-        self.samples: dict[str, FloatArray] = {}
-
-    def add(
-        self,
-        metric: str,
-        setting: str,
-        outcomes: FloatArray,
-        unit: str = "",
-        scale: float = 1,
-        note: str = "",
-    ) -> None:
-        """Add a metric that is the mean of its finite outcomes [N] times `scale`."""
-        column = ", ".join(filter(None, [metric, setting]))
-        known = outcomes[np.isfinite(outcomes)]
-        value = scale * float(known.mean())
-        self.samples[column] = outcomes
-        self.metrics.append(
-            Metric(
-                metric, setting, value, unit or self.unit, "lower", len(known), column, scale, note
-            )
-        )
 
 
 def load(path: Path) -> FloatArray:

@@ -31,7 +31,7 @@ from partbench.metrics.logistic import (
     rotate,
     solve,
 )
-from partbench.probe import Metric, Probe, Result
+from partbench.probe import Metric, Probe, Result, Setting
 from partbench.settings import Settings, nearest
 
 VERSION = 1
@@ -373,10 +373,13 @@ class Linear(Probe):
         )
         n = len(test)
         metrics = [
-            Metric("top1", "", 100 * result.mean, "%", "higher", n, samples="correct", scale=100)
+            Metric(
+                "top1", Setting(), 100 * result.mean, "%", "higher", n, samples="correct", scale=100
+            )
         ]
         if result.top5 is not None:
-            metrics.append(Metric("top5", "", 100 * float(result.top5.mean()), "%", "higher", n))
+            top5 = 100 * float(result.top5.mean())
+            metrics.append(Metric("top5", Setting(), top5, "%", "higher", n))
         details = {
             "features": features[0].shape[1],
             "per fold": (100 * result.accuracy).tolist(),

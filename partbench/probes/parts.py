@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 from pydantic import Field
 
@@ -36,7 +35,7 @@ from partbench.metrics.intervals import (
 )
 from partbench.metrics.landmarks import FloatArray, Truth, box_side
 from partbench.metrics.parts import Counts
-from partbench.probe import Metric, Probe, Result
+from partbench.probe import Numbers, Probe, Result, Setting
 from partbench.probes.landmarks import check_alike, flat, load, load_landmarks, read_points
 from partbench.settings import Settings, nearest
 
@@ -94,6 +93,51 @@ class PartSettings(Settings):
     )
 
 
+Foreground = Literal["own", "mask", "box", "predicted"]
+FOREGROUNDS: dict[Foreground | Literal[""], str] = {
+    "": "",
+    "own": "own foreground",
+    "mask": "ground-truth mask",
+    "box": "box as foreground",
+    "predicted": "predicted foreground",
+}
+"""Who knew the foreground, in words."""
+
+
+class PartSetting(Setting):
+    """What tells numbers of a metric apart."""
+
+    on: str = Field(
+        "",
+        description="classes that the landmark regression is measured on: CUB-001, `all` of CUB, "
+        "or how many",
+    )
+    k: int = Field(ge=1, description="parts")
+    foreground: Foreground | Literal[""] = Field(
+        "",
+        description="where a ruler that counts the background has it from: the method, true "
+        "masks, boxes, or a network trained on masks",
+    )
+    crop: str = Field("", description="of the data, for numbers at landmarks")
+    labels: Literal["", "bilinear"] = Field(
+        "", description="how the true labels of pixels were resized, where not by the nearest"
+    )
+    legacy: bool = Field(
+        False, description="the background's label counts too, as in unsup-parts' first notebook"
+    )
+
+    def __str__(self) -> str:
+        words = (
+            self.on,
+            f"K = {self.k}",
+            FOREGROUNDS[self.foreground],
+            f"{self.labels} labels" if self.labels else "",
+            CROPS.get(self.crop, f"crop {self.crop}") if self.crop else "",
+            "legacy: labels with background" if self.legacy else "",
+        )
+        return ", ".join(filter(None, words))
+
+
 class PartFile(NamedTuple):
     """What parts.json says of a run's part maps."""
 
@@ -127,8 +171,8 @@ class PartLabels(NamedTuple):
     """[N, S, S] integers, 0 to k - 1."""
     foreground: NDArray[Any] | None
     """[N, S, S], true on the foreground."""
-    known_by: str
-    """Who knew the foreground, in words; empty where nobody did."""
+    known_by: Foreground | Literal[""]
+    """Who knew the foreground; empty where nobody did."""
 
     def codes(self, image: int) -> NDArray[np.intp]:
         """Return an image's labels, [S, S], with k added on what is taken for background."""
@@ -152,15 +196,15 @@ def read_part_labels(source: Path, file: PartFile, prepared: Prepared) -> PartLa
     """
     test = prepared.split("test")
     shape = (len(test), prepared.canvas, prepared.canvas)
-    labels, foreground, known_by = _open(source / "test.labels.npy", shape), None, ""
+    labels, foreground = _open(source / "test.labels.npy", shape), None
+    known_by: Foreground | Literal[""] = ""
     if file.foreground == "own":
-        foreground, known_by = _open(source / "test.foreground.npy", shape), "own foreground"
+        foreground, known_by = _open(source / "test.foreground.npy", shape), "own"
     elif file.foreground == "mask":
         foreground = _fitting(test.annotation("mask"), shape, f"{test.folder}: mask")
-        boxes = prepared.meta["settings"].get("foreground") == "box"
-        known_by = "box as foreground" if boxes else "ground-truth mask"
+        known_by = "box" if prepared.meta["settings"].get("foreground") == "box" else "mask"
         if "foreground" in prepared.meta:
-            known_by = "predicted foreground"
+            known_by = "predicted"
     return PartLabels(file.parts, labels, foreground, known_by)
 
 
@@ -291,47 +335,6 @@ def mean_iou(tables: NDArray[Any]) -> FloatArray:
     return np.array([parts.matched_iou(table).mean_iou for table in tables])
 
 
-class Numbers:
-    """The metrics, their outcomes by image, and the intervals of the bootstrap over images."""
-
-    def __init__(self) -> None:
-        self.metrics: list[Metric] = []
-        self.samples: dict[str, FloatArray] = {}
-        self.intervals: dict[str, list[float]] = {}
-
-    def add(
-        self,
-        metric: str,
-        setting: str,
-        outcomes: FloatArray,
-        *,
-        unit: str = "%",
-        better: Literal["higher", "lower"] = "higher",
-        interval: tuple[float, float] | None = None,
-        note: str = "",
-    ) -> None:
-        """Add a metric that is the mean of its finite outcomes [N], in its unit.
-
-        Args:
-            metric: its name.
-            setting: what tells it from others of that name.
-            outcomes: by image; see `jackknife` for what is no mean.
-            unit: of the outcomes.
-            better: the direction.
-            interval: of the bootstrap.
-            note: what a reader should know.
-        """
-        column = f"{metric}, {setting}"
-        known = outcomes[np.isfinite(outcomes)]
-        self.samples[column] = outcomes
-        if interval is not None and len(known) > 1:
-            self.intervals[column] = list(interval)
-        value = float(known.mean())
-        self.metrics.append(
-            Metric(metric, setting, value, unit, better, len(known), column, 1, note)
-        )
-
-
 class Parts(Probe):
     """The parts probe of a run's part maps.
 
@@ -345,6 +348,7 @@ class Parts(Probe):
     """
 
     Settings = PartSettings
+    Setting = PartSetting
     version = VERSION
     needs = ("part_maps",)
 
@@ -367,34 +371,35 @@ class Parts(Probe):
                 "data set that labels pixels or landmarks"
             )
         crop = prepared.meta["settings"]["crop"]
+        of_k = PartSetting(k=file.parts)
         if at == "pixels":
             names = ["background", *prepared.meta["part_names"]]
-            blended = prepared.meta["settings"].get("legacy_labels") == "bilinear"
             counted = count_pixels(predicted, test, names)
-            seen = "bilinear labels" if blended else ""
+            blended = prepared.meta["settings"].get("legacy_labels") == "bilinear"
+            setting = PartSetting(k=file.parts, labels="bilinear" if blended else "")
         else:
             names = list(prepared.meta["landmark_names"])
-            counted, seen = count_landmarks(predicted, test, names), CROPS.get(crop, f"crop {crop}")
+            counted = count_landmarks(predicted, test, names)
+            setting = PartSetting(k=file.parts, crop=crop)
 
-        numbers = Numbers()
-        of_k = f"K = {file.parts}"
-        setting = ", ".join(filter(None, [of_k, seen]))
+        numbers = Numbers("%", "higher")
+        known_by = FOREGROUNDS[predicted.known_by]
         rulers = [("fg_", setting, counted.fg)]
         if counted.full is not None:
-            full = ", ".join(filter(None, [of_k, predicted.known_by, seen]))
+            full = setting.model_copy(update={"foreground": predicted.known_by})
             rulers.append(("", full, counted.full))
         groups = parts.greedy_grouping(counted.fg.sum((0, 2)), file.parts)
-        for ruler, name, tables in rulers:
+        for ruler, of_ruler, tables in rulers:
             # A perfect model finds the background too, beside its K parts.
             best = groups if tables.shape[1] == len(groups) else np.append(0, groups + 1)
-            add_labels(numbers, ruler, name, tables, best, at == "pixels", seed)
+            add_labels(numbers, ruler, of_ruler, tables, best, at == "pixels", seed)
         if at == "landmarks" and counted.full is not None:
             numbers.add(
                 "fg_ari",
-                f"{setting}, legacy: labels with background",
+                setting.model_copy(update={"legacy": True}),
                 100 * jackknife(parts.ari, counted.full),
                 note="as the first released notebook of unsup-parts has it: K + 1 labels; "
-                f"{predicted.known_by}",
+                f"{known_by}",
             )
         if at == "pixels":
             add_images(numbers, setting, counted.fg, settings.least_share, seed)
@@ -405,18 +410,18 @@ class Parts(Probe):
                 100 * agreement(source / "test.agreement.npy", len(test)),
                 unit="% of pixels",
                 note="foreground of a warped copy whose part is that of the place it shows; "
-                f"{predicted.known_by or NOBODY}",
+                f"{known_by or NOBODY}",
             )
         regressed = {}
         if test.has("landmarks") and test.has("box") and test.annotation("box").ndim == 2:
-            on = f"{of_k}, {CROPS.get(crop, f'crop {crop}')}"
+            on = PartSetting(k=file.parts, crop=crop)
             regressed = add_regression(numbers, source, prepared, predicted, settings, on, seed)
         table = (counted.fg if counted.full is None else counted.full).sum(0)
         fg_names = names[1:] if at == "pixels" else names
         details = {
-            "K": file.parts,
+            "k": file.parts,
             "at": at,
-            "foreground": predicted.known_by,
+            "foreground": known_by,
             "labels": names if len(table) == len(names) else fg_names,
             "background column": counted.full is not None,
             "table": table.tolist(),
@@ -427,13 +432,13 @@ class Parts(Probe):
             ],
             "landmarks": regressed,
         }
-        return Result(numbers.metrics, pd.DataFrame(numbers.samples), details)
+        return numbers.result(details)
 
 
 def add_labels(
     numbers: Numbers,
     ruler: str,
-    setting: str,
+    setting: PartSetting,
     tables: Counts,
     groups: NDArray[np.intp],
     areas: bool,
@@ -484,7 +489,7 @@ def add_labels(
 
 
 def add_images(
-    numbers: Numbers, setting: str, tables: Counts, least_share: float, seed: int
+    numbers: Numbers, setting: PartSetting, tables: Counts, least_share: float, seed: int
 ) -> None:
     """Add what is measured image by image: mean NMI and ARI, and consistency across images.
 
@@ -535,7 +540,7 @@ def add_regression(
     prepared: Prepared,
     predicted: PartLabels,
     settings: PartSettings,
-    setting: str,
+    setting: PartSetting,
     seed: int,
 ) -> dict[str, dict[str, float | None]]:
     """Add the errors of the landmark regression from the parts' centres; see `cub.predict`.
@@ -547,7 +552,7 @@ def add_regression(
         predicted: the run's labels, which say how many parts there are and who knew the
             foreground.
         settings: the probe's.
-        setting: what follows on the classes in the numbers' settings.
+        setting: of the numbers, but for the classes they are measured on.
         seed: of the bootstrap.
 
     Returns:
@@ -558,7 +563,7 @@ def add_regression(
     """
     names = prepared.meta["landmark_names"]
     notes = {
-        "landmark_error": f"parts' centres of mass; {predicted.known_by or NOBODY}",
+        "landmark_error": f"parts' centres of mass; {FOREGROUNDS[predicted.known_by] or NOBODY}",
         "constant_landmark_error": "each landmark's mean place",
     }
     k = predicted.k
@@ -589,7 +594,7 @@ def add_regression(
             cub.predict((np.zeros((len(train[0]), 1)), *train[1:]), np.zeros((len(errors), 1)))
         )
         constant[~measured] = np.nan
-        full = f"{name}, {setting}"
+        full = setting.model_copy(update={"on": name})
         for metric, values in (("landmark_error", errors), ("constant_landmark_error", constant)):
             sums = _sums(values)
             counted = sums[sums[:, 1] > 0]
@@ -604,7 +609,7 @@ def add_regression(
                 note=notes[metric],
             )
         means = [cub.micro_average(column) for column in errors.T]
-        found[full] = {
+        found[str(full)] = {
             landmark: mean if np.isfinite(mean) else None
             for landmark, mean in zip(names, means, strict=True)
         }

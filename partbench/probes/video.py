@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 from numpy.typing import NDArray
 from pydantic import Field
@@ -21,7 +20,7 @@ from partbench.data.loader import to_float
 from partbench.data.prepared import Prepared
 from partbench.errors import BadInput
 from partbench.model import load_model
-from partbench.probe import Metric, Probe, Result
+from partbench.probe import Numbers, Probe, Result, Setting
 from partbench.settings import Settings
 
 BATCH = 32  # clips
@@ -45,6 +44,12 @@ class VideoSettings(Settings):
     )
 
 
+class VideoSetting(Setting):
+    """What tells numbers of a metric apart."""
+
+    step: int | None = Field(None, ge=1, description="predicted frame; none: the mean of all")
+
+
 def psnr(shown: NDArray[Any], true: NDArray[Any]) -> NDArray[np.float64]:
     """Return the peak signal-to-noise ratio of pictures, dB, at most 58.92.
 
@@ -60,6 +65,7 @@ class Video(Probe):
     """PSNR of predicted frames by step, its gain over showing the last frame again."""
 
     Settings = VideoSettings
+    Setting = VideoSetting
     version = 1
     needs = ("predictions",)
     reads = "model"
@@ -140,28 +146,14 @@ def _result(
         context: frames given.
         kept: the first clips [n, T, S, S, 3] and their predictions [n, steps, S, S, 3].
     """
-    n, steps = found["psnr"].shape
-    samples = {name: values.mean(1) for name, values in found.items()}
-    samples["gain"] = samples["psnr"] - samples["copy_psnr"]
-    numbers = [(name, "", name) for name in NOTES]
-    for step in range(steps):
-        column = f"psnr, step {step + 1}"
-        samples[column] = found["psnr"][:, step]
-        numbers.append(("psnr", f"step {step + 1}", column))
-    metrics = [
-        Metric(
-            metric=name,
-            setting=setting,
-            value=float(samples[column].mean()),
-            unit="dB",
-            better="higher",
-            n=n,
-            samples=column,
-            note=NOTES[name],
-        )
-        for name, setting, column in numbers
-    ]
+    by_clip = {name: values.mean(1) for name, values in found.items()}
+    by_clip["gain"] = by_clip["psnr"] - by_clip["copy_psnr"]
+    numbers = Numbers("dB", "higher")
+    for name, note in NOTES.items():
+        numbers.add(name, VideoSetting(), by_clip[name], note=note)
+    for step, outcomes in enumerate(found["psnr"].T, start=1):
+        numbers.add("psnr", VideoSetting(step=step), outcomes, note=NOTES["psnr"])
     curves = {name: values.mean(0).tolist() for name, values in found.items()}
     details = {"context": context, "by step": curves}
     pictures = kept | {name: found[name][: len(kept["true"])] for name in ("psnr", "copy_psnr")}
-    return Result(metrics, pd.DataFrame(samples), details, pictures=pictures)
+    return numbers.result(details, pictures=pictures)
