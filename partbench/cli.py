@@ -218,15 +218,16 @@ def _data_show(args: argparse.Namespace) -> None:
 
 
 def _score_linear(args: argparse.Namespace) -> None:
-    from partbench.probes import linear
+    from partbench.probes.linear import LinearSettings
+    from partbench.score import linear
 
-    settings = linear.LinearSettings.parse(_json(args.settings, "--settings"), "--settings")
+    settings = LinearSettings.parse(_json(args.settings, "--settings"), "--settings")
     result = linear.score(*_train_and_test(args), settings, args.seed)
     print(json.dumps(result, indent=1))
 
 
 def _score_landmarks(args: argparse.Namespace) -> None:
-    from partbench.probes import landmarks, parts
+    from partbench.score import cub, landmarks
 
     given = {
         key: value
@@ -239,18 +240,18 @@ def _score_landmarks(args: argparse.Namespace) -> None:
                 "--protocol cub has no options but --seed: its errors are shares of the box, its "
                 "fits are standardised"
             )
-        result = parts.score_landmarks(*_train_and_test(args), seed=args.seed)
+        result = cub.score(*_train_and_test(args), seed=args.seed)
     else:
         result = landmarks.score(*_train_and_test(args), **given, seed=args.seed)
     print(json.dumps(result, indent=1))
 
 
 def _score_parts(args: argparse.Namespace) -> None:
-    from partbench.probes import parts
+    from partbench.score import parts
 
     if len(args.files) != 1:
         raise BadInput("score parts takes one file, FILE.npz")
-    result = parts.score_labels(args.files[0], ignore=args.ignore, seed=args.seed)
+    result = parts.score(args.files[0], ignore=args.ignore, seed=args.seed)
     print(json.dumps(result, indent=1))
 
 

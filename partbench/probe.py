@@ -169,6 +169,17 @@ class Probe(ABC):
         return f"the method offers no {' and no '.join(missing)}" if missing else ""
 
     @classmethod
+    def annotations(cls, settings: Any) -> tuple[tuple[str, ...], ...]:
+        """Return the annotations that the data must have: of each group at least one.
+
+        They are named as by `Split.annotation`; `frames` stands for clips instead of images.
+
+        Args:
+            settings: an instance of the probe's own `Settings`.
+        """
+        return ()
+
+    @classmethod
     def training_images(cls, settings: Any, n_train: int) -> int:
         """Return how many images the probe trains the method's encoder on, for the plan."""
         return 0

@@ -16,7 +16,7 @@ from partbench.data.cub import LANDMARKS, Birds, read_birds
 from partbench.errors import BadInput
 from partbench.metrics import cub
 from partbench.metrics.landmarks import Truth
-from partbench.probes.parts import score_landmarks
+from partbench.score import cub as ruler
 
 THROAT = LANDMARKS.index("throat")
 
@@ -249,7 +249,7 @@ def test_the_three_classes_by_file(
     assert found["skipped"] == []
     weights = birds.visible[three & ~birds.train].sum(0)
     assert np.average(found["per_landmark"], weights=weights) == pytest.approx(found["value"])
-    assert found == score_landmarks(*files)
+    assert found == ruler.score(*files)
     save(files[1], birds, three & ~birds.train, classes=None)
     assert run_cli(capsys, *files)["per_class"] is None
 
@@ -263,14 +263,14 @@ def test_landmarks_that_are_skipped(birds: Birds, tmp_path: Path) -> None:
         save(tmp_path / "train.npz", birds, train, visible=visible[train]),
         save(tmp_path / "test.npz", birds, test, visible=visible[test]),
     ]
-    found = score_landmarks(*files)
+    found = ruler.score(*files)
     assert found["skipped"] == [2, 5]
     assert [i for i, value in enumerate(found["per_landmark"]) if value is None] == [2, 5]
     assert found["n_points"] == np.delete(visible[test], [2, 5], axis=1).sum()
     # What is not visible may be anything, even no number.
     hidden = np.where(visible[test][..., None], birds.landmarks[test], np.nan)
     save(files[1], birds, test, visible=visible[test], landmarks=hidden)
-    assert score_landmarks(*files)["value"] == found["value"]
+    assert ruler.score(*files)["value"] == found["value"]
 
 
 @pytest.mark.parametrize(
@@ -299,7 +299,7 @@ def test_files_that_cannot_be_measured(
     train = save(tmp_path / "train.npz", birds, rows, visible=seen)
     test = save(tmp_path / "test.npz", birds, rows, **{"visible": seen, **changes})
     with pytest.raises(BadInput, match=message):
-        score_landmarks(train, test)
+        ruler.score(train, test)
 
 
 def test_options_of_the_other_protocol(capsys: pytest.CaptureFixture[str]) -> None:

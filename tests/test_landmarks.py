@@ -26,8 +26,9 @@ from partbench.errors import BadInput
 from partbench.metrics import landmarks as metrics
 from partbench.metrics.landmarks import Truth
 from partbench.probe import Metric, Result, measure
-from partbench.probes.landmarks import Landmarks, LandmarkSetting, LandmarkSettings, score
+from partbench.probes.landmarks import Landmarks, LandmarkSetting, LandmarkSettings
 from partbench.run import Run, Runtime
+from partbench.score.landmarks import score
 
 Arrays = dict[str, NDArray[Any]]
 

@@ -17,7 +17,8 @@ from partbench.errors import BadInput
 from partbench.metrics.accuracy import label_ranks, wilson_interval
 from partbench.metrics.logistic import LogisticModels, fit_logistic
 from partbench.probes import linear
-from partbench.probes.linear import LinearSettings, linear_probe, load_features, score
+from partbench.probes.linear import LinearSettings, linear_probe
+from partbench.score.linear import load_features, score
 
 CS = (1e-4, 1e-2, 1.0, 100.0)
 

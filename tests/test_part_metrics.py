@@ -25,7 +25,7 @@ from partbench.data.cub import LANDMARKS, read_birds
 from partbench.errors import BadInput
 from partbench.metrics import parts
 from partbench.metrics.intervals import bootstrap_totals
-from partbench.probes.parts import score_labels
+from partbench.score import parts as ruler
 
 EXACT = 1e-12
 
@@ -580,8 +580,8 @@ def test_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert found["ceiling"]["nmi"] == pytest.approx(100 * float(parts.nmi(ceiling)))
     assert found["ceiling"]["ari"] == pytest.approx(100 * float(parts.ari(ceiling)))
     assert sorted(itertools.chain(*found["ceiling"]["groups"])) == true_values.tolist()
-    assert found == score_labels(path, seed=0)
-    assert found["interval95"] != score_labels(path, seed=1)["interval95"]
+    assert found == ruler.score(path, seed=0)
+    assert found["interval95"] != ruler.score(path, seed=1)["interval95"]
 
 
 def test_a_label_that_is_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -604,7 +604,7 @@ def test_points_without_images(tmp_path: Path) -> None:
     true, pred = draw(50)
     for arrays in ({"true": true, "pred": pred}, {"true": true[None], "pred": pred[None]}):
         np.savez(tmp_path / "parts.npz", **arrays)
-        found = score_labels(tmp_path / "parts.npz")
+        found = ruler.score(tmp_path / "parts.npz")
         assert found["interval95"] is found["per_image"] is found["images"] is None
         assert found["nmi"] == pytest.approx(100 * normalized_mutual_info_score(true, pred))
 
@@ -612,7 +612,7 @@ def test_points_without_images(tmp_path: Path) -> None:
 def test_one_part(tmp_path: Path) -> None:
     true, _ = draw(5, 50)
     np.savez(tmp_path / "parts.npz", true=true, pred=np.zeros_like(true))
-    found = score_labels(tmp_path / "parts.npz")
+    found = ruler.score(tmp_path / "parts.npz")
     assert (found["nmi"], found["ari"], found["k"]) == (0, 0, 1)
     assert (found["ceiling"]["nmi"], found["ceiling"]["ari"]) == (0, 0)
     assert found["interval95"]["nmi"] == found["interval95"]["ari"] == [0, 0]
@@ -651,7 +651,7 @@ def test_files_that_cannot_be_measured(
     path = tmp_path / "parts.npz"
     np.savez(path, **arrays)
     with pytest.raises(BadInput, match=message):
-        score_labels(path, ignore=4)
+        ruler.score(path, ignore=4)
     assert main(["score", "parts", str(path), "--ignore", "4"]) == 1
     assert str(path) in capsys.readouterr().err
 

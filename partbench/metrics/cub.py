@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from partbench.errors import BadInput
-from partbench.metrics.landmarks import BoolArray, FloatArray
+from partbench.metrics.landmarks import BoolArray, FloatArray, Truth
 
 Rule = Literal["legacy", "plain"]
 MULTIPLE = 16
@@ -33,6 +33,18 @@ def box_units(points: NDArray[np.floating], box: NDArray[np.floating]) -> FloatA
     corner, size = np.split(np.asarray(box, np.float64)[:, None], 2, axis=2)
     found: FloatArray = (np.asarray(points, np.float64) - corner) / size
     return found
+
+
+def in_box(landmarks: NDArray[np.floating], visible: BoolArray, box: FloatArray) -> Truth:
+    """Return landmarks in units of the box, so that errors are in % of it.
+
+    Args:
+        landmarks: [N, L, 2], pixels.
+        visible: [N, L]; what is not visible becomes (0, 0).
+        box: [N, 4], see `box_units`.
+    """
+    units = np.where(visible[..., None], box_units(landmarks, box), 0)
+    return Truth(units, visible, np.ones(len(units)))
 
 
 def mean_keypoint(
@@ -181,6 +193,28 @@ def _standardised(values: FloatArray) -> tuple[FloatArray, FloatArray, FloatArra
     scale = np.sqrt((centred**2).sum(0) / count)
     scale[scale == 0] = 1
     return centred / scale, np.nan_to_num(first + mean), scale
+
+
+def predict_constant(train: tuple[FloatArray, FloatArray, BoolArray], n: int) -> FloatArray:
+    """Return each keypoint's mean over the training images that show it, n times: [n, L, 2].
+
+    Args:
+        train: see `predict`; the inputs do not matter.
+        n: test images.
+    """
+    inputs, landmarks, visible = train
+    return predict((np.zeros((len(inputs), 1)), landmarks, visible), np.zeros((n, 1)))
+
+
+def sums(errors: FloatArray) -> FloatArray:
+    """Return the sum of each image's errors [N, L] that are not NaN, and their number: [N, 2]."""
+    counted = np.isfinite(errors)
+    return np.stack([np.where(counted, errors, 0).sum(1), counted.sum(1)], axis=1)
+
+
+def ratio(sums: FloatArray) -> FloatArray:
+    """Return the mean error of `sums` [..., 2], or of sums of them."""
+    return sums[..., 0] / sums[..., 1]
 
 
 def micro_average(errors: FloatArray) -> float:

@@ -9,7 +9,7 @@ sides; with one it does not.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -231,6 +231,31 @@ def check_landmarks(
         )
 
 
+def check_points(points: NDArray[Any], n: int, where: str, values: int | None = 2) -> None:
+    """Refuse, with `BadInput`, what is not an [n, K, values] array of finite numbers."""
+    fits = points.ndim == 3 and len(points) == n and 0 not in points.shape
+    if not fits or points.dtype.kind not in "fiu" or values not in (None, points.shape[2]):
+        raise BadInput(
+            f"{where}: {points.dtype} of shape {list(points.shape)}; expected numbers of shape "
+            f"[{n} images, keypoints, {values or 'values'}]"
+        )
+    if (bad := np.argwhere(~np.isfinite(points))).size:
+        row, keypoint, _ = bad[0]
+        raise BadInput(
+            f"{where}: row {row}, keypoint {keypoint} is {points[row, keypoint].tolist()}; "
+            "give finite numbers"
+        )
+
+
+def check_alike(train: FloatArray, test: FloatArray, what: str) -> None:
+    """Refuse, with `BadInput`, training and test images with different numbers of something."""
+    if train.shape[1:] != test.shape[1:]:
+        raise BadInput(
+            f"training images have {what} of shape {list(train.shape[1:])}, test images "
+            f"{list(test.shape[1:])}; make both with the same model"
+        )
+
+
 def draw(visible: BoolArray, n: int, rng: np.random.Generator) -> BoolArray:
     """Return which images each landmark is fitted on when n annotations of each are drawn.
 
@@ -283,6 +308,11 @@ def few_shot(
             together = LinearMap(*(np.stack(parts) for parts in zip(*maps, strict=True)))
             curve[n] = per_image(truth.errors(together(test_inputs)))
     return curve
+
+
+def flat(values: FloatArray) -> FloatArray:
+    """Return [N, K, E] as [N, K * E]."""
+    return values.reshape(len(values), -1)
 
 
 def failure_rate(errors: FloatArray, above: float) -> float:

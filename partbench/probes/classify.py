@@ -94,6 +94,11 @@ class Classify(Probe):
         "last epoch": "honest: no choice",
     }
 
+    @classmethod
+    def annotations(cls, settings: Any) -> tuple[tuple[str, ...], ...]:
+        """Return what the data must have; see `Probe.annotations`."""
+        return (("labels",),)
+
     def run(self, source: Path, data: Path, settings: Any, seed: int, device: str) -> Result:
         """Train the classifiers and measure them; see `Probe.run`."""
         _, method = load_model(source, device)

@@ -24,18 +24,16 @@ from pydantic import Field, PositiveInt, model_validator
 from partbench.coordinates import Frame
 from partbench.data.prepared import Prepared, Split
 from partbench.errors import BadInput
-from partbench.files import read_json, read_npz
+from partbench.files import read_json
 from partbench.metrics import landmarks as metrics
-from partbench.metrics.intervals import over_seeds_and_samples
-from partbench.metrics.landmarks import FloatArray, LinearMap, Truth
+from partbench.metrics.landmarks import FloatArray, Truth, check_alike, check_points, flat
 from partbench.probe import Numbers, Probe, Result, Setting
-from partbench.settings import Settings, nearest
+from partbench.settings import Settings
 
 VERSION = 1
 """Version of the definition; numbers of different versions are not comparable."""
 CURVE_TO, CURVE_STEPS = 15.0, 61
 FACES = 8
-KEYS = ("points", "extra", "landmarks", "visible", "box")
 UNITS = {"iod": "% inter-ocular", "box": "% of box", "image": "% of image side"}
 Normaliser = Literal["iod", "box", "image"]
 Origin = Literal["corner", "centred"]
@@ -172,6 +170,11 @@ class Landmarks(Probe):
     PAPER = {name: {"normaliser": "box"} for name in ("cub", "cub-001", "cub-002", "cub-003")}
     version = VERSION
     needs = ("keypoints",)
+
+    @classmethod
+    def annotations(cls, settings: Any) -> tuple[tuple[str, ...], ...]:
+        """Return what the data must have; see `Probe.annotations`."""
+        return (("landmarks",), ("box",)) if settings.normaliser == "box" else (("landmarks",),)
 
     def run(self, source: Path, data: Path, settings: Any, seed: int, device: str) -> Result:
         """Measure the keypoints in `source`; see `Probe.run`."""
@@ -369,36 +372,6 @@ def read_points(path: Path, n: int) -> FloatArray:
     return points
 
 
-def check_points(points: NDArray[Any], n: int, where: str, values: int | None = 2) -> None:
-    """Refuse, with `BadInput`, what is not an [n, K, values] array of finite numbers."""
-    fits = points.ndim == 3 and len(points) == n and 0 not in points.shape
-    if not fits or points.dtype.kind not in "fiu" or values not in (None, points.shape[2]):
-        raise BadInput(
-            f"{where}: {points.dtype} of shape {list(points.shape)}; expected numbers of shape "
-            f"[{n} images, keypoints, {values or 'values'}]"
-        )
-    if (bad := np.argwhere(~np.isfinite(points))).size:
-        row, keypoint, _ = bad[0]
-        raise BadInput(
-            f"{where}: row {row}, keypoint {keypoint} is {points[row, keypoint].tolist()}; "
-            "give finite numbers"
-        )
-
-
-def check_alike(train: FloatArray, test: FloatArray, what: str) -> None:
-    """Refuse, with `BadInput`, training and test images with different numbers of something."""
-    if train.shape[1:] != test.shape[1:]:
-        raise BadInput(
-            f"training images have {what} of shape {list(train.shape[1:])}, test images "
-            f"{list(test.shape[1:])}; make both with the same model"
-        )
-
-
-def flat(values: FloatArray) -> FloatArray:
-    """Return [N, K, E] as [N, K * E]."""
-    return values.reshape(len(values), -1)
-
-
 def inconsistency(
     points: FloatArray, carried: FloatArray, file: KeypointFile, where: str
 ) -> FloatArray:
@@ -479,162 +452,4 @@ def faces(
             for i in indices
         ]
         for name, indices in chosen.items()
-    }
-
-
-class LandmarkFile(NamedTuple):
-    """What a file of keypoints and landmarks holds."""
-
-    points: FloatArray
-    """[N, K, 2 + E]: coordinates, and the extra values of each keypoint."""
-    landmarks: FloatArray
-    """[N, L, 2]."""
-    visible: NDArray[np.bool_]
-    """[N, L]."""
-    box: FloatArray | None
-    """[N, 4]."""
-
-
-def load_landmarks(path: Path, each: bool = True) -> LandmarkFile:
-    """Read keypoints and landmarks from an npz file.
-
-    Args:
-        path: npz with `points` [N, K, 2], `landmarks` [N, L, 2], and where there are any `extra`
-            [N, K, E], `visible` [N, L] and `box` [N, 4], (x, y, width, height); other arrays are
-            ignored.
-        each: whether a landmark that is visible nowhere is refused.
-
-    Raises:
-        BadInput: no such file, not an npz, an array that is missing, damaged, of the wrong shape
-            or not finite, no visible landmark.
-    """
-    arrays = read_npz(path)
-    if missing := [key for key in ("points", "landmarks") if key not in arrays]:
-        unknown = [f"'{key}': {nearest(key, KEYS)}" for key in sorted(arrays) if key not in KEYS]
-        raise BadInput("\n".join([f"{path}: no array named {', '.join(missing)}.", *unknown]))
-    for key in KEYS:
-        if key in arrays and arrays[key].dtype.kind not in "fiub":
-            raise BadInput(f"{path}: {key} is {arrays[key].dtype}; give plain numbers")
-    points, landmarks = arrays["points"], arrays["landmarks"]
-    check_points(points, len(points) if points.ndim else 0, f"{path}: points")
-    if "extra" in arrays:
-        check_points(arrays["extra"], len(points), f"{path}: extra", values=None)
-        if arrays["extra"].shape[1] != points.shape[1]:
-            raise BadInput(
-                f"{path}: extra has {arrays['extra'].shape[1]} keypoints, points has "
-                f"{points.shape[1]}"
-            )
-        points = np.concatenate([points, arrays["extra"]], axis=2)
-    if landmarks.ndim and len(landmarks) != len(points):
-        raise BadInput(f"{path}: {len(points)} rows of points, {len(landmarks)} of landmarks")
-    visible = arrays.get("visible", np.ones(landmarks.shape[:2], bool)).astype(bool)
-    metrics.check_landmarks(landmarks, visible, _numbers(landmarks), str(path), each)
-    box = arrays["box"].astype(np.float64) if "box" in arrays else None
-    return LandmarkFile(points.astype(np.float64), landmarks.astype(np.float64), visible, box)
-
-
-def _numbers(landmarks: NDArray[Any]) -> list[str]:
-    """Return names for landmarks that have none: their indices."""
-    return [str(i) for i in range(landmarks.shape[1] if landmarks.ndim > 1 else 0)]
-
-
-def score(
-    train_path: Path,
-    test_path: Path,
-    *,
-    intercept: bool = False,
-    normaliser: Normaliser = "iod",
-    side: float | None = None,
-    curve: bool = True,
-    seed: int = 0,
-) -> dict[str, Any]:
-    """Run MAFL's protocol on two files of keypoints and landmarks, in the frame they are in.
-
-    Args:
-        train_path: see `load_landmarks`.
-        test_path: likewise.
-        intercept: the papers have none.
-        normaliser: the inter-ocular distance between the landmarks 0 and 1 is the protocol's.
-        side: of the image, in the landmarks' unit, for the normaliser "image".
-        curve: whether to measure the few-shot curve.
-        seed: of its draws.
-
-    Returns:
-        What a result file holds, ready for `json.dumps`; errors are in %. The 95 % interval is
-        Student's over test images.
-
-    Raises:
-        BadInput: as `load_landmarks`; files that do not fit one another; an inter-ocular distance
-            of zero, no boxes or no side where they are needed.
-    """
-    settings = LandmarkSettings(normaliser=normaliser)
-    train, test = load_landmarks(train_path), load_landmarks(test_path)
-    check_alike(train.points, test.points, "keypoints with their extra values")
-    check_alike(train.landmarks, test.landmarks, "landmarks")
-    if normaliser == "iod":
-        length = metrics.interocular(test.landmarks, test.visible, settings.eyes, str(test_path))
-    elif normaliser == "box":
-        if test.box is None:
-            raise BadInput(f"{test_path}: no array named box; the normaliser 'box' needs it")
-        length = metrics.box_side(test.box, test.visible, f"{test_path}: box")
-    else:
-        if side is None or not 0 < side < np.inf:
-            raise BadInput(f"--side is {side}; the normaliser 'image' needs the image's side")
-        length = np.full(len(test.points), side)
-    truth = Truth(test.landmarks, test.visible, length)
-    names = _numbers(test.landmarks)
-    metrics.check_landmarks(test.landmarks, truth.counted, names, str(test_path))
-
-    inputs, test_inputs = flat(train.points), flat(test.points)
-    known = (inputs, train.landmarks, train.visible)
-
-    def measured(mapped: LinearMap, inputs: FloatArray) -> FloatArray:
-        return truth.errors(mapped(inputs))
-
-    errors = measured(metrics.fit(*known, intercept), test_inputs)
-    by_image = metrics.per_image(errors)
-    counted = by_image[np.isfinite(by_image)]
-    if len(counted) < 2:
-        raise BadInput(f"{test_path}: {len(counted)} image that counts; an interval needs two")
-    baseline = measured(
-        metrics.mean_shape(train.landmarks, train.visible), np.zeros((len(test_inputs), 1))
-    )
-    interval = over_seeds_and_samples(counted[None])
-    few = None
-    if curve:
-        few = metrics.few_shot(
-            known, test_inputs, truth, intercept, settings.few_shot, settings.draws, seed
-        )
-    singular, rank = metrics.spectrum(inputs, intercept)
-    return {
-        "probe": "landmarks",
-        "version": VERSION,
-        "protocol": "mafl",
-        "metric": f"{normaliser}_error",
-        "unit": UNITS[normaliser],
-        "direction": "lower is better",
-        "value": interval.mean,
-        "interval95": [interval.low, interval.high],
-        "mean_shape": float(np.nanmean(metrics.per_image(baseline))),
-        "failure_rate": metrics.failure_rate(by_image, settings.failure_at),
-        "area_under_curve": metrics.area_under_curve(by_image, settings.failure_at),
-        "per_landmark": per_landmark(errors),
-        "few_shot": None if few is None else curve_json(few),
-        "n_train": len(inputs),
-        "n_test": len(test_inputs),
-        "n_counted": len(counted),
-        "keypoints": train.points.shape[1],
-        "inputs": inputs.shape[1],
-        "rank": rank,
-        "singular_values": singular.tolist(),
-        "seed": seed,
-        "settings": {
-            "intercept": intercept,
-            "normaliser": normaliser,
-            "side": side,
-            "eyes": list(settings.eyes),
-            "failure_at": settings.failure_at,
-            "sizes": list(settings.few_shot) if curve else [],
-            "draws": settings.draws,
-        },
     }

@@ -19,8 +19,7 @@ from pydantic import Field
 
 from partbench.data.prepared import Prepared
 from partbench.errors import BadInput
-from partbench.files import read_npz
-from partbench.metrics.accuracy import label_ranks, wilson_interval
+from partbench.metrics.accuracy import label_ranks
 from partbench.metrics.logistic import (
     Rotation,
     check_features,
@@ -32,12 +31,11 @@ from partbench.metrics.logistic import (
     solve,
 )
 from partbench.probe import Metric, Probe, Result, Setting
-from partbench.settings import Settings, nearest
+from partbench.settings import Settings
 
 VERSION = 1
 """Version of the definition; numbers of different versions are not comparable."""
 
-_KEYS = ("features", "labels", "folds")
 _TOP_K = 5
 _TOP_K_FROM = 10  # classes; below that, top-5 says little
 
@@ -265,95 +263,17 @@ def check_folds(
             raise BadInput(f"{where}: fold {i} holds an index twice; list each sample once.")
 
 
-@dataclass(frozen=True)
-class FeatureFile:
-    """What a feature file holds: features [N, D], labels [N] and folds [F, n] or None."""
-
-    features: NDArray
-    labels: NDArray[np.integer]
-    folds: NDArray[np.integer] | None
-
-
-def load_features(path: Path, need_folds: bool = False) -> FeatureFile:
-    """Read features from an npz file.
-
-    Args:
-        path: npz with `features` [N, D] numbers, `labels` [N] integers and, for training, `folds`
-            [F, n] indices into the samples; other arrays are ignored.
-        need_folds: refuse a file without folds.
-
-    Raises:
-        BadInput: no such file, not an npz, an array that is missing, pickled, damaged, or of the
-            wrong shape or type; features that are not finite.
-    """
-    arrays = read_npz(path)
-    needed = _KEYS if need_folds else _KEYS[:2]
-    missing = [key for key in needed if key not in arrays]
-    if missing:
-        unknown = [f"'{key}': {nearest(key, _KEYS)}" for key in sorted(arrays) if key not in _KEYS]
-        raise BadInput("\n".join([f"{path}: no array named {', '.join(missing)}.", *unknown]))
-    features, labels, folds = arrays["features"], arrays["labels"], arrays.get("folds")
-    check_features(features, f"{path}: features")
-    check_finite(features, f"{path}: features")
-    check_labels(labels, len(features), f"{path}: labels")
-    if folds is not None:
-        if folds.ndim != 2:
-            raise BadInput(f"{path}: folds has shape {list(folds.shape)}; expected [folds, n].")
-        check_folds(folds, len(features), f"{path}: folds")
-    return FeatureFile(features, labels, folds)
-
-
-def score(
-    train_path: Path,
-    test_path: Path,
-    settings: LinearSettings | None = None,
-    seed: int = 0,
-) -> dict[str, Any]:
-    """Run the linear probe on two feature files, with the folds of the first if it has any.
-
-    Returns:
-        What a result file holds, ready for `json.dumps`; accuracies are in %. The 95 % interval
-        is Wilson's over test samples at the mean accuracy; with folds it errs on the wide side,
-        since a sample's mean outcome varies less than a single one.
-
-    Raises:
-        BadInput: as `load_features` and `linear_probe`.
-    """
-    settings = settings or LinearSettings()
-    train, test = load_features(train_path), load_features(test_path)
-    result = linear_probe(
-        train.features, train.labels, test.features, test.labels, train.folds, settings, seed
-    )
-    low, high = wilson_interval(result.mean, len(test.labels))
-    return {
-        "probe": "linear",
-        "version": result.version,
-        "metric": "top-1 accuracy",
-        "unit": "%",
-        "direction": "higher is better",
-        "value": 100 * result.mean,
-        "interval95": [100 * low, 100 * high],
-        "sd_over_folds": None if result.sd is None else 100 * result.sd,
-        "per_fold": (100 * result.accuracy).tolist(),
-        "top5": None if result.top5 is None else 100 * float(result.top5.mean()),
-        "cs": list(result.cs),
-        "chosen_c": result.chosen_c.tolist(),
-        "c_on_border": result.c_on_border.tolist(),
-        "held_out_accuracy": (100 * result.held_out_accuracy).tolist(),
-        "n_train": result.n_train.tolist(),
-        "n_test": len(test.labels),
-        "n_features": train.features.shape[1],
-        "seed": seed,
-        "settings": settings.model_dump(mode="json"),
-    }
-
-
 class Linear(Probe):
     """The linear probe of a run's features; with folds where the data set has them."""
 
     Settings = LinearSettings
     version = VERSION
     needs = ("features",)
+
+    @classmethod
+    def annotations(cls, settings: Any) -> tuple[tuple[str, ...], ...]:
+        """Return what the data must have; see `Probe.annotations`."""
+        return (("labels",),)
 
     def run(self, source: Path, data: Path, settings: Any, seed: int, device: str) -> Result:
         """Measure `<split>.features.npy` in `source`; see `Probe.run`."""

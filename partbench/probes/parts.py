@@ -25,19 +25,19 @@ from pydantic import Field
 from partbench.data.prepared import Prepared, Split
 from partbench.data.reader import UNSURE
 from partbench.errors import BadInput
-from partbench.files import read_json, read_npz
+from partbench.files import read_json
 from partbench.metrics import cub, parts
 from partbench.metrics.intervals import (
     bootstrap_totals,
     jackknife,
-    over_seeds_and_samples,
     percentiles,
 )
-from partbench.metrics.landmarks import FloatArray, Truth, box_side
+from partbench.metrics.landmarks import FloatArray
 from partbench.metrics.parts import Counts
 from partbench.probe import Numbers, Probe, Result, Setting
-from partbench.probes.landmarks import check_alike, flat, load, load_landmarks, read_points
-from partbench.settings import Settings, nearest
+from partbench.probes.cub_regression import regress
+from partbench.probes.landmarks import load, read_points
+from partbench.settings import Settings
 
 VERSION = 2
 """Version of the definition; numbers of different versions are not comparable. Since 2 the oracle's
@@ -45,15 +45,10 @@ mean IoU is the greatest possible, no longer that of the groups for NMI, which K
 and a landmark outside of the image is on the background."""
 DRAWS = 1000
 """Resampled data sets that an interval stands on."""
-MOST_CELLS = 1 << 27
-"""Counts of all tables together: 1 GiB."""
-KEYS = ("pred", "true")
+COUNTED = {"auto": ("parts", "landmarks"), "pixels": ("parts",), "landmarks": ("landmarks",)}
+"""Setting `at` -> annotations, one of which the data must have."""
 NOBODY = "no foreground known"
 SPLITS = ("train", "test")
-EMPTY = 1e-8
-"""Mass up to which a part is absent from an image."""
-CLASSES = 200
-"""Of CUB; with fewer, a number is not the papers' "all"."""
 CROPS = {
     "tight": "box crops",
     "box": "square box crops",
@@ -352,6 +347,11 @@ class Parts(Probe):
     version = VERSION
     needs = ("part_maps",)
 
+    @classmethod
+    def annotations(cls, settings: Any) -> tuple[tuple[str, ...], ...]:
+        """Return what the data must have; see `Probe.annotations`."""
+        return (COUNTED[settings.at],)
+
     def run(self, source: Path, data: Path, settings: Any, seed: int, device: str) -> Result:
         """Measure the part maps in `source`; see `Probe.run`.
 
@@ -566,292 +566,36 @@ def add_regression(
         "landmark_error": f"parts' centres of mass; {FOREGROUNDS[predicted.known_by] or NOBODY}",
         "constant_landmark_error": "each landmark's mean place",
     }
-    k = predicted.k
-    sides = {name: _regression_side(source, prepared, name, k, settings) for name in SPLITS}
-    (inputs, known), (test_inputs, truth) = sides["train"], sides["test"]
-    everything = (np.ones(len(inputs), bool), np.ones(len(test_inputs), bool))
-    rows = {"all": everything}
-    if prepared.meta["reader"] == "cub":
-        numbers_of = {name: _official_numbers(prepared, name) for name in SPLITS}
-        pooled = np.array(settings.pooled_classes, np.int64)
-        if len(pooled) and all(np.isin(pooled, n).all() for n in numbers_of.values()):
-            fitted = np.isin(numbers_of["train"], pooled)
-            classes = {f"CUB-{c:03d}": (fitted, numbers_of["test"] == c) for c in pooled.tolist()}
-            rows = classes | rows
-        if prepared.classes < CLASSES:
-            rows[f"{prepared.classes} classes"] = rows.pop("all")
-    found = {}
-    for name, (fitted, measured) in rows.items():
-        train = (inputs[fitted], known.landmarks[fitted], known.visible[fitted])
-        errors = truth.errors(cub.predict(train, test_inputs))
-        errors[~measured] = np.nan
-        if not np.isfinite(errors).any():
+    centres, mass = {}, {}
+    for name in SPLITS:
+        n = len(prepared.split(name))
+        centres[name] = read_points(source / f"{name}.centres.npy", n)
+        mass[name] = load(source / f"{name}.mass.npy")
+        if centres[name].shape != (n, setting.k, 2) or mass[name].shape != (n, setting.k):
             raise BadInput(
-                f"{prepared.folder}: no landmark of {name} is visible both in training and in test "
-                "images"
+                f"{source}: {name} has centres of shape {list(centres[name].shape)} and mass of "
+                f"shape {list(mass[name].shape)} for {n} images and {setting.k} parts; extract the "
+                "run's outputs again"
             )
-        constant = truth.errors(
-            cub.predict((np.zeros((len(train[0]), 1)), *train[1:]), np.zeros((len(errors), 1)))
-        )
-        constant[~measured] = np.nan
-        full = setting.model_copy(update={"on": name})
-        for metric, values in (("landmark_error", errors), ("constant_landmark_error", constant)):
-            sums = _sums(values)
-            counted = sums[sums[:, 1] > 0]
-            draws = bootstrap_totals(counted, DRAWS, seed)
+    by_landmark = {}
+    errors_of = regress(prepared, centres, mass, settings.absent, settings.pooled_classes)
+    for name, both in errors_of.items():
+        on = setting.model_copy(update={"on": name})
+        for metric, errors in zip(notes, both, strict=True):
+            sums = cub.sums(errors)
+            draws = bootstrap_totals(sums[sums[:, 1] > 0], DRAWS, seed)
             numbers.add(
                 metric,
-                full,
-                jackknife(_ratio, sums),
+                on,
+                jackknife(cub.ratio, sums),
                 unit="% of box",
                 better="lower",
-                interval=percentiles(_ratio(draws)),
+                interval=percentiles(cub.ratio(draws)),
                 note=notes[metric],
             )
-        means = [cub.micro_average(column) for column in errors.T]
-        found[str(full)] = {
+        means = [cub.micro_average(column) for column in both.parts.T]
+        by_landmark[str(on)] = {
             landmark: mean if np.isfinite(mean) else None
             for landmark, mean in zip(names, means, strict=True)
         }
-    return found
-
-
-def _regression_side(
-    source: Path, prepared: Prepared, name: str, k: int, settings: PartSettings
-) -> tuple[FloatArray, Truth]:
-    """Return a split's inputs [N, 2K] and landmarks, both in units of the box."""
-    split = prepared.split(name)
-    where = f"{split.folder}: split '{name}'"
-    centres = read_points(source / f"{name}.centres.npy", len(split))
-    mass = load(source / f"{name}.mass.npy")
-    if centres.shape != (len(split), k, 2) or mass.shape != (len(split), k):
-        raise BadInput(
-            f"{source}: {name} has centres of shape {list(centres.shape)} and mass of shape "
-            f"{list(mass.shape)} for {len(split)} images and {k} parts; extract the run's outputs "
-            "again"
-        )
-    box = np.array(split.annotation("box"), np.float64)
-    box_side(box, np.ones((len(split), 1), bool), f"{where}: box")
-    landmarks = np.array(split.annotation("landmarks"), np.float64)
-    visible = np.array(split.annotation("visible"))
-    if not np.isfinite(landmarks[visible]).all():
-        raise BadInput(f"{where}: a visible landmark is not finite")
-    absent = (mass <= EMPTY)[..., None]
-    if settings.absent == "origin":
-        inputs = cub.box_units(np.where(absent, 0, centres), box)
-    else:
-        inputs = np.where(absent, np.nan, cub.box_units(centres, box))
-    targets = np.where(visible[..., None], cub.box_units(landmarks, box), 0)
-    return flat(inputs), Truth(targets, visible, np.ones(len(split)))
-
-
-def _official_numbers(prepared: Prepared, name: str) -> NDArray[np.int64]:
-    """Return CUB's own number of the class of each image of a split, from 1."""
-    used = sorted(set(prepared.meta["settings"]["classes"])) or range(1, prepared.classes + 1)
-    return np.array(used)[np.array(prepared.split(name).annotation("labels"))]
-
-
-def _sums(errors: FloatArray) -> FloatArray:
-    """Return the sum of each image's errors and their number, [N, 2]."""
-    counted = np.isfinite(errors)
-    return np.stack([np.where(counted, errors, 0).sum(1), counted.sum(1)], axis=1)
-
-
-def _ratio(sums: FloatArray) -> FloatArray:
-    """Return the mean error of sums [..., 2]."""
-    return sums[..., 0] / sums[..., 1]
-
-
-def score_labels(path: Path, *, ignore: int | None = None, seed: int = 0) -> dict[str, Any]:
-    """Measure the parts in a file against its labels.
-
-    Args:
-        path: npz with `pred` and `true`, integers of one shape, at least one; other arrays are
-            ignored. With two axes or more, the first is images: then there are intervals over
-            images and means over images.
-        ignore: a true label; where it stands nothing counts.
-        seed: of the intervals' draws.
-
-    Returns:
-        What there is to say, ready for `json.dumps`; numbers are in %, intervals are null with
-        fewer than two images.
-
-    Raises:
-        BadInput: no such file, not an npz, an array that is missing or not of integers, shapes
-            that differ, nothing to count, more different labels than parts can have.
-    """
-    arrays = read_npz(path)
-    if missing := [key for key in KEYS if key not in arrays]:
-        unknown = [f"'{key}': {nearest(key, KEYS)}" for key in sorted(arrays) if key not in KEYS]
-        raise BadInput("\n".join([f"{path}: no array named {', '.join(missing)}.", *unknown]))
-    true, pred = arrays["true"], arrays["pred"]
-    try:
-        parts.check_labels(true, pred)
-        if true.size == 0:
-            raise BadInput(f"true and pred have shape {list(true.shape)}; nothing is left to count")
-        (true_labels, true), (pred_labels, pred) = (
-            parts.compact(labels, name) for labels, name in ((true, "true"), (pred, "pred"))
-        )
-        if true.ndim < 2:
-            true, pred = true.reshape(1, -1), pred.reshape(1, -1)
-        n_true, n_pred = len(true_labels), len(pred_labels)
-        several = len(true) > 1
-        n_tables = max(len(true), DRAWS) if several else 1
-        if n_tables * n_true * n_pred > MOST_CELLS:
-            raise BadInput(
-                f"{n_tables:,} tables, of images or of draws of them, with {n_true:,} true and "
-                f"{n_pred:,} predicted labels have more than {MOST_CELLS:,} cells; give fewer "
-                "labels, or flatten the arrays to do without intervals over images"
-            )
-        tables = parts.contingency_by_image(true, pred, n_true, n_pred)
-        counts = true_labels != ignore
-        ignored = int(tables[:, ~counts].sum())
-        tables, true_labels = tables[:, counts], true_labels[counts]
-        tables = tables[tables.any((1, 2))]
-        if not len(tables):
-            raise BadInput(f"every true label is {ignore}, which --ignore leaves out")
-    except BadInput as error:
-        raise BadInput(f"{path}: {error}") from None
-    pred_labels, tables = pred_labels[tables.any((0, 1))], tables[:, :, tables.any((0, 1))]
-
-    table = tables.sum(0)
-    matching = parts.matched_iou(table)
-    groups = parts.greedy_grouping(table.sum(1), len(pred_labels))
-    ceiling = parts.grouping_table(table.sum(1), groups)
-    several = len(tables) > 1
-    intervals = parts.bootstrap(tables, DRAWS, seed)._asdict() if several else None
-    return {
-        "probe": "parts",
-        "version": VERSION,
-        "unit": "%",
-        "direction": "higher is better",
-        "nmi": 100 * float(parts.nmi(table)),
-        "ari": 100 * float(parts.ari(table)),
-        "mean_iou": 100 * matching.mean_iou,
-        "majority_accuracy": 100 * parts.majority_accuracy(table),
-        "interval95": intervals
-        and {key: [100 * end for end in ends] for key, ends in intervals.items()},
-        "per_image": {
-            "nmi": _over_images(parts.nmi(tables)),
-            "ari": _over_images(parts.ari(tables)),
-        }
-        if several
-        else None,
-        "ceiling": {
-            "k": ceiling.shape[1],
-            "nmi": 100 * float(parts.nmi(ceiling)),
-            "ari": 100 * float(parts.ari(ceiling)),
-            "groups": [true_labels[groups == k].tolist() for k in range(ceiling.shape[1])],
-        },
-        "per_label": [
-            {
-                "label": int(label),
-                "n": int(row.sum()),
-                "part": int(pred_labels[partner]) if partner >= 0 else None,
-                "iou": 100 * float(iou),
-            }
-            for label, row, partner, iou in zip(
-                true_labels, table, matching.partner, matching.iou, strict=True
-            )
-        ],
-        "n": int(table.sum()),
-        "n_ignored": ignored,
-        "k": len(pred_labels),
-        "labels": len(true_labels),
-        "images": len(tables) if several else None,
-        "parts": pred_labels.tolist(),
-        "table": table.tolist() if table.size <= 4096 else None,
-        "seed": seed,
-        "settings": {"ignore": ignore, "draws": DRAWS if several else 0},
-    }
-
-
-def _over_images(values: FloatArray) -> dict[str, Any]:
-    interval = over_seeds_and_samples(100 * values[None])
-    return {"mean": interval.mean, "interval95": [interval.low, interval.high]}
-
-
-def score_landmarks(train_path: Path, test_path: Path, *, seed: int = 0) -> dict[str, Any]:
-    """Run CUB's landmark regression on two files of part centres and keypoints.
-
-    The fit is on all training images of the file: for CUB-001, 002 and 003 give the three classes
-    together, as the papers do.
-
-    Args:
-        train_path: npz with `points` [N, K, 2], `landmarks` [N, L, 2] and `box` [N, 4], (x, y,
-            width, height), in pixels, where there are any invisible landmarks `visible` [N, L].
-        test_path: likewise; `classes` [N], integers, for an error of each class.
-        seed: of the interval's draws.
-
-    Returns:
-        What a result file holds, ready for `json.dumps`. Errors are in % of the box, whose width
-        and height count separately, over all visible landmarks of test images; the interval is a
-        bootstrap's over images. Landmarks that no training image or no test image shows are
-        skipped: their error is null.
-
-    Raises:
-        BadInput: as `load_landmarks`; no boxes; files that do not fit one another; no landmark
-            that both files show.
-    """
-    train, test = load_landmarks(train_path, each=False), load_landmarks(test_path, each=False)
-    check_alike(train.points, test.points, "keypoints")
-    check_alike(train.landmarks, test.landmarks, "landmarks")
-    units = []
-    for path, file in ((train_path, train), (test_path, test)):
-        if file.points.shape[2] != 2:
-            raise BadInput(f"{path}: extra values of keypoints have no place in CUB's protocol")
-        if file.box is None:
-            raise BadInput(f"{path}: no array named box; CUB's errors are shares of the box")
-        box_side(file.box, np.ones((len(file.points), 1), bool), f"{path}: box")
-        points, landmarks = (cub.box_units(p, file.box) for p in (file.points, file.landmarks))
-        units.append((flat(points), np.where(file.visible[..., None], landmarks, 0)))
-    (inputs, landmarks), (test_inputs, test_landmarks) = units
-    known = (inputs, landmarks, train.visible)
-    truth = Truth(test_landmarks, test.visible, np.ones(len(test_inputs)))
-    errors = truth.errors(cub.predict(known, test_inputs))
-    if not np.isfinite(errors).any():
-        raise BadInput(f"{test_path}: no landmark that {train_path} shows is visible here")
-    constant = cub.predict((np.zeros((len(inputs), 1)), *known[1:]), np.zeros((len(errors), 1)))
-
-    counted = np.isfinite(errors)
-    sums = _sums(errors)
-    sums = sums[sums[:, 1] > 0]
-    interval = (
-        list(percentiles(_ratio(bootstrap_totals(sums, DRAWS, seed)))) if len(sums) > 1 else None
-    )
-    return {
-        "probe": "landmarks",
-        "version": VERSION,
-        "protocol": "cub",
-        "metric": "landmark_error",
-        "unit": "% of box",
-        "direction": "lower is better",
-        "value": cub.micro_average(errors),
-        "interval95": interval,
-        "constant": cub.micro_average(truth.errors(constant)),
-        "per_class": _per_class(errors, test_path),
-        "per_landmark": [_or_null(cub.micro_average(column)) for column in errors.T],
-        "skipped": np.flatnonzero(~counted.any(0)).tolist(),
-        "n_points": int(counted.sum()),
-        "n_train": len(inputs),
-        "n_test": len(errors),
-        "keypoints": train.points.shape[1],
-        "seed": seed,
-        "settings": {"draws": DRAWS if interval else 0},
-    }
-
-
-def _per_class(errors: FloatArray, path: Path) -> dict[str, float | None] | None:
-    classes: NDArray[Any] | None = read_npz(path).get("classes")
-    if classes is None:
-        return None
-    if classes.dtype.kind not in "iu" or classes.shape != (len(errors),):
-        raise BadInput(
-            f"{path}: classes is {classes.dtype} of shape {list(classes.shape)}; expected one "
-            f"integer for each of {len(errors)} images"
-        )
-    return {str(c): _or_null(cub.micro_average(errors[classes == c])) for c in np.unique(classes)}
-
-
-def _or_null(value: float) -> float | None:
-    return value if np.isfinite(value) else None
+    return by_landmark

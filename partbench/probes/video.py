@@ -70,6 +70,11 @@ class Video(Probe):
     needs = ("predictions",)
     reads = "model"
 
+    @classmethod
+    def annotations(cls, settings: Any) -> tuple[tuple[str, ...], ...]:
+        """Return what the data must have; see `Probe.annotations`."""
+        return (("frames",),)
+
     def run(self, source: Path, data: Path, settings: Any, seed: int, device: str) -> Result:
         """Predict the test clips; see `Probe.run`.
 

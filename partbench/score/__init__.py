@@ -1,0 +1,1 @@
+"""The rulers for arrays that partbench did not make, one module each."""
