@@ -88,15 +88,15 @@ class PartSettings(Settings):
     )
 
 
-Foreground = Literal["own", "mask", "box", "predicted"]
-FOREGROUNDS: dict[Foreground | Literal[""], str] = {
+Foreground = Literal["", "own", "mask", "box", "predicted"]
+FOREGROUNDS: dict[Foreground, str] = {
     "": "",
     "own": "own foreground",
     "mask": "ground-truth mask",
     "box": "box as foreground",
     "predicted": "predicted foreground",
 }
-"""Who knew the foreground, in words."""
+"""Who knew the foreground, in words; nobody, or it does not count: empty."""
 
 
 class PartSetting(Setting):
@@ -104,16 +104,17 @@ class PartSetting(Setting):
 
     on: str = Field(
         "",
+        pattern=r"^(CUB-\d{3}|all|\d+ classes)?$",
         description="classes that the landmark regression is measured on: CUB-001, `all` of CUB, "
         "or how many",
     )
     k: int = Field(ge=1, description="parts")
-    foreground: Foreground | Literal[""] = Field(
+    foreground: Foreground = Field(
         "",
         description="where a ruler that counts the background has it from: the method, true "
         "masks, boxes, or a network trained on masks",
     )
-    crop: str = Field("", description="of the data, for numbers at landmarks")
+    crop: str = Field("", pattern=r"^[\w-]*$", description="of the data, for numbers at landmarks")
     labels: Literal["", "bilinear"] = Field(
         "", description="how the true labels of pixels were resized, where not by the nearest"
     )
@@ -166,7 +167,7 @@ class PartLabels(NamedTuple):
     """[N, S, S] integers, 0 to k - 1."""
     foreground: NDArray[Any] | None
     """[N, S, S], true on the foreground."""
-    known_by: Foreground | Literal[""]
+    known_by: Foreground
     """Who knew the foreground; empty where nobody did."""
 
     def codes(self, image: int) -> NDArray[np.intp]:
@@ -192,7 +193,7 @@ def read_part_labels(source: Path, file: PartFile, prepared: Prepared) -> PartLa
     test = prepared.split("test")
     shape = (len(test), prepared.canvas, prepared.canvas)
     labels, foreground = _open(source / "test.labels.npy", shape), None
-    known_by: Foreground | Literal[""] = ""
+    known_by: Foreground = ""
     if file.foreground == "own":
         foreground, known_by = _open(source / "test.foreground.npy", shape), "own"
     elif file.foreground == "mask":
