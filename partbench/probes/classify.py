@@ -25,7 +25,7 @@ from partbench.errors import BadInput, in_short
 from partbench.files import atomic, sha256
 from partbench.method import Method, MethodSettings
 from partbench.metrics.accuracy import label_ranks
-from partbench.model import load_model
+from partbench.model import load_model_for
 from partbench.nn.init import init_patchvae_
 from partbench.probe import Numbers, Probe, Result, Setting
 from partbench.progress import Progress
@@ -101,15 +101,10 @@ class Classify(Probe):
 
     def run(self, source: Path, data: Path, settings: Any, seed: int, device: str) -> Result:
         """Train the classifiers and measure them; see `Probe.run`."""
-        _, method = load_model(source, device)
         prepared = Prepared(data)
+        _, method = load_model_for(prepared, source, device)
         train, test = prepared.split("train"), prepared.split("test")
         labels = np.array(train.annotation("labels"))
-        if prepared.size != method.data.size:
-            raise BadInput(
-                f"{source} was trained at {method.data.size} px, {data} is prepared at "
-                f"{prepared.size} px; give both data sets the same `size`"
-            )
         kept, held_out = _hold_out(labels, settings.held_out, seed)
         everything = np.arange(len(labels))
         origin = [sha256(source), prepared.meta["checksum"]]

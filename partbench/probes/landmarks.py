@@ -13,20 +13,20 @@ log-variance of the background particle is an intercept by another name; what it
 measured as `implicit_intercept`.
 """
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, Self
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, PositiveInt, model_validator
 
-from partbench.coordinates import Frame
+from partbench.coordinates import Origin, RegressionFrame, RegressionOrigins, from_corner
 from partbench.data.prepared import Prepared, Split
 from partbench.errors import BadInput
-from partbench.files import read_json
 from partbench.metrics import landmarks as metrics
-from partbench.metrics.landmarks import FloatArray, Truth, check_alike, check_points, flat
+from partbench.metrics.landmarks import FloatArray, Truth, flat
+from partbench.outputs.keypoints import KeypointArrays
+from partbench.outputs.keypoints import read as read_keypoints
 from partbench.probe import Numbers, Probe, Result, Setting
 from partbench.settings import Settings
 
@@ -36,7 +36,6 @@ CURVE_TO, CURVE_STEPS = 15.0, 61
 FACES = 8
 UNITS = {"iod": "% inter-ocular", "box": "% of box", "image": "% of image side"}
 Normaliser = Literal["iod", "box", "image"]
-Origin = Literal["corner", "centred"]
 
 
 class LandmarkSettings(Settings):
@@ -104,61 +103,8 @@ PLAIN, INTERCEPT = SHOWN = (LandmarkSetting(), LandmarkSetting(intercept=True))
 """The settings whose curves are kept: the papers' fit and the honest one."""
 
 
-class KeypointFile(NamedTuple):
-    """What keypoints.json says of a run's keypoints."""
-
-    frame: Frame
-    background: bool
-    """Whether the last keypoint is a constant that stands for the background."""
-    points: Origin
-    """The frame in which the run's paper regresses from keypoints."""
-    landmarks: Origin
-    """The frame in which it regresses to landmarks."""
-
-
-def read_keypoint_file(path: Path) -> KeypointFile:
-    """Read keypoints.json; raises BadInput where a key is missing or a frame unknown."""
-    found = read_json(path)
-    try:
-        frame = Frame(**{key: found[key] for key in Frame._fields})
-        points, landmarks = found["protocol"]["points"], found["protocol"]["landmarks"]
-        background = found["background"]
-    except (KeyError, TypeError) as error:
-        raise BadInput(f"{path}: no key {error}; extract the run's outputs again") from None
-    for name, origin in (("points", points), ("landmarks", landmarks)):
-        if origin not in ("corner", "centred"):
-            raise BadInput(f"{path}: protocol.{name} is {origin!r}, must be corner or centred")
-    return KeypointFile(frame, background, points, landmarks)
-
-
-class LandmarkFrame(NamedTuple):
-    """The frame that landmarks are regressed in: (pixels - origin) / unit."""
-
-    origin: float
-    unit: float
-
-    def of_pixels(self, pixels: Any) -> FloatArray:
-        """Return pixels of the prepared image in this frame."""
-        return (np.asarray(pixels, np.float64) - self.origin) / self.unit
-
-    def to_pixels(self, points: FloatArray) -> FloatArray:
-        """Return points of this frame as pixels of the prepared image."""
-        return points * self.unit + self.origin
-
-
-def landmark_frame(name: Origin, frame: Frame) -> LandmarkFrame:
-    """Return the frame of landmarks `name`, for a method that sees the window of `frame`."""
-    if name == "corner":
-        return LandmarkFrame(frame.left, 1)
-    return LandmarkFrame(frame.left + frame.side / 2, frame.side)
-
-
 class Landmarks(Probe):
     """The landmark probe of a run's keypoints.
-
-    It reads `keypoints.json`, `<split>.points.npy` [N, K, 2], `<split>.logvar.npy` [N, K, 2] if
-    there are log-variances, and `test.carried.npy` [N, K, 2]: the keypoints found on a warped
-    copy of each test image, carried back to the original; NaN where they cannot be.
 
     An image whose normaliser is unknown, as one of its eyes is invisible, is left out of the
     errors and has NaN in the table of samples.
@@ -180,33 +126,38 @@ class Landmarks(Probe):
         """Measure the keypoints in `source`; see `Probe.run`."""
         prepared = Prepared(data)
         names = prepared.meta["landmark_names"]
-        file = read_keypoint_file(source / "keypoints.json")
-        points_frame = file.points if settings.points_frame == "paper" else settings.points_frame
-        origin = file.landmarks if settings.landmarks_frame == "paper" else settings.landmarks_frame
-        frame = landmark_frame(origin, file.frame)
-
         splits = {name: prepared.split(name) for name in ("train", "test")}
+        sizes = {name: len(split) for name, split in splits.items()}
+        keypoints = read_keypoints(source, sizes)
+        paper = keypoints.protocol
+        origins = RegressionOrigins(
+            paper.points if settings.points_frame == "paper" else settings.points_frame,
+            paper.landmarks if settings.landmarks_frame == "paper" else settings.landmarks_frame,
+        )
+        frame = RegressionFrame.of(origins.landmarks, keypoints.frame)
+
         pixels = {name: np.array(split.annotation("landmarks")) for name, split in splits.items()}
         visible = {name: np.array(split.annotation("visible")) for name, split in splits.items()}
         for name in splits:
             where = f"{data}: split '{name}'"
             metrics.check_landmarks(pixels[name], visible[name], names, where)
-        targets = {name: frame.of_pixels(values) for name, values in pixels.items()}
+        targets = {
+            name: frame.from_pixels(values.astype(np.float64)) for name, values in pixels.items()
+        }
         length = lengths(splits["test"], prepared.size, settings)
         truth = Truth(targets["test"], visible["test"], length / frame.unit)
         metrics.check_landmarks(pixels["test"], truth.counted, names, f"{data}: split 'test'")
-        sizes = {name: len(split) for name, split in splits.items()}
-        raw, designs = read_designs(source, file, points_frame, sizes)
+        inputs = regression_inputs(keypoints, origins.points)
 
         numbers = Numbers(UNITS[settings.normaliser], "lower")
         metric = f"{settings.normaliser}_error"
         errors: dict[LandmarkSetting, FloatArray] = {}
         predicted: dict[LandmarkSetting, FloatArray] = {}
-        for regressed, design in designs.items():
+        for regressed, values in inputs.items():
             for intercept in (False, True):
                 setting = regressed.model_copy(update={"intercept": intercept})
-                mapped = metrics.fit(design["train"], targets["train"], visible["train"], intercept)
-                predicted[setting] = mapped(design["test"])
+                mapped = metrics.fit(values["train"], targets["train"], visible["train"], intercept)
+                predicted[setting] = mapped(values["test"])
                 errors[setting] = metrics.per_image(truth.errors(predicted[setting]))
                 numbers.add(metric, setting, errors[setting])
         all_inputs = LandmarkSetting(inputs="mu+logvar")
@@ -228,42 +179,41 @@ class Landmarks(Probe):
         curves = {}
         for setting in SHOWN if settings.few_shot else ():
             curve = metrics.few_shot(
-                (designs[PLAIN]["train"], targets["train"], visible["train"]),
-                designs[PLAIN]["test"],
+                (inputs[PLAIN]["train"], targets["train"], visible["train"]),
+                inputs[PLAIN]["test"],
                 truth,
                 setting.intercept,
                 settings.few_shot,
                 settings.draws,
                 seed,
             )
-            for n, found in curve.items():
-                spread = curve_point(found)["sd"]
+            for n, draws in curve.items():
+                spread = curve_point(draws)["sd"]
                 note = (
-                    f"SD over {len(found)} draws {spread:.2f}"
+                    f"SD over {len(draws)} draws {spread:.2f}"
                     if spread is not None
                     else "all images"
                 )
                 of_n = setting.model_copy(update={"annotations": n})
-                numbers.add(f"few_shot_{metric}", of_n, found.mean(0), note=note)
+                numbers.add(f"few_shot_{metric}", of_n, draws.mean(0), note=note)
             curves[str(setting)] = curve_json(curve)
         baseline = metrics.mean_shape(targets["train"], visible["train"])
         shape = baseline(np.zeros((sizes["test"], 1)))
         numbers.add("mean_shape", PLAIN, metrics.per_image(truth.errors(shape)))
-        carried = load(source / "test.carried.npy")
         numbers.add(
             "equivariance",
             PLAIN,
-            inconsistency(raw, carried, file, str(source / "test.carried.npy")),
+            inconsistency(keypoints, str(source)),
             unit="% of window side",
             note="mean distance between keypoints and those of a warped copy, carried back",
         )
         details = {
-            "k": raw.shape[1],
-            "background": file.background,
-            "frames": {"points": points_frame, "landmarks": origin},
+            "k": keypoints.carried.shape[1],
+            "background": keypoints.background,
+            "frames": origins._asdict(),
             "images that count": int(np.isfinite(errors[PLAIN]).sum()),
             "inputs": {
-                str(setting): input_json(designs[PLAIN]["train"], setting.intercept)
+                str(setting): input_json(inputs[PLAIN]["train"], setting.intercept)
                 for setting in SHOWN
             },
             "cumulative errors": {
@@ -301,97 +251,46 @@ def lengths(test: Split, size: int, settings: LandmarkSettings) -> FloatArray:
     return np.full(len(test), float(size))
 
 
-def read_designs(
-    source: Path, file: KeypointFile, points_frame: Origin, sizes: Mapping[str, int]
-) -> tuple[FloatArray, dict[LandmarkSetting, dict[str, FloatArray]]]:
-    """Return the test keypoints [N, K, 2] in the method's frame, and the regressions' inputs.
+def regression_inputs(
+    keypoints: KeypointArrays, origin: Origin
+) -> dict[LandmarkSetting, dict[str, FloatArray]]:
+    """Return what landmarks are regressed from: setting (without intercept) -> split -> [N, D].
 
     Args:
-        source: the folder of the outputs.
-        file: its keypoints.json.
-        points_frame: of the inputs.
-        sizes: split -> images.
-
-    Returns:
-        The keypoints, and setting (without intercept) -> split -> inputs [N, D].
-
-    Raises:
-        BadInput: a file is missing or damaged, does not fit the others, or is not finite; there
-            is no keypoint beside the background's.
+        keypoints: the run's.
+        origin: of the frame that their coordinates are given in.
     """
-    points, logvar = {}, {}
-    for name, n in sizes.items():
-        points[name] = read_points(source / f"{name}.points.npy", n)
-    check_alike(points["train"], points["test"], "keypoints")
-    if file.background and points["test"].shape[1] == 1:
-        raise BadInput(f"{source}: only the background's keypoint; a method needs one more")
-    raw = points["test"]
-    if points_frame == "corner":
-        points = {name: (x + 1) / 2 * file.frame.side for name, x in points.items()}
-    parts = {PLAIN: points}
-    if any((source / f"{name}.logvar.npy").exists() for name in sizes):
-        for name, n in sizes.items():
-            path = source / f"{name}.logvar.npy"
-            logvar[name] = read_points(path, n)
-            if logvar[name].shape != points[name].shape:
-                raise BadInput(
-                    f"{path}: log-variances have {list(logvar[name].shape[1:])}, keypoints "
-                    f"{list(points[name].shape[1:])}; extract the run's outputs again"
-                )
-        parts[LandmarkSetting(inputs="mu+logvar")] = {
-            name: np.concatenate([points[name], logvar[name]], axis=2) for name in sizes
+    points = keypoints.points
+    if origin == "corner":
+        points = {name: from_corner(x, keypoints.frame) for name, x in points.items()}
+    variants = {PLAIN: points}
+    if keypoints.logvar is not None:
+        variants[LandmarkSetting(inputs="mu+logvar")] = {
+            name: np.concatenate([x, keypoints.logvar[name]], axis=2) for name, x in points.items()
         }
-    designs = {}
-    for setting, values in parts.items():
-        designs[setting] = {name: flat(x) for name, x in values.items()}
-        if file.background:
+    inputs = {}
+    for setting, values in variants.items():
+        inputs[setting] = {name: flat(x) for name, x in values.items()}
+        if keypoints.background:
             without = setting.model_copy(update={"background": False})
-            designs[without] = {name: flat(x[:, :-1]) for name, x in values.items()}
-    return raw, designs
+            inputs[without] = {name: flat(x[:, :-1]) for name, x in values.items()}
+    return inputs
 
 
-def load(path: Path) -> FloatArray:
-    """Return an npy file as float64; raises BadInput if it is missing, damaged or no numbers."""
-    try:
-        array = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise BadInput(f"{path}: {error}; extract the run's outputs again") from None
-    if array.dtype.kind not in "fiu":
-        raise BadInput(f"{path}: {array.dtype}, expected numbers; extract the outputs again")
-    return np.asarray(array, np.float64)
-
-
-def read_points(path: Path, n: int) -> FloatArray:
-    """Return an npy file [n, K, 2] as float64.
-
-    Raises:
-        BadInput: it cannot be read, has another shape, or holds what is not finite.
-    """
-    points = load(path)
-    check_points(points, n, str(path))
-    return points
-
-
-def inconsistency(
-    points: FloatArray, carried: FloatArray, file: KeypointFile, where: str
-) -> FloatArray:
-    """Return the mean distance of keypoints that a warp moved and brought back, [N].
+def inconsistency(keypoints: KeypointArrays, where: str) -> FloatArray:
+    """Return the mean distance of test keypoints that a warp moved and brought back, [N].
 
     It is in % of the window's side, over the keypoints that are not the background; those that
     cannot be carried back (NaN) do not count, and an image with no other has NaN.
 
     Raises:
-        BadInput: the shapes differ, or nothing was carried back.
+        BadInput: nothing was carried back.
     """
-    if carried.shape != points.shape:
-        raise BadInput(
-            f"{where}: shape {list(carried.shape)}, but the keypoints have "
-            f"{list(points.shape)}; extract the run's outputs again"
-        )
-    moved = file.frame.to_pixels(points) - file.frame.to_pixels(carried)
-    if file.background:
+    frame = keypoints.frame
+    moved = frame.to_pixels(keypoints.points["test"]) - frame.to_pixels(keypoints.carried)
+    if keypoints.background:
         moved = moved[:, :-1]
-    shares = 100 * np.hypot(*np.moveaxis(moved, -1, 0)) / file.frame.side
+    shares = 100 * np.hypot(*np.moveaxis(moved, -1, 0)) / frame.side
     if not np.isfinite(shares).any():
         raise BadInput(f"{where}: no keypoint was carried back; extract the run's outputs again")
     return metrics.per_image(shares)

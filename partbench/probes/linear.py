@@ -30,6 +30,7 @@ from partbench.metrics.logistic import (
     rotate,
     solve,
 )
+from partbench.outputs.features import read as read_features
 from partbench.probe import Metric, Probe, Result, Setting
 from partbench.settings import Settings
 
@@ -276,16 +277,14 @@ class Linear(Probe):
         return (("labels",),)
 
     def run(self, source: Path, data: Path, settings: Any, seed: int, device: str) -> Result:
-        """Measure `<split>.features.npy` in `source`; see `Probe.run`."""
+        """Measure the features in `source`; see `Probe.run`."""
         prepared = Prepared(data)
         train, test = prepared.split("train"), prepared.split("test")
-        features = [
-            np.load(source / f"{split}.features.npy", mmap_mode="r") for split in ("train", "test")
-        ]
+        train_features = read_features(source, "train", len(train))
         result = linear_probe(
-            features[0],
+            train_features,
             np.array(train.annotation("labels")),
-            features[1],
+            read_features(source, "test", len(test)),
             np.array(test.annotation("labels")),
             np.array(train.annotation("folds")) if train.has("folds") else None,
             settings,
@@ -301,7 +300,7 @@ class Linear(Probe):
             top5 = 100 * float(result.top5.mean())
             metrics.append(Metric("top5", Setting(), top5, "%", "higher", n))
         details = {
-            "features": features[0].shape[1],
+            "features": train_features.shape[1],
             "per fold": (100 * result.accuracy).tolist(),
             "sd over folds": None if result.sd is None else 100 * result.sd,
             "C": list(result.cs),

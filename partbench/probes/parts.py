@@ -14,18 +14,15 @@ Where the data set has pixel labels (DeepFashion, CCP, PASCAL-Part, toy), pixels
 landmarks do: the label at each visible landmark, against the landmark's number (CUB).
 """
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from partbench.data.prepared import Prepared, Split
-from partbench.data.reader import UNSURE
+from partbench.data.prepared import Prepared
 from partbench.errors import BadInput
-from partbench.files import read_json
 from partbench.metrics import cub, parts
 from partbench.metrics.intervals import (
     bootstrap_totals,
@@ -34,9 +31,11 @@ from partbench.metrics.intervals import (
 )
 from partbench.metrics.landmarks import FloatArray
 from partbench.metrics.parts import Counts
+from partbench.outputs import part_maps
+from partbench.outputs.part_maps import PartArrays
 from partbench.probe import Numbers, Probe, Result, Setting
 from partbench.probes.cub_regression import regress
-from partbench.probes.landmarks import load, read_points
+from partbench.probes.part_counts import count_landmarks, count_pixels
 from partbench.settings import Settings
 
 VERSION = 2
@@ -48,7 +47,6 @@ DRAWS = 1000
 COUNTED = {"auto": ("parts", "landmarks"), "pixels": ("parts",), "landmarks": ("landmarks",)}
 """Setting `at` -> annotations, one of which the data must have."""
 NOBODY = "no foreground known"
-SPLITS = ("train", "test")
 CROPS = {
     "tight": "box crops",
     "box": "square box crops",
@@ -134,164 +132,15 @@ class PartSetting(Setting):
         return ", ".join(filter(None, words))
 
 
-class PartFile(NamedTuple):
-    """What parts.json says of a run's part maps."""
-
-    parts: int
-    """K."""
-    foreground: Literal["own", "mask", "none"]
-    """Whose foreground the parts were cut out by: the method's, the data set's, nobody's."""
-
-
-def read_part_file(path: Path) -> PartFile:
-    """Read parts.json; raises BadInput where a key is missing or holds what it cannot."""
-    found = read_json(path)
-    try:
-        file = PartFile(found["k"], found["foreground"])
-    except (KeyError, TypeError) as error:
-        raise BadInput(f"{path}: no key {error}; extract the run's outputs again") from None
-    whole = type(file.parts) is int and 1 <= file.parts <= UNSURE
-    if file.foreground not in ("own", "mask", "none") or not whole:
-        raise BadInput(
-            f"{path}: {file.parts!r} parts, foreground {file.foreground!r}; there must be 1 to "
-            f"{UNSURE} parts, and the foreground is own, mask or none"
-        )
-    return file
-
-
-class PartLabels(NamedTuple):
-    """What a run says of each pixel of the test images."""
-
-    k: int
-    labels: NDArray[Any]
-    """[N, S, S] integers, 0 to k - 1."""
-    foreground: NDArray[Any] | None
-    """[N, S, S], true on the foreground."""
-    known_by: Foreground
-    """Who knew the foreground; empty where nobody did."""
-
-    def codes(self, image: int) -> NDArray[np.intp]:
-        """Return an image's labels, [S, S], with k added on what is taken for background."""
-        codes = np.asarray(self.labels[image], np.intp)
-        if codes.size and not 0 <= codes.min() <= codes.max() < self.k:
-            wrong = codes.max() if codes.max() >= self.k else codes.min()
-            raise BadInput(
-                f"test.labels.npy, image {image}: label {wrong}, but parts.json says that there "
-                f"are {self.k} parts, 0 to {self.k - 1}; extract the run's outputs again"
-            )
-        if self.foreground is None:
-            return codes
-        return np.where(self.foreground[image], codes, codes + self.k)
-
-
-def read_part_labels(source: Path, file: PartFile, prepared: Prepared) -> PartLabels:
-    """Open the labels and the foreground of the test images; nothing is read yet.
-
-    Raises:
-        BadInput: a file is missing or damaged, or does not fit the data set's images.
-    """
-    test = prepared.split("test")
-    shape = (len(test), prepared.canvas, prepared.canvas)
-    labels, foreground = _open(source / "test.labels.npy", shape), None
-    known_by: Foreground = ""
-    if file.foreground == "own":
-        foreground, known_by = _open(source / "test.foreground.npy", shape), "own"
-    elif file.foreground == "mask":
-        foreground = _fitting(test.annotation("mask"), shape, f"{test.folder}: mask")
-        known_by = "box" if prepared.meta["settings"].get("foreground") == "box" else "mask"
-        if "foreground" in prepared.meta:
-            known_by = "predicted"
-    return PartLabels(file.parts, labels, foreground, known_by)
-
-
-def _open(path: Path, shape: tuple[int, ...]) -> NDArray[Any]:
-    try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise BadInput(f"{path}: {error}; extract the run's outputs again") from None
-    return _fitting(array, shape, str(path))
-
-
-def _fitting(array: NDArray[Any], shape: tuple[int, ...], where: str) -> NDArray[Any]:
-    if array.dtype.kind not in "iub" or array.shape != shape:
-        raise BadInput(
-            f"{where}: {array.dtype} of shape {list(array.shape)}; expected integers of shape "
-            f"{list(shape)}, as the test images have; give model and data set the same `size`, and "
-            "one image a sample"
-        )
-    return array
-
-
-class Counted(NamedTuple):
-    """How often each true label meets each predicted one, image by image."""
-
-    fg: Counts
-    """[N, T, K], where the truth is foreground."""
-    full: Counts | None
-    """With the background, as column 0, and of pixels as row 0 too; None if nobody knows it."""
-
-
-def count_pixels(predicted: PartLabels, test: Split, names: Sequence[str]) -> Counted:
-    """Count the pixels of each test image, those aside that are to be left out.
-
-    Args:
-        predicted: the run's labels.
-        test: the split.
-        names: of the true labels, background first.
-
-    Raises:
-        BadInput: a label beyond the names, true labels of another shape than the predicted, no
-            foreground in any image.
-    """
-    where = f"{test.folder}: parts"
-    true = _fitting(test.annotation("parts"), predicted.labels.shape, where)
-    tables = np.zeros((len(true), len(names), 2 * predicted.k), np.int64)
-    for image, table in enumerate(tables):
-        labels = np.array(true[image])
-        codes = predicted.codes(image)
-        try:
-            table[:] = parts.contingency(
-                labels, codes, len(names), 2 * predicted.k, labels != UNSURE
-            )
-        except BadInput as error:
-            raise BadInput(f"{where} of image {image}: {error}") from None
-    if not tables[:, 1:].any():
-        raise BadInput(f"{where}: no foreground in any image, so there is nothing to count")
-    return _counted(predicted, tables, tables[:, 1:])
-
-
-def count_landmarks(predicted: PartLabels, test: Split, names: Sequence[str]) -> Counted:
-    """Count the labels at the visible landmarks of each test image; see `count_pixels`.
-
-    Raises:
-        BadInput: also without one row of landmarks, finite where visible, for each image.
-    """
-    where = f"{test.folder}: split 'test'"
-    points, visible = test.annotation("landmarks"), test.annotation("visible")
-    if points.shape != (len(test), len(names), 2):
-        raise BadInput(f"{where}: landmarks of shape {list(points.shape)} for {len(names)} names")
-    # Outside of the image, the first of the K or of the K + 1 labels: part 0 or the background.
-    outside = 0 if predicted.foreground is None else predicted.k
-    tables = np.zeros((len(test), len(names), 2 * predicted.k), np.int64)
-    for image, table in enumerate(tables):
-        shown = np.flatnonzero(visible[image])
-        places = np.asarray(points[image][shown], np.float64)
-        if not np.isfinite(places).all():
-            raise BadInput(f"{where}: image {image} has a visible landmark that is not finite")
-        codes = cub.labels_at(predicted.codes(image), places, outside)
-        table[:] = parts.contingency(shown, codes, len(names), 2 * predicted.k)
-    if not tables.any():
-        raise BadInput(f"{where}: no visible landmark in any image, so there is nothing to count")
-    return _counted(predicted, tables, tables)
-
-
-def _counted(predicted: PartLabels, tables: Counts, inside: Counts) -> Counted:
-    """Return the tables of codes [N, T, 2K] by ruler; `inside` has the foreground's rows."""
-    k = predicted.k
-    full = None
-    if predicted.foreground is not None:
-        full = np.concatenate([tables[..., k:].sum(2, keepdims=True), tables[..., :k]], axis=2)
-    return Counted(inside[..., :k] + inside[..., k:], full)
+def foreground_of(predicted: PartArrays, prepared: Prepared) -> Foreground:
+    """Return who knew the foreground that a run's parts were cut out by."""
+    if predicted.foreground_of == "own":
+        return "own"
+    if predicted.foreground_of == "none":
+        return ""
+    if "foreground" in prepared.meta:
+        return "predicted"
+    return "box" if prepared.meta["settings"].get("foreground") == "box" else "mask"
 
 
 def dominant(tables: Counts, least_share: float) -> Counts:
@@ -322,8 +171,8 @@ def consistency(images: NDArray[Any]) -> FloatArray:
     """
     present = images.sum(-1)
     share = images.max(-1) / np.maximum(present, 1)
-    found: FloatArray = share.sum(-1) / (present > 0).sum(-1)
-    return found
+    mean: FloatArray = share.sum(-1) / (present > 0).sum(-1)
+    return mean
 
 
 def mean_iou(tables: NDArray[Any]) -> FloatArray:
@@ -333,10 +182,6 @@ def mean_iou(tables: NDArray[Any]) -> FloatArray:
 
 class Parts(Probe):
     """The parts probe of a run's part maps.
-
-    It reads `parts.json`, `test.labels.npy`, `test.foreground.npy` where the method finds the
-    foreground, `test.agreement.npy`, and for the landmark regression `<split>.centres.npy` and
-    `<split>.mass.npy`; see `partbench.extract`.
 
     The table of samples has for each number outcomes whose mean it is: see `jackknife` for those
     that are no means over images. Beside them, `details` has the percentiles of a bootstrap over
@@ -361,8 +206,7 @@ class Parts(Probe):
         """
         prepared = Prepared(data)
         test = prepared.split("test")
-        file = read_part_file(source / "parts.json")
-        predicted = read_part_labels(source, file, prepared)
+        predicted = part_maps.read(source, prepared)
         at = settings.at
         if at == "auto":
             at = "pixels" if test.has("parts") else "landmarks"
@@ -372,24 +216,25 @@ class Parts(Probe):
                 "data set that labels pixels or landmarks"
             )
         crop = prepared.meta["settings"]["crop"]
-        of_k = PartSetting(k=file.parts)
+        of_k = PartSetting(k=predicted.k)
         if at == "pixels":
             names = ["background", *prepared.meta["part_names"]]
             counted = count_pixels(predicted, test, names)
             blended = prepared.meta["settings"].get("legacy_labels") == "bilinear"
-            setting = PartSetting(k=file.parts, labels="bilinear" if blended else "")
+            setting = PartSetting(k=predicted.k, labels="bilinear" if blended else "")
         else:
             names = list(prepared.meta["landmark_names"])
             counted = count_landmarks(predicted, test, names)
-            setting = PartSetting(k=file.parts, crop=crop)
+            setting = PartSetting(k=predicted.k, crop=crop)
 
         numbers = Numbers("%", "higher")
-        known_by = FOREGROUNDS[predicted.known_by]
+        foreground = foreground_of(predicted, prepared)
+        known_by = FOREGROUNDS[foreground]
         rulers = [("fg_", setting, counted.fg)]
         if counted.full is not None:
-            full = setting.model_copy(update={"foreground": predicted.known_by})
+            full = setting.model_copy(update={"foreground": foreground})
             rulers.append(("", full, counted.full))
-        groups = parts.greedy_grouping(counted.fg.sum((0, 2)), file.parts)
+        groups = parts.greedy_grouping(counted.fg.sum((0, 2)), predicted.k)
         for ruler, of_ruler, tables in rulers:
             # A perfect model finds the background too, beside its K parts.
             best = groups if tables.shape[1] == len(groups) else np.append(0, groups + 1)
@@ -404,23 +249,24 @@ class Parts(Probe):
             )
         if at == "pixels":
             add_images(numbers, setting, counted.fg, settings.least_share, seed)
-        if not prepared.whole:
+        if predicted.agreement is not None:
             numbers.add(
                 "equivariance_agreement",
                 of_k,
-                100 * agreement(source / "test.agreement.npy", len(test)),
+                100 * predicted.agreement,
                 unit="% of pixels",
                 note="foreground of a warped copy whose part is that of the place it shows; "
                 f"{known_by or NOBODY}",
             )
         regressed = {}
         if test.has("landmarks") and test.has("box") and test.annotation("box").ndim == 2:
-            on = PartSetting(k=file.parts, crop=crop)
-            regressed = add_regression(numbers, source, prepared, predicted, settings, on, seed)
+            on = PartSetting(k=predicted.k, crop=crop)
+            note = f"parts' centres of mass; {known_by or NOBODY}"
+            regressed = add_regression(numbers, prepared, predicted, settings, on, note, seed)
         table = (counted.fg if counted.full is None else counted.full).sum(0)
         fg_names = names[1:] if at == "pixels" else names
         details = {
-            "k": file.parts,
+            "k": predicted.k,
             "at": at,
             "foreground": known_by,
             "labels": names if len(table) == len(names) else fg_names,
@@ -456,11 +302,11 @@ def add_labels(
         areas: whether the counts are areas.
         seed: of the bootstrap.
     """
-    found = parts.bootstrap(tables, DRAWS, seed)
+    intervals = parts.bootstrap(tables, DRAWS, seed)
     measures = {"nmi": parts.nmi, "ari": parts.ari} | ({"mean_iou": mean_iou} if areas else {})
     matched = "parts and labels matched one to one"
     for name, statistic in measures.items():
-        low, high = getattr(found, name)
+        low, high = getattr(intervals, name)
         numbers.add(
             f"{ruler}{name}",
             setting,
@@ -518,68 +364,38 @@ def add_images(
     )
 
 
-def agreement(path: Path, n: int) -> FloatArray:
-    """Return test.agreement.npy, [n], shares; NaN where an image has no foreground.
-
-    Raises:
-        BadInput: it cannot be read, has another shape, or is NaN everywhere.
-    """
-    shares = load(path)
-    if shares.shape != (n,):
-        raise BadInput(
-            f"{path}: shape {list(shares.shape)} for {n} test images; extract the run's outputs "
-            "again"
-        )
-    if not np.isfinite(shares).any():
-        raise BadInput(f"{path}: the method finds no foreground in any image")
-    return shares
-
-
 def add_regression(
     numbers: Numbers,
-    source: Path,
     prepared: Prepared,
-    predicted: PartLabels,
+    predicted: PartArrays,
     settings: PartSettings,
     setting: PartSetting,
+    note: str,
     seed: int,
 ) -> dict[str, dict[str, float | None]]:
     """Add the errors of the landmark regression from the parts' centres; see `cub.predict`.
 
     Args:
         numbers: to add to.
-        source: the folder of the outputs.
         prepared: the data set.
-        predicted: the run's labels, which say how many parts there are and who knew the
-            foreground.
+        predicted: the run's parts.
         settings: the probe's.
         setting: of the numbers, but for the classes they are measured on.
+        note: on the regression's numbers.
         seed: of the bootstrap.
 
     Returns:
         Setting -> landmark -> its error in % of the box, none where no test image shows it.
 
     Raises:
-        BadInput: centres, landmarks or boxes do not fit, or are not finite.
+        BadInput: landmarks or boxes do not fit, or are not finite.
     """
     names = prepared.meta["landmark_names"]
-    notes = {
-        "landmark_error": f"parts' centres of mass; {FOREGROUNDS[predicted.known_by] or NOBODY}",
-        "constant_landmark_error": "each landmark's mean place",
-    }
-    centres, mass = {}, {}
-    for name in SPLITS:
-        n = len(prepared.split(name))
-        centres[name] = read_points(source / f"{name}.centres.npy", n)
-        mass[name] = load(source / f"{name}.mass.npy")
-        if centres[name].shape != (n, setting.k, 2) or mass[name].shape != (n, setting.k):
-            raise BadInput(
-                f"{source}: {name} has centres of shape {list(centres[name].shape)} and mass of "
-                f"shape {list(mass[name].shape)} for {n} images and {setting.k} parts; extract the "
-                "run's outputs again"
-            )
+    notes = {"landmark_error": note, "constant_landmark_error": "each landmark's mean place"}
     by_landmark = {}
-    errors_of = regress(prepared, centres, mass, settings.absent, settings.pooled_classes)
+    errors_of = regress(
+        prepared, predicted.centres, predicted.mass, settings.absent, settings.pooled_classes
+    )
     for name, both in errors_of.items():
         on = setting.model_copy(update={"on": name})
         for metric, errors in zip(notes, both, strict=True):

@@ -19,7 +19,7 @@ from torch import Tensor
 from partbench.data.loader import to_float
 from partbench.data.prepared import Prepared
 from partbench.errors import BadInput
-from partbench.model import load_model
+from partbench.model import load_model_for
 from partbench.probe import Numbers, Probe, Result, Setting
 from partbench.settings import Settings
 
@@ -81,15 +81,10 @@ class Video(Probe):
         Raises:
             BadInput: the data are single images, of another size, or too short.
         """
-        _, loaded = load_model(source, device)
-        method: Any = loaded
         prepared = Prepared(data)
+        _, loaded = load_model_for(prepared, source, device)
+        method: Any = loaded
         split, context = prepared.split("test"), settings.context
-        if prepared.size != method.data.size:
-            raise BadInput(
-                f"{source} was trained at {method.data.size} px, {data} is prepared at "
-                f"{prepared.size} px; give both data sets the same `size`"
-            )
         if not split.frames:
             raise BadInput(
                 f"{data}: holds single images, and video measures clips; measure on a data set "
