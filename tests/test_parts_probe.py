@@ -542,7 +542,8 @@ def replaced(kind: str, array: NDArray[Any]) -> Any:
         (write("parts.json", '{"k": 4, "foreground": "sky"}'), "'sky'"),
         (write("parts.json", '{"k": 0, "foreground": "own"}'), "1 to 255 parts"),
         (write("parts.json", '{"k": "4", "foreground": "own"}'), "'4' parts"),
-        (write("parts.json", '{"k": 2, "foreground": "none"}'), r"label 3, but .* 2 parts"),
+        (write("parts.json", '{"k": 2, "foreground": "none"}'), r"\[64, 4, 2\] .* and 2 parts"),
+        (save("test.labels.npy", np.full((32, 32, 32), 7, np.uint8)), r"label 7, but .* 4 parts"),
         (write("parts.json", '{"k": 4, "foreground": "own"}'), r"test\.foreground\.npy"),
         (save("test.labels.npy", np.zeros((32, 16, 16), np.uint8)), r"\[32, 16, 16\]; expected"),
         (save("test.labels.npy", np.zeros((32, 32, 32))), "float64"),
@@ -613,7 +614,7 @@ def test_parts_of_images_at_their_own_aspect(tmp_path: Path) -> None:
     result = measure(out, data, pooled_classes=[])
     settings_ = {str(metric.setting) for metric in result.metrics}
     assert {"K = 3, whole images", "K = 3, box as foreground, whole images"} <= settings_
-    with pytest.raises(BadInput, match="`crop: whole` keeps every image's aspect; only part maps"):
+    with pytest.raises(BadInput, match="keeps every image's aspect; features .* only part maps"):
         extract(model, data, ["part_maps", "features"], out, tmp_path / "p.npz", "cpu", 1)
 
 

@@ -13,6 +13,7 @@ from partbench.data.loader import to_float
 from partbench.data.prepared import Split
 from partbench.errors import BadInput
 from partbench.files import create_array
+from partbench.metrics.landmarks import check_points
 from partbench.progress import Progress
 
 SPLITS = ("train", "test")
@@ -93,31 +94,6 @@ def read_points(path: Path, n: int) -> NDArray[np.float64]:
     points = read_numbers(path)
     check_points(points, n, str(path))
     return points
-
-
-def check_points(points: NDArray[Any], n: int, where: str, values: int | None = 2) -> None:
-    """Refuse, with `BadInput`, what is not an [n, K, values] array of finite numbers."""
-    fits = points.ndim == 3 and len(points) == n and 0 not in points.shape
-    if not fits or points.dtype.kind not in "fiu" or values not in (None, points.shape[2]):
-        raise BadInput(
-            f"{where}: {points.dtype} of shape {list(points.shape)}; expected numbers of shape "
-            f"[{n} images, keypoints, {values or 'values'}]"
-        )
-    if (bad := np.argwhere(~np.isfinite(points))).size:
-        row, keypoint, _ = bad[0]
-        raise BadInput(
-            f"{where}: row {row}, keypoint {keypoint} is {points[row, keypoint].tolist()}; "
-            "give finite numbers"
-        )
-
-
-def check_alike(train: NDArray[Any], test: NDArray[Any], what: str) -> None:
-    """Refuse, with `BadInput`, training and test images with different numbers of something."""
-    if train.shape[1:] != test.shape[1:]:
-        raise BadInput(
-            f"training images have {what} of shape {list(train.shape[1:])}, test images "
-            f"{list(test.shape[1:])}; make both with the same model"
-        )
 
 
 def first_images(split: Split, device: torch.device) -> Tensor:

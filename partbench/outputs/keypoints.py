@@ -22,12 +22,12 @@ from partbench.coordinates import ORIGINS, Frame, RegressionOrigins, of_pixels
 from partbench.data.prepared import Prepared, Split
 from partbench.errors import BadInput
 from partbench.files import read_json, write_json
+from partbench.metrics.landmarks import check_alike
 from partbench.nn.tps import STRONG, ThinPlateSpline, warp
 from partbench.outputs.arrays import (
     AGAIN,
     SPLITS,
     Arrays,
-    check_alike,
     first_images,
     read_images,
     read_numbers,
