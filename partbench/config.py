@@ -1,7 +1,7 @@
 """A configuration file, validated, and the grid of runs and cells that it asks for."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,6 +19,9 @@ from partbench.published import version_of
 from partbench.run import Run, Runtime
 from partbench.settings import Settings, nearest
 
+WORDS = {"mask": "the foreground", "frames": "clips"}
+"""Annotations whose names in prose differ."""
+
 
 class Block(Settings):
     """Some methods in some variants, trained on one data set and measured by some probes."""
@@ -35,7 +38,7 @@ class Config(Settings):
     name: str = Field(pattern=r"^[A-Za-z0-9_-]+$", description="keeps results apart")
     seeds: list[NonNegativeInt] = Field(min_length=1)
     comparable: bool = Field(
-        True, description="false: a reduced configuration, never held against published numbers"
+        True, description="false: a reduced configuration, never compared with published numbers"
     )
     runtime: Runtime = Runtime()
     data: dict[str, dict[str, Any]] = Field(
@@ -49,7 +52,7 @@ class Config(Settings):
 
 
 class FoundForeground(Settings):
-    """A data set that is another one with its foreground as a run finds it."""
+    """A data set that repeats another one with the foreground that a run predicts."""
 
     of: str = Field(description="the other data set, a key of `data` with a reader")
     by: str = Field(
@@ -58,7 +61,7 @@ class FoundForeground(Settings):
 
     @property
     def run(self) -> Run:
-        """The run whose foreground it is."""
+        """The run that predicts the foreground."""
         name, variant, train, seed = self.by.split("/")
         return Run(name, variant, train, int(seed))
 
@@ -80,7 +83,7 @@ def read(path: Path) -> Config:
     """Read and validate a configuration file.
 
     Raises:
-        BadInput: it cannot be read, or is not YAML, or `check` finds a fault.
+        BadInput: the file cannot be read or is not YAML, or `check` refuses it.
     """
     try:
         values = yaml.safe_load(path.read_text())
@@ -101,9 +104,9 @@ def check(values: Mapping[str, Any], where: str) -> Config:
         where: the file they come from, for messages.
 
     Raises:
-        BadInput: an unknown key, method, variant, data set, reader or probe (the nearest valid
-            one is named), a value of the wrong type or range, or a method of single images that
-            is to be trained on clips, or the other way round.
+        BadInput: a key, method, variant, data set, reader or probe is unknown (the message names
+            the nearest valid one); a value has the wrong type or range; a method has a part of a
+            capability only; the data lack what a method learns from or a probe measures.
     """
     config = Config.parse(values, where)
     for name in config.data:
@@ -123,10 +126,14 @@ def check(values: Mapping[str, Any], where: str) -> Config:
             cls = methods.load(name)
             check_class(cls)
             methods.check_reads(cls, _frames(config, block.train), f"{place}: {block.train}")
+            what = f"{place}.methods.{name} learns from {{}}"
+            _check_annotations(config, block.train, [(cls.learns_from,)], what)
         for name, evals in block.probes.items():
             for data in evals:
                 _known(data, config.data, f"{place}.probes.{name}")
-                probe_settings(config, name, data, place)
+                needed = load_probe(name).annotations(probe_settings(config, name, data, place))
+                what = f"{place}.probes.{name} measures {{}}"
+                _check_annotations(config, data, needed, what)
     return config
 
 
@@ -135,8 +142,34 @@ def _known(name: str, data: Mapping[str, Any], where: str) -> None:
         raise BadInput(f"{where}: no data set '{name}' under `data`; {nearest(name, data)}")
 
 
+def _check_annotations(
+    config: Config, name: str, groups: Iterable[Sequence[str]], what: str
+) -> None:
+    """Refuse, with `BadInput`, data that lack all annotations of a group.
+
+    Args:
+        config: the configuration.
+        name: the data set.
+        groups: of each, one annotation is needed.
+        what: needs them, for the message; `{}` stands for the annotations.
+    """
+    reader = load_reader(config, name)(data_root(), data_settings(config, name))
+    for group in groups:
+        if all(reader.has(annotation) is False for annotation in group):
+            words = " or ".join(WORDS.get(annotation, annotation) for annotation in group)
+            raise BadInput(
+                f"{what.format(words)}, but the data set '{name}' has none; name a data set that "
+                "has, or look whether its reader has a setting that reads them"
+            )
+
+
+def load_probe(name: str, where: str = "command line") -> type[Probe]:
+    """Return the probe `name`; raises BadInput if there is none."""
+    return plugins.load("probes", name, Probe, where)  # type: ignore[type-abstract]
+
+
 def found_foreground(config: Config, name: str, where: str = "") -> FoundForeground | None:
-    """Return of what and by whom a data set's foreground is found; None if it has a reader."""
+    """Return how a data set gets a predicted foreground; None if it has a reader instead."""
     values = config.data[name]
     if "reader" in values or not values.keys() & {"of", "by"}:
         return None
@@ -160,7 +193,7 @@ def _check_foreground(config: Config, name: str, where: str) -> None:
 
 
 def load_reader(config: Config, name: str, where: str = "") -> type[Reader]:
-    """Return the reader class of the data set `name`, or of the one whose foreground is found."""
+    """Return the reader class of the data set `name`, or of the one that it repeats."""
     if found := found_foreground(config, name, where):
         name = found.of
     reader = config.data[name].get("reader")
@@ -176,7 +209,7 @@ def _frames(config: Config, name: str) -> int:
 
 
 def data_settings(config: Config, name: str, where: str = "") -> DataSettings:
-    """Return the validated settings of the data set `name`, or of the one it is made of."""
+    """Return the validated settings of the data set `name`, or of the one that it repeats."""
     if found := found_foreground(config, name, where):
         name = found.of
     values = {k: v for k, v in config.data[name].items() if k != "reader"}
@@ -185,7 +218,7 @@ def data_settings(config: Config, name: str, where: str = "") -> DataSettings:
 
 def probe_settings(config: Config, name: str, data: str, where: str = "") -> Settings:
     """Return the validated settings of the probe `name` on the data set `data`."""
-    cls = plugins.load("probes", name, Probe, f"{where}: probes")  # type: ignore[type-abstract]
+    cls = load_probe(name, f"{where}: probes")
     values = {**cls.PAPER.get(version_of(data), {}), **config.probes.get(name, {})}
     return cls.Settings.parse(values, f"{where}: probes.{name}")
 
@@ -198,7 +231,7 @@ def method_settings(config: Config, name: str, variant: str, where: str = "") ->
 
 def runs(config: Config) -> list[Run]:
     """Return every training of the configuration, once."""
-    found = {
+    trainings = {
         Run(name, variant, block.train, seed): None
         for block in config.runs
         for name, variants in block.methods.items()
@@ -206,23 +239,23 @@ def runs(config: Config) -> list[Run]:
         for seed in (config.seeds if block.seeds is None else block.seeds)
     }
     foregrounds = (found_foreground(config, name) for name in config.data)
-    found |= {foreground.run: None for foreground in foregrounds if foreground}
-    return list(found)
+    trainings |= {foreground.run: None for foreground in foregrounds if foreground}
+    return list(trainings)
 
 
 def cells(config: Config) -> list[Cell]:
     """Return every cell of the configuration, once; those that do not fit carry the reason."""
-    found: dict[str, Cell] = {}
+    by_path: dict[str, Cell] = {}
     for block in config.runs:
         for name, variants in block.methods.items():
             for probe, evals in block.probes.items():
-                skip = plugins.load("probes", probe, Probe).misfit(methods.load(name))  # type: ignore[type-abstract]
+                skip = load_probe(probe).misfit(methods.load(name))
                 for variant in variants:
                     for seed in config.seeds if block.seeds is None else block.seeds:
                         for data in evals:
                             cell = Cell(Run(name, variant, block.train, seed), data, probe, skip)
-                            found[str(cell)] = cell
-    return list(found.values())
+                            by_path[str(cell)] = cell
+    return list(by_path.values())
 
 
 def dump(settings: Settings) -> str:

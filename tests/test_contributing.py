@@ -27,11 +27,16 @@ def yaml_blocks() -> dict[str, object]:
 def test_every_block_is_found() -> None:
     assert list(python_blocks()) == [
         "partbench/methods/autoencoder.py",
+        "partbench/methods/colour_spots.py",
+        "partbench/methods/brightness_bands.py",
         "partbench/data/shades.py",
         "partbench/probes/centroid.py",
     ]
-    assert TEXT.count("```python") == 3
-    assert list(yaml_blocks()) == ["autoencoder", "shades", "centroid"]
+    assert TEXT.count("```python") == 5
+    assert list(yaml_blocks()) == [
+        *("autoencoder", "colour_spots", "brightness_bands"),
+        *("shades", "centroid"),
+    ]
 
 
 @pytest.mark.timeout(600)
@@ -47,18 +52,39 @@ def test_examples_run_from_images_to_report(tmp_path: Path) -> None:
             "comparable": False,
             "seeds": [0],
             "runtime": {"device": "cpu", "threads": 1},
-            "data": {"shades": lines["shades"]},
+            "data": {
+                "shades": lines["shades"],
+                "toy": {"reader": "toy", "size": 32, "train": 64, "val": 1, "test": 32},
+            },
             "runs": [
                 {
                     "train": "shades",
                     "methods": {"autoencoder": lines["autoencoder"], "raw_pixels": ["paper"]},
                     "probes": {"centroid": lines["centroid"]},
-                }
+                },
+                {
+                    "train": "toy",
+                    "methods": {"colour_spots": lines["colour_spots"]},
+                    "probes": {"landmarks": ["toy"]},
+                },
+                {
+                    "train": "toy",
+                    "methods": {"brightness_bands": lines["brightness_bands"]},
+                    "probes": {"parts": ["toy"]},
+                },
             ],
+            "probes": {"landmarks": {"normaliser": "image", "few_shot": []}},
         }
     )
     here.make(config)
-    metrics = here.metrics("tiny")
+    everything = here.metrics("tiny")
+    assert set(everything["status"]) == {"done"}
+    methods = everything.drop_duplicates(["method", "probe"])
+    assert set(methods["method"] + " " + methods["probe"]) == {
+        *("autoencoder centroid", "raw_pixels centroid"),
+        *("colour_spots landmarks", "brightness_bands parts"),
+    }
+    metrics = everything[everything["probe"] == "centroid"]
     assert sorted(metrics["method"]) == ["autoencoder", "raw_pixels"]
     assert set(metrics["probe"]) == {"centroid"}
     assert set(metrics["train"]) == set(metrics["eval"]) == {"shades"}
@@ -70,7 +96,7 @@ def test_examples_run_from_images_to_report(tmp_path: Path) -> None:
 def test_examples_keep_the_style(tmp_path: Path) -> None:
     for name, code in python_blocks().items():
         path = tmp_path / name
-        path.parent.mkdir(parents=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(code)
     config = ["--config", str(REPOSITORY / "pyproject.toml")]
     for command in (["check"], ["format", "--check"]):

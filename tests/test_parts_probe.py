@@ -614,7 +614,7 @@ def test_parts_of_images_at_their_own_aspect(tmp_path: Path) -> None:
     result = measure(out, data, pooled_classes=[])
     settings_ = {str(metric.setting) for metric in result.metrics}
     assert {"K = 3, whole images", "K = 3, box as foreground, whole images"} <= settings_
-    with pytest.raises(BadInput, match="keeps every image's aspect; features .* only part maps"):
+    with pytest.raises(BadInput, match=r"keeps every image's aspect; features .* only part maps"):
         extract(model, data, ["part_maps", "features"], out, tmp_path / "p.npz", "cpu", 1)
 
 
