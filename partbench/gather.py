@@ -96,25 +96,25 @@ def _rows(config: Config, results: Path, logs: Path, cell: Cell) -> list[dict[st
     if not (path.exists() and model.exists()):
         reason = _why(cell, results, logs)
         return [base | {"status": "failed" if reason else "missing", "reason": reason}]
-    found = read_json(path)
-    settings_of_numbers = _settings(cell.probe, found)
-    if settings_of_numbers is None:
+    record = read_json(path)
+    columns_of_numbers = _settings(cell.probe, record)
+    if columns_of_numbers is None:
         reason = "made by an earlier version; run again"
         return [base | {"status": "missing", "reason": reason}]
     train = read_json(results / "runs" / str(cell.run) / "train.json")
     measure = probe_settings(config, cell.probe, cell.eval)
-    for made, now in ((train, settings), (found, measure)):
-        if made["settings"] != now.model_dump(mode="json"):
+    for written, now in ((train, settings), (record, measure)):
+        if written["settings"] != now.model_dump(mode="json"):
             reason = "made with other settings than the configuration's; run again"
             return [base | {"status": "missing", "reason": reason}]
     common = base | {
         "status": "done",
-        "subset": found["subset"] or train["subset"],
-        "version": found["version"],
-        "data_checksum": found["data_checksum"],
+        "subset": record["subset"] or train["subset"],
+        "version": record["version"],
+        "data_checksum": record["data_checksum"],
         "train_checksum": train["data_checksum"],
-        "commit": found["provenance"]["commit"],
-        "dirty": found["provenance"]["dirty"],
+        "commit": record["provenance"]["commit"],
+        "dirty": record["provenance"]["dirty"],
         "device": train["provenance"]["device"],
         "seconds": train["seconds"],
         "peak_memory_mb": train["peak_memory_mb"],
@@ -122,7 +122,7 @@ def _rows(config: Config, results: Path, logs: Path, cell: Cell) -> list[dict[st
     }
     return [
         common | metric | columns
-        for metric, columns in zip(found["metrics"], settings_of_numbers, strict=True)
+        for metric, columns in zip(record["metrics"], columns_of_numbers, strict=True)
     ]
 
 

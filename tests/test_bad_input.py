@@ -138,6 +138,22 @@ def test_a_full_disk_while_writing_a_cell(tiny: Path, disk: Disk) -> None:
     assert sorted(p.name for p in disk.path.iterdir()) == ["filler"]
 
 
+class Worded(Constant):
+    """Gives its number a setting in words."""
+
+    def run(self, source: Path, data: Path, settings: Any, seed: int, device: str) -> Result:
+        result = super().run(source, data, settings, seed, device)
+        return result._replace(metrics=[result.metrics[0]._replace(setting="frozen")])  # type: ignore[arg-type]
+
+
+def test_a_setting_of_another_type_than_the_probe_s(tiny: Path, tmp_path: Path) -> None:
+    out = tmp_path / "worded.json"
+    message = r"the probe worded gives one the setting 'frozen', which is no Setting; make it one"
+    with pytest.raises(BadInput, match=message):
+        measure(Worded(), RUN, tiny, tiny, Settings(), CPU, out)
+    assert not out.exists()
+
+
 @pytest.mark.parametrize("stage", ["prepare", "train", "extract", "probe"])
 def test_a_read_only_results_folder(stage: str, tiny: Path, tmp_path: Path, disk: Disk) -> None:
     model = train_vae(tiny, tmp_path / "run") / "model.pt"

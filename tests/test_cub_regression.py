@@ -240,6 +240,8 @@ def test_the_three_classes_by_file(
         save(tmp_path / "test.npz", birds, three & ~birds.train),
     ]
     found = run_cli(capsys, *files)
+    # The ruler's own version, not that of the probe `parts`.
+    assert (found["probe"], found["protocol"], found["version"]) == ("landmarks", "cub", 1)
     by_class = {name: round(value, 1) for name, value in found["per_class"].items()}
     assert by_class == {"1": 16.4, "2": 14.9, "3": 15.3}
     assert (found["n_train"], found["n_test"], found["keypoints"]) == (90, 88, 1)

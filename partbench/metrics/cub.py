@@ -31,8 +31,8 @@ def box_units(points: NDArray[np.floating], box: NDArray[np.floating]) -> FloatA
         box: [N, 4], (x, y, width, height), of positive width and height.
     """
     corner, size = np.split(np.asarray(box, np.float64)[:, None], 2, axis=2)
-    found: FloatArray = (np.asarray(points, np.float64) - corner) / size
-    return found
+    shares: FloatArray = (np.asarray(points, np.float64) - corner) / size
+    return shares
 
 
 def in_box(landmarks: NDArray[np.floating], visible: BoolArray, box: FloatArray) -> Truth:
@@ -82,8 +82,8 @@ def centres_of_mass(maps: NDArray[np.floating], rule: Rule = "legacy") -> FloatA
     mass = by_row.sum(-1)
     moments = np.stack([by_column @ columns, by_row @ rows], axis=-1)
     with np.errstate(invalid="ignore"):
-        found: FloatArray = moments / (mass + (EPSILON if rule == "legacy" else 0))[..., None]
-    return found
+        centres: FloatArray = moments / (mass + (EPSILON if rule == "legacy" else 0))[..., None]
+    return centres
 
 
 def cut_border(
@@ -146,9 +146,9 @@ def labels_at(
     column, row = np.rint(points.T - 0.5).astype(np.intp)
     height, width = labels.shape
     inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
-    found = np.full(len(points), outside, labels.dtype)
-    found[inside] = labels[row[inside], column[inside]]
-    return found
+    sampled = np.full(len(points), outside, labels.dtype)
+    sampled[inside] = labels[row[inside], column[inside]]
+    return sampled
 
 
 # ---------------------------------------------------------------------------- the regression
@@ -169,16 +169,16 @@ def predict(train: tuple[FloatArray, FloatArray, BoolArray], inputs: FloatArray)
     Returns:
         [M, L, 2]; NaN for keypoints that no training image shows.
     """
-    known, landmarks, visible = train
-    found = np.full((len(inputs), *landmarks.shape[1:]), np.nan)
+    train_inputs, landmarks, visible = train
+    predicted = np.full((len(inputs), *landmarks.shape[1:]), np.nan)
     for landmark in np.flatnonzero(visible.any(0)):
         rows = visible[:, landmark]
-        x, offset, scale = _standardised(known[rows])
+        x, offset, scale = _standardised(train_inputs[rows])
         y, y_offset, y_scale = _standardised(landmarks[rows, landmark])
         coef = np.linalg.lstsq(x, y, rcond=None)[0]
         test = np.nan_to_num((inputs - offset) / scale)
-        found[:, landmark] = test @ coef * y_scale + y_offset
-    return found
+        predicted[:, landmark] = test @ coef * y_scale + y_offset
+    return predicted
 
 
 def _standardised(values: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:

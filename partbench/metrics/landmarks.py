@@ -322,8 +322,8 @@ def failure_rate(errors: FloatArray, above: float) -> float:
 
 def cumulative_errors(errors: FloatArray, thresholds: FloatArray) -> FloatArray:
     """Return the share in [0, 1] of images with an error of at most each threshold, [T]."""
-    known = np.sort(errors[np.isfinite(errors)])
-    return np.searchsorted(known, thresholds, side="right") / len(known)
+    counted = np.sort(errors[np.isfinite(errors)])
+    return np.searchsorted(counted, thresholds, side="right") / len(counted)
 
 
 def area_under_curve(errors: FloatArray, up_to: float) -> float:
@@ -331,5 +331,5 @@ def area_under_curve(errors: FloatArray, up_to: float) -> float:
 
     The curve is a step function, so its integral is exactly the mean of (1 - error / up_to)+.
     """
-    known = errors[np.isfinite(errors)]
-    return float(np.maximum(0, 1 - known / up_to).mean())
+    counted = errors[np.isfinite(errors)]
+    return float(np.maximum(0, 1 - counted / up_to).mean())

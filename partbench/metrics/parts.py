@@ -186,8 +186,8 @@ def compact(labels: NDArray[Any], name: str = "labels") -> tuple[NDArray[Any], N
     out = codes.reshape(-1)
     done = 0
     for (chunk,) in _chunks(labels):
-        found = number_of[_above(chunk, least)] if narrow else np.searchsorted(values, chunk)
-        out[done : done + len(chunk)] = found
+        numbers = number_of[_above(chunk, least)] if narrow else np.searchsorted(values, chunk)
+        out[done : done + len(chunk)] = numbers
         done += len(chunk)
     return values, codes
 
@@ -222,8 +222,8 @@ def nmi(table: NDArray[np.integer]) -> FloatArray:
         terms = np.where(counts > 0, counts * np.log(np.where(counts > 0, ratio, 1)), 0)
         information = np.maximum(terms.sum((-2, -1)) / total, 0)
         mean_entropy = (_entropy(rows, total) + _entropy(columns, total)) / 2
-        found = np.where(mean_entropy > 0, np.minimum(information / mean_entropy, 1), 1)
-    return np.where(total > 0, found, np.nan)
+        share = np.where(mean_entropy > 0, np.minimum(information / mean_entropy, 1), 1)
+    return np.where(total > 0, share, np.nan)
 
 
 def _entropy(counts: FloatArray, total: FloatArray) -> FloatArray:
@@ -254,8 +254,8 @@ def ari(table: NDArray[np.integer]) -> FloatArray:
     both = (counts * counts).sum((1, 2)).tolist()
     same_true = (counts.sum(2) ** 2).sum(1).tolist()
     same_pred = (counts.sum(1) ** 2).sum(1).tolist()
-    found = [_ari(*pairs) for pairs in zip(total.tolist(), both, same_true, same_pred, strict=True)]
-    return np.array(found, np.float64).reshape(several)
+    pairs = zip(total.tolist(), both, same_true, same_pred, strict=True)
+    return np.array([_ari(*counted) for counted in pairs], np.float64).reshape(several)
 
 
 def _ari(n: int, both: int, same_true: int, same_pred: int) -> float:
@@ -416,8 +416,8 @@ def best_mean_iou(counts: NDArray[np.integer], k: int, *, background: bool = Fal
     most, rest, n = sizes[..., 0], sizes[..., k:].sum(-1), (sizes > 0).sum(-1)
     total = np.minimum(n, k) - rest / np.maximum(most + rest, 1)
     if background:
-        there = counts[..., 0] > 0
-        total, n = total + there, n + there
+        present = counts[..., 0] > 0
+        total, n = total + present, n + present
     return np.where(n > 0, total / np.maximum(n, 1), np.nan)
 
 

@@ -55,13 +55,13 @@ def regress(
         BadInput: landmarks or boxes do not fit, or are not finite.
     """
     sides = {name: _side(prepared, name, centres[name], mass[name], absent) for name in SPLITS}
-    (inputs, known), (test_inputs, truth) = sides["train"], sides["test"]
+    (inputs, train), (test_inputs, truth) = sides["train"], sides["test"]
     results = {}
     for classes, (fitted, measured) in _rows(prepared, pooled_classes).items():
-        train = (inputs[fitted], known.landmarks[fitted], known.visible[fitted])
+        examples = (inputs[fitted], train.landmarks[fitted], train.visible[fitted])
         errors = Errors(
-            truth.errors(cub.predict(train, test_inputs)),
-            truth.errors(cub.predict_constant(train, len(test_inputs))),
+            truth.errors(cub.predict(examples, test_inputs)),
+            truth.errors(cub.predict_constant(examples, len(test_inputs))),
         )
         for values in errors:
             values[~measured] = np.nan

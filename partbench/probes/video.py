@@ -96,7 +96,11 @@ class Video(Probe):
                 "predict; lower probes.video.context, or prepare more frames"
             )
         method.to(memory_format=torch.channels_last)
-        found: dict[str, list[NDArray[np.float64]]] = {"psnr": [], "copy_psnr": [], "told_psnr": []}
+        scores: dict[str, list[NDArray[np.float64]]] = {
+            "psnr": [],
+            "copy_psnr": [],
+            "told_psnr": [],
+        }
         kept: dict[str, list[NDArray[np.uint8]]] = {"true": [], "predicted": []}
         for start in range(0, len(split), BATCH):
             raw = torch.from_numpy(np.array(split.images[start : start + BATCH]))
@@ -113,13 +117,13 @@ class Video(Probe):
             if not all(np.isfinite(frames).all() for frames in shown.values()):
                 raise BadInput(f"{source}: predicted frames of {data} are not finite; train again")
             for name, frames in shown.items():
-                found[name].append(psnr(frames, seen[:, context:]))
+                scores[name].append(psnr(frames, seen[:, context:]))
             if start < settings.pictured:
                 few = settings.pictured - start
                 kept["true"].append(_to_bytes(seen[:few]))
                 kept["predicted"].append(_to_bytes(shown["psnr"][:few]))
         return _result(
-            {name: np.concatenate(values) for name, values in found.items()},
+            {name: np.concatenate(values) for name, values in scores.items()},
             context,
             {name: np.concatenate(values) for name, values in kept.items()},
         )
@@ -137,23 +141,23 @@ def _to_bytes(frames: NDArray[np.float32]) -> NDArray[np.uint8]:
 
 
 def _result(
-    found: dict[str, NDArray[np.float64]], context: int, kept: dict[str, NDArray[np.uint8]]
+    scores: dict[str, NDArray[np.float64]], context: int, kept: dict[str, NDArray[np.uint8]]
 ) -> Result:
-    """Return the metrics, one column a number.
+    """Return the numbers, one column each.
 
     Args:
-        found: name -> [N, steps], dB.
+        scores: name -> [N, steps], dB.
         context: frames given.
         kept: the first clips [n, T, S, S, 3] and their predictions [n, steps, S, S, 3].
     """
-    by_clip = {name: values.mean(1) for name, values in found.items()}
+    by_clip = {name: values.mean(1) for name, values in scores.items()}
     by_clip["gain"] = by_clip["psnr"] - by_clip["copy_psnr"]
     numbers = Numbers("dB", "higher")
     for name, note in NOTES.items():
         numbers.add(name, VideoSetting(), by_clip[name], note=note)
-    for step, outcomes in enumerate(found["psnr"].T, start=1):
+    for step, outcomes in enumerate(scores["psnr"].T, start=1):
         numbers.add("psnr", VideoSetting(step=step), outcomes, note=NOTES["psnr"])
-    curves = {name: values.mean(0).tolist() for name, values in found.items()}
+    curves = {name: values.mean(0).tolist() for name, values in scores.items()}
     details = {"context": context, "by step": curves}
-    pictures = kept | {name: found[name][: len(kept["true"])] for name in ("psnr", "copy_psnr")}
+    pictures = kept | {name: scores[name][: len(kept["true"])] for name in ("psnr", "copy_psnr")}
     return numbers.result(details, pictures=pictures)

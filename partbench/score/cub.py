@@ -56,12 +56,12 @@ def score(train_path: Path, test_path: Path, *, seed: int = 0) -> dict[str, Any]
         box_side(file.box, np.ones((len(file.points), 1), bool), f"{path}: box")
         inputs = flat(cub.box_units(file.points, file.box))
         sides.append((inputs, cub.in_box(file.landmarks, file.visible, file.box)))
-    (inputs, known), (test_inputs, truth) = sides
-    fitted = (inputs, known.landmarks, known.visible)
-    errors = truth.errors(cub.predict(fitted, test_inputs))
+    (inputs, targets), (test_inputs, truth) = sides
+    examples = (inputs, targets.landmarks, targets.visible)
+    errors = truth.errors(cub.predict(examples, test_inputs))
     if not np.isfinite(errors).any():
         raise BadInput(f"{test_path}: no landmark that {train_path} shows is visible here")
-    constant = truth.errors(cub.predict_constant(fitted, len(test_inputs)))
+    constant = truth.errors(cub.predict_constant(examples, len(test_inputs)))
 
     counted = np.isfinite(errors)
     sums = cub.sums(errors)

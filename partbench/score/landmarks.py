@@ -68,12 +68,12 @@ def score(
     metrics.check_landmarks(test.landmarks, truth.counted, names, str(test_path))
 
     inputs, test_inputs = flat(train.points), flat(test.points)
-    known = (inputs, train.landmarks, train.visible)
+    examples = (inputs, train.landmarks, train.visible)
 
     def measured(mapped: LinearMap, inputs: FloatArray) -> FloatArray:
         return truth.errors(mapped(inputs))
 
-    errors = measured(metrics.fit(*known, intercept), test_inputs)
+    errors = measured(metrics.fit(*examples, intercept), test_inputs)
     by_image = metrics.per_image(errors)
     counted = by_image[np.isfinite(by_image)]
     if len(counted) < 2:
@@ -85,7 +85,7 @@ def score(
     few = None
     if curve:
         few = metrics.few_shot(
-            known, test_inputs, truth, intercept, settings.few_shot, settings.draws, seed
+            examples, test_inputs, truth, intercept, settings.few_shot, settings.draws, seed
         )
     singular, rank = metrics.spectrum(inputs, intercept)
     return {
