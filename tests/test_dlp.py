@@ -223,7 +223,7 @@ def test_weights_that_are_missing_or_damaged(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PARTBENCH_DATA", str(tmp_path))
-    with pytest.raises(BadInput, match=r"is missing, the weights of .* `perceptual`"):
+    with pytest.raises(BadInput, match=r"the weights of .* is missing; .* `perceptual`"):
         perceptual.load(name)
     path = tmp_path / perceptual.FILES[name]
     path.parent.mkdir()

@@ -406,7 +406,7 @@ def test_missing_weights_are_named(
     name: str, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PARTBENCH_DATA", str(tmp_path))
-    with pytest.raises(BadInput, match=rf"weights/{name}.* is missing, .*or to `pixels`"):
+    with pytest.raises(BadInput, match=rf"weights/{name}.* is missing; .*or to `pixels`"):
         run_small("keynet", tiny, tmp_path / "run", perceptual=name)
     run = run_small("keynet", tiny, tmp_path / "none", perceptual=name, epochs=0)
     load_model(run / "model.pt", "cpu")  # using a model takes no perceptual network

@@ -23,6 +23,7 @@ from partbench.coordinates import Frame, RegressionOrigins, of_cells, window_of
 from partbench.data.batch import Batch
 from partbench.errors import BadInput
 from partbench.method import DataInfo, Method, MethodSettings
+from partbench.nn.elbo import kl_from_logvar
 from partbench.nn.keypoints import gaussian_maps
 from partbench.nn.particles import (
     Double,
@@ -472,7 +473,7 @@ class DLP(Method):
         kl_place = chamfer_kl(
             p.mu[:, :last], p.logvar[:, :last], self.propose(x_prior), self.background_logvar
         ).mean()
-        kl_appearance = kl_normal(p.appearance, p.appearance_logvar)
+        kl_appearance = kl_from_logvar(p.appearance, p.appearance_logvar)
         loss = reconstruction + s.beta_kl * (kl_place + s.kl_balance * kl_appearance)
         return {
             "loss": loss,
@@ -552,8 +553,3 @@ class DLP(Method):
         moved = p.z.clone()
         moved[:, particle] += moved.new_tensor(shift)
         return self.decode(p._replace(z=moved), noise).images.clamp(0, 1)
-
-
-def kl_normal(mu: Tensor, logvar: Tensor) -> Tensor:
-    """Return KL(N(mu, var) || N(0, 1)) summed over all but the batch, its mean: a scalar."""
-    return -0.5 * (1 + logvar - mu.square() - logvar.exp()).sum() / len(mu)

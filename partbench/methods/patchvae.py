@@ -18,7 +18,7 @@ from partbench.nn.elbo import (
     edge_weights,
     kl_bernoulli,
     kl_categorical,
-    kl_normal,
+    kl_from_var,
     squared_error,
 )
 from partbench.nn.init import init_patchvae_
@@ -219,7 +219,7 @@ class PatchVAE(Method):
         s = self.settings
         weights = edge_weights(x, s.stride) if s.edge_weighted else None
         reconstruction = squared_error(x, output, weights)
-        kl_app = kl_normal(latent.mu, latent.var)
+        kl_app = kl_from_var(latent.mu, latent.var)
         kl_part = kl_categorical if s.categorical else kl_bernoulli
         kl_occ = kl_part(latent.occurrence, self.prior)
         loss = reconstruction + s.beta_appearance * kl_app + s.beta_occurrence * kl_occ

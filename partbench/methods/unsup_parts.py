@@ -26,7 +26,7 @@ from partbench.nn.consistency import (
     distance,
     draw_positives,
     equivariance,
-    fewest,
+    smallest_batch,
 )
 from partbench.nn.deeplab import (
     CAFFE_MEAN,
@@ -204,7 +204,7 @@ class UnsupParts(Method):
                 "unsup_parts: one part is the whole foreground, and leaves nothing to learn; set "
                 "`k` to 2 or more"
             )
-        least = fewest(s.skip_first_positive)
+        least = smallest_batch(s.skip_first_positive)
         if s.contrastive and s.batch_size < least:
             raise BadInput(
                 f"unsup_parts: a `batch_size` of {s.batch_size} is too small for the contrastive "

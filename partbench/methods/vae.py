@@ -13,7 +13,7 @@ from torch.optim import Adam, Optimizer
 
 from partbench.data.batch import Batch
 from partbench.method import DataInfo, Method, MethodSettings
-from partbench.nn.elbo import edge_weights, kl_normal, squared_error
+from partbench.nn.elbo import edge_weights, kl_from_var, squared_error
 from partbench.nn.init import init_patchvae_
 from partbench.nn.pyramid import pyramid_decoder
 from partbench.nn.resnet import resnet18_trunk
@@ -123,7 +123,7 @@ class VAE(Method):
         s = self.settings
         weights = edge_weights(x, s.stride) if s.edge_weighted else None
         reconstruction = squared_error(x, output, weights)
-        kl = kl_normal(q.mu, q.var)
+        kl = kl_from_var(q.mu, q.var)
         return {"loss": reconstruction + s.beta * kl, "reconstruction": reconstruction, "kl": kl}
 
     def optimizers(self) -> dict[str, Optimizer]:
