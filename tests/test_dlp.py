@@ -282,7 +282,7 @@ def test_mobilenet_s_real_weights_tell_classes_apart(shared_data: Path) -> None:
         (32, {"proposals": 17}, "cannot give 17"),
         (36, {}, "must be 4 times 8, 16"),
         (32, {"margin": 3}, "26 of 32 prepared pixels"),
-        (32, {"margin": 16}, "0 of 32 prepared pixels"),
+        (32, {"margin": 16}, "leaves nothing of images of 32 x 32"),
         (32, {"patch": 5}, "not divisible into patches of 5"),
         (32, {"patch": 2}, "cannot be halved 2 times"),
         (32, {"objects": True, "glimpse": 0.3}, "a glimpse of 9 pixels"),

@@ -15,10 +15,11 @@ from conftest import tensor
 from torch import Tensor, nn
 
 from partbench.method import DataInfo
-from partbench.methods.dlp import DLP, WEAK, Noise
+from partbench.methods.dlp import DLP, WEAK
 from partbench.nn import particles, perceptual, tps
 from partbench.nn.elbo import kl_from_logvar
 from partbench.nn.keypoints import gaussian_maps, marginal_softmax
+from partbench.nn.particle_types import Noise
 
 Arrays = Mapping[str, np.ndarray]
 LOGVAR = 2 * np.log(0.1)

@@ -12,6 +12,7 @@ None of them is saved in a model's file.
 from typing import Literal, get_args
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from partbench.files import data_root
@@ -73,6 +74,31 @@ class Perceptual:
             if i in self.layers:
                 activations.append(images)
         return activations
+
+
+def squared_distance(network: Perceptual, output: Tensor, target: Tensor) -> Tensor:
+    """Return the squared error in pixels and activations, summed per image: a scalar.
+
+    Images below 32 px are enlarged for the network, as in the code of Deep Latent Particles. The
+    targets' activations take no gradient.
+
+    Args:
+        network: the network, or `pixels`.
+        output: [B, 3, S, S].
+        target: [B, 3, S, S].
+
+    Raises:
+        BadInput: the file of weights is missing or damaged.
+    """
+    error = F.mse_loss(output, target, reduction="sum")
+    if network.name != "pixels":
+        if target.shape[-1] < 32:
+            output, target = (F.interpolate(t, 32, mode="bilinear") for t in (output, target))
+        with torch.no_grad():
+            targets = network(target)
+        for actual, expected in zip(network(output), targets, strict=True):
+            error = error + F.mse_loss(actual, expected, reduction="sum")
+    return error / len(target)
 
 
 def fetched(name: Name | Features) -> tuple[str, ...]:
