@@ -59,7 +59,7 @@ class DLPSettings(ParticleSettings, MethodSettings):
     """The settings for CelebA, the masked model; the other data sets' are variants."""
 
     epochs: int = Field(100, ge=0, description="epochs, as `images_per_epoch` defines one")
-    batch_size: int = Field(64, ge=1, description="images a step, over all processes")
+    batch_size: int = Field(64, ge=1, description="images per step, over all processes")
     warmup_epochs: int = Field(
         0,
         ge=0,

@@ -63,7 +63,7 @@ class DeepLabSettings(Settings):
         100_000, ge=1, description="steps of that decay, however long the training is"
     )
     clip: float = Field(5.0, gt=0, description="largest joint norm of the network's gradients")
-    batch_size: int = Field(6, ge=1, description="images a step, over all processes")
+    batch_size: int = Field(6, ge=1, description="images per step, over all processes")
     images_per_epoch: int | None = Field(6000, ge=1, description="1000 steps")
 
 
