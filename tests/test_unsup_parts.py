@@ -779,11 +779,11 @@ def test_past_the_schedule_nothing_moves() -> None:
     ("size", "changes", "message"),
     [
         (32, {"k": 1}, "one part is the whole foreground"),
-        (32, {"batch_size": 2}, "a `batch_size` of 2 is too small .* it takes 3, or 2 without"),
-        (32, {"batch_size": 1, "skip_first_positive": False}, "it takes 2; raise it, or set"),
+        (32, {"batch_size": 2}, "a `batch_size` of 2 is too small .* it needs 3, or 2 without"),
+        (32, {"batch_size": 1, "skip_first_positive": False}, "it needs 2; raise it, or set"),
         (16, {}, "images of 16 px are too small .* at a `size` of 32 or more"),
         (32, {"weights": "imagenet"}, "no trained weights of resnet18 can be fetched"),
-        (32, {"perceptual_weights": "v.pth"}, "are of vgg16, not of random; set `perceptual`"),
+        (32, {"perceptual_weights": "v.pth"}, "are for vgg16, not for random; set `perceptual`"),
     ],
 )
 def test_settings_that_cannot_work(size: int, changes: dict[str, Any], message: str) -> None:
