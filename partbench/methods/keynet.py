@@ -1,9 +1,9 @@
 """KeyNet: landmarks through conditional image generation (Jakab et al., NeurIPS 2018).
 
-Two warps of one image show the same things at different places. One gives the appearance, the
-other nothing but K keypoints, and a network renders the latter from both. The keypoints must
-therefore encode where things are. Settings and details follow arXiv 1806.07823 and the numbers of
-the authors' training code. That code has no licence, and none of it is used here.
+Two warps of one image show the same things at different places. The first gives the appearance,
+the second only K keypoints. A network renders the second warp from these, so the keypoints must
+encode where things are. Settings and details follow arXiv 1806.07823 and the numbers of the
+authors' training code. That code has no licence, and none of it is used here.
 """
 
 import math
@@ -67,13 +67,13 @@ class KeyNetSettings(MethodSettings):
     perceptual: Name = Field(
         "vgg16",
         description="network whose activations are compared besides the pixels; the paper's VGG16 "
-        "had learnt to colour images, without labels, but torchvision's has seen ImageNet's",
+        "learnt to colour images, without labels, but torchvision's has seen ImageNet's labels",
     )
     mask_margin: float = Field(
         10.0, ge=0, description="border without loss, px of a 128-px window, scaled for others"
     )
     mask_ramp: float = Field(
-        20.0, gt=0, description="inside it, the loss's weight rises as tanh(px / this), scaled too"
+        20.0, gt=0, description="beyond it, the loss's weight rises as tanh(px / this), scaled too"
     )
     grey_levels: float = Field(
         1.0,

@@ -10,7 +10,7 @@ from partbench.settings import Settings
 
 
 class ParticleSettings(Settings):
-    """The particles: how many they are, what they see and how they are drawn."""
+    """The particles: how many there are, what they see and how they are rendered."""
 
     margin: int = Field(
         16,
