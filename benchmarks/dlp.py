@@ -31,9 +31,10 @@ from torch import Tensor, nn
 from benchmarks import common, plain_dlp
 from partbench.data.batch import Batch
 from partbench.method import DataInfo, resolve
-from partbench.methods.dlp import DLP, PERCEPTUAL_LAYERS, WEAK, Noise
+from partbench.methods.dlp import DLP, PERCEPTUAL_LAYERS, WEAK
 from partbench.model import precision_of
 from partbench.nn import particles, perceptual
+from partbench.nn.particle_types import Noise
 from partbench.nn.tps import STRONG, warp
 from partbench.run import Runtime
 

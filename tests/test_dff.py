@@ -321,7 +321,7 @@ def test_one_factor_takes_everything() -> None:
 
 @pytest.mark.usefixtures("eyes")
 def test_bad_input(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(BadInput, match=r"40 factors of 16 cells.*lower `k`"):
+    with pytest.raises(BadInput, match=r"40 factors in the 16 cells.*lower `k`"):
         build(k=40).fit(passes_over(pictures(1)))
     broken = pictures(4)
     broken[2, 0, 0, 0] = math.nan

@@ -88,7 +88,7 @@ def test_bad_input(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         build().fit(passes_over(broken))
     monkeypatch.setenv("PARTBENCH_DATA", str(tmp_path))
     with pytest.raises(
-        BadInput, match=r"vit\.pth is missing, the weights of vit_small_patch8_224;"
+        BadInput, match=r"vit\.pth \(the weights of vit_small_patch8_224\) is missing;"
     ):
         build(weights_file="vit.pth").fit(passes_over(images))
     (tmp_path / "vit.pth").write_bytes(b"no weights")

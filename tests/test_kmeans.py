@@ -167,7 +167,7 @@ def test_as_many_clusters_as_descriptors() -> None:
 
 def test_bad_input() -> None:
     images, masks = pictures(4), discs(4)
-    with pytest.raises(BadInput, match=r"4 clusters of 0 descriptors.*look at its masks"):
+    with pytest.raises(BadInput, match=r"4 clusters of 0 descriptors.*check its masks"):
         build().fit(passes_over(images, torch.zeros_like(masks)))
     with pytest.raises(BadInput, match=r"500 clusters of \d+ descriptors.*lower `k`"):
         build(k=500).fit(passes_over(images, masks))

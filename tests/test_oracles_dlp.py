@@ -15,9 +15,11 @@ from conftest import tensor
 from torch import Tensor, nn
 
 from partbench.method import DataInfo
-from partbench.methods.dlp import DLP, WEAK, Noise, kl_normal
+from partbench.methods.dlp import DLP, WEAK
 from partbench.nn import particles, perceptual, tps
+from partbench.nn.elbo import kl_from_logvar
 from partbench.nn.keypoints import gaussian_maps, marginal_softmax
+from partbench.nn.particle_types import Noise
 
 Arrays = Mapping[str, np.ndarray]
 LOGVAR = 2 * np.log(0.1)
@@ -92,7 +94,7 @@ def test_chamfer_kl(v: Arrays, case: str) -> None:
 
 def test_appearance_kl(v: Arrays) -> None:
     mu, logvar = leaf(v["kl_feat/mu"]), leaf(v["kl_feat/logvar"])
-    value = kl_normal(mu, logvar)
+    value = kl_from_logvar(mu, logvar)
     same(value, v["kl_feat/value"])
     grads = torch.autograd.grad(value, (mu, logvar))
     same(grads[0], v["kl_feat/grad_mu"])

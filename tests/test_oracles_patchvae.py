@@ -23,7 +23,7 @@ from partbench.nn.elbo import (
     edge_weights,
     kl_bernoulli,
     kl_categorical,
-    kl_normal,
+    kl_from_var,
     squared_error,
 )
 
@@ -80,9 +80,9 @@ def small() -> Arrays:
 # The terms of the loss.
 
 
-def check_kl_normal(arrays: Arrays) -> None:
+def check_kl_from_var(arrays: Arrays) -> None:
     mu, var = leaf(arrays["kl_app/mu"]), leaf(arrays["kl_app/var"])
-    value = kl_normal(mu, var)
+    value = kl_from_var(mu, var)
     value.backward()
     same(value, arrays["kl_app/value"])
     same(mu.grad, arrays["kl_app/grad_mu"])
@@ -106,7 +106,7 @@ def check_kl_categorical(arrays: Arrays) -> None:
 
 
 def test_kl_of_the_appearance(vectors: Arrays) -> None:
-    check_kl_normal(vectors)
+    check_kl_from_var(vectors)
 
 
 @pytest.mark.parametrize("prior", ["1overP", "half"])
@@ -523,7 +523,7 @@ def count(module: nn.Module) -> int:
 
 
 def test_terms_of_the_loss_without_the_full_set(small: Arrays) -> None:
-    check_kl_normal(small)
+    check_kl_from_var(small)
     check_kl_bernoulli(small, "1overP")
     check_kl_categorical(small)
 

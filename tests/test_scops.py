@@ -323,7 +323,7 @@ def test_the_paper_s_network_and_basis_have_the_paper_s_shape() -> None:
     ("size", "changes", "message"),
     [
         (16, {}, "images of 16 px are too small .* `size` of 32 or more"),
-        (32, {"weights": "imagenet"}, "no trained weights of resnet18 to fetch; set `weights`"),
+        (32, {"weights": "imagenet"}, "weights of resnet18 can be fetched; set `weights`"),
         (32, {"k": 0}, "'k' is 0"),
     ],
 )

@@ -363,7 +363,7 @@ def test_one_part_has_no_negatives() -> None:
 
 @pytest.mark.parametrize(("images", "skip"), [(2, True), (1, True), (1, False)])
 def test_too_few_images_for_a_positive(images: int, skip: bool) -> None:
-    with pytest.raises(BadInput, match=f"a batch of {images} is too small, it takes at least"):
+    with pytest.raises(BadInput, match=f"a batch of {images} is too small .* needs at least"):
         consistency.draw_positives(images, 4, skip, CPU)
 
 
@@ -497,7 +497,7 @@ def test_supervised_weights_are_fetched(tmp_path: Path, monkeypatch: pytest.Monk
     assert needed("demo") == ()
     assert needed("subset") == ()
     method = make(backbone="resnet50", weights="imagenet")
-    with pytest.raises(BadInput, match=r"resnet50-0676ba61.pth is missing, the first weights"):
+    with pytest.raises(BadInput, match=r"resnet50-0676ba61.pth \(the first weights .* is missing"):
         method.fit(lambda: iter(()))
 
 
@@ -517,7 +517,7 @@ def test_mobilenet_s_trained_weights_become_the_trunk(
 @pytest.mark.parametrize(
     ("broken", "message"),
     [
-        (b"no weights", "does not hold weights"),
+        (b"no weights", "does not hold the first weights of the trunk"),
         ({"layer1.0.conv1.weight": torch.zeros(64, 64, 1, 1)}, r"only 1 of the \d+ parameters"),
         ({"state_dict": {"a": 1}}, r"only 0 of the \d+ parameters"),
         ([1, 2], r"only 0 of the \d+ parameters"),
@@ -541,7 +541,7 @@ def test_a_file_cannot_run_code(tmp_path: Path) -> None:
             return (Path.touch, (tmp_path / "ran",))
 
     torch.save({"conv1.weight": Bomb()}, tmp_path / "some.pth")
-    with pytest.raises(BadInput, match="does not hold weights"):
+    with pytest.raises(BadInput, match="does not hold the first weights of the trunk"):
         deeplab.read_trunk(torch.nn.Linear(1, 1), tmp_path / "some.pth")
     assert not (tmp_path / "ran").exists()
 
@@ -647,7 +647,7 @@ def test_a_perceptual_file_that_is_missing_or_holds_something_else(placed: Path)
         with pytest.raises(BadInput, match=message):
             make(**OTHER).taps(torch.rand(1, 3, 32, 32))
 
-    with pytest.raises(BadInput, match=r"vgg16.pth is missing, the weights of the perceptual VGG"):
+    with pytest.raises(BadInput, match=r"vgg16.pth \(the weights of the perceptual .* is missing"):
         make(**OTHER).taps(torch.rand(1, 3, 32, 32))
     whole = named(trained_vgg16(True, True))
     another = "vgg16.pth is not a VGG16 with torchvision's names and shapes"
@@ -661,7 +661,7 @@ def test_a_perceptual_file_that_is_missing_or_holds_something_else(placed: Path)
     refused(whole | {"features.1.running_var": bad}, "has weights that are not finite")
     refused(whole | {"sobel.0.bias": torch.tensor([math.nan])}, "has weights that are not finite")
     placed.write_bytes(b"no weights")
-    with pytest.raises(BadInput, match="does not hold weights"):
+    with pytest.raises(BadInput, match="does not hold the weights of the perceptual VGG16"):
         make(**OTHER).taps(torch.rand(1, 3, 32, 32))
 
 
@@ -779,11 +779,11 @@ def test_past_the_schedule_nothing_moves() -> None:
     ("size", "changes", "message"),
     [
         (32, {"k": 1}, "one part is the whole foreground"),
-        (32, {"batch_size": 2}, "a `batch_size` of 2 is too small .* it takes 3, or 2 without"),
-        (32, {"batch_size": 1, "skip_first_positive": False}, "it takes 2; raise it, or set"),
+        (32, {"batch_size": 2}, "a `batch_size` of 2 is too small .* it needs 3, or 2 without"),
+        (32, {"batch_size": 1, "skip_first_positive": False}, "it needs 2; raise it, or set"),
         (16, {}, "images of 16 px are too small .* at a `size` of 32 or more"),
-        (32, {"weights": "imagenet"}, "no trained weights of resnet18 to fetch"),
-        (32, {"perceptual_weights": "v.pth"}, "are of vgg16, not of random; set `perceptual`"),
+        (32, {"weights": "imagenet"}, "no trained weights of resnet18 can be fetched"),
+        (32, {"perceptual_weights": "v.pth"}, "are for vgg16, not for random; set `perceptual`"),
     ],
 )
 def test_settings_that_cannot_work(size: int, changes: dict[str, Any], message: str) -> None:

@@ -214,11 +214,11 @@ def test_a_file_of_dinov2(root: Path) -> None:
 def test_other_files(root: Path) -> None:
     write(root / "s16.pth", published(16, 14))
     torch.save([1, 2], root / "list.pth")
-    said = r"does not hold the weights of vit_small_patch8_224 .*; delete it and place it anew, or"
+    message = r"does not hold the weights of vit_small_patch8_224 .*; replace it, or set `backbone`"
     for name in ("s16.pth", "list.pth"):
-        with pytest.raises(BadInput, match=said):
+        with pytest.raises(BadInput, match=message):
             load("vit_small_patch8_224", name)
-    with pytest.raises(BadInput, match=r"no\.pth is missing, the weights of .*; place it there"):
+    with pytest.raises(BadInput, match=r"no\.pth \(the weights of .*\) is missing; place it there"):
         load("vit_small_patch8_224", "no.pth")
 
 

@@ -1,1 +1,1 @@
-"""Methods and controls: one module each, found by its file name."""
+"""Methods and controls, one module each; a method's name is that of its file."""

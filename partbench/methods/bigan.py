@@ -1,10 +1,11 @@
 """BiGAN: adversarial feature learning (Donahue, Kraehenbuehl, Darrell, ICLR 2017).
 
-A discriminator tells pairs (image, E(image)) from pairs (G(z), z); E and G fool it together,
-which makes E the inverse of G. PatchVAE's paper compares with BiGAN, but its code has none: the
-encoder and the generator here are those of the other baselines, the discriminator is DCGAN's
-with the code joined at its last map. Which networks the paper used is unknown, and the report
-says so.
+A discriminator distinguishes pairs (image, E(image)) from pairs (G(z), z). The encoder E and the
+generator G are trained together to fool it, which makes E the inverse of G.
+
+PatchVAE's paper compares with BiGAN, but its code does not include it. The encoder and the
+generator here are those of the other baselines. The discriminator is DCGAN's, joined with the code
+at its last map. Which networks the paper used is unknown, and the report says so.
 """
 
 import torch
@@ -21,24 +22,26 @@ from partbench.nn.resnet import resnet18_trunk
 
 
 class BiGANSettings(MethodSettings):
-    """Adam as DCGAN and BiGAN use it; the rest as PatchVAE's other baselines."""
+    """Adam as in DCGAN and BiGAN; the other settings are those of PatchVAE's other baselines."""
 
     latent: int = Field(96, ge=1, description="numbers in the code z ~ N(0, 1)")
     stride: int = Field(8, description="total stride of the encoder: 4, 8, 16 or 32")
     learning_rate: float = Field(2e-4, gt=0, description="Adam, betas (0.5, 0.999), constant")
     encoder_width: int = Field(64, ge=4, description="channels of the first ResNet stage")
     decoder_width: int = Field(64, ge=4, description="channels of the generator's last stage")
-    discriminator_width: int = Field(64, ge=4, description="channels of its first layer")
+    discriminator_width: int = Field(
+        64, ge=4, description="channels of the discriminator's first layer"
+    )
     images_per_epoch: int | None = Field(
-        50_000, ge=1, description="an 'epoch' is 50,000 images, whatever the data set"
+        50_000, ge=1, description="an 'epoch' is 50,000 images for every data set"
     )
     lose_batch_at_wrap: bool = Field(
-        True, description="as the other baselines: one step is lost where the data wraps"
+        True, description="skip one step where the data wraps, as the other baselines do"
     )
 
 
 class JointDiscriminator(nn.Module):
-    """Logit that the pair (image [B, 3, S, S], code [B, latent]) is (x, E(x)): [B]."""
+    """The logit [B] that a pair of image [B, 3, S, S] and code [B, latent] is (x, E(x))."""
 
     def __init__(self, size: int, latent: int, stride: int, width: int) -> None:
         super().__init__()
@@ -60,13 +63,13 @@ class JointDiscriminator(nn.Module):
         )
 
     def forward(self, images: Tensor, codes: Tensor) -> Tensor:
-        """Return the logits."""
+        """Return the logits, [B] float32."""
         pair = torch.cat([self.image(images), self.code(codes)], dim=1)
         return self.joint(pair).squeeze(1).float()
 
 
 class BiGAN(Method):
-    """BiGAN with the encoder and decoder of PatchVAE's baselines."""
+    """BiGAN with the encoder and the decoder of PatchVAE's other baselines."""
 
     Settings = BiGANSettings
     VARIANTS = {
@@ -121,15 +124,15 @@ class BiGAN(Method):
         init_patchvae_(self)
 
     def encode(self, x: Tensor) -> Tensor:
-        """Return the codes [B, latent] of normalised images."""
+        """Return the codes [B, latent] of normalised images [B, 3, S, S]."""
         return self.to_code(self.encoder(x)).flatten(1)
 
     def decode(self, z: Tensor) -> Tensor:
-        """Return normalised images for codes [B, latent]."""
+        """Return the normalised images [B, 3, S, S] that codes [B, latent] generate."""
         return self.generator(z[..., None, None])
 
     def forward(self, batch: Batch, phase: str) -> dict[str, Tensor]:
-        """Return the loss of the discriminator, or that of encoder and generator together."""
+        """Return the loss of the phase: the discriminator's, or that of encoder and generator."""
         x = self.normalize(batch.images)
         z = torch.randn(len(x), self.settings.latent, device=x.device)
         with torch.set_grad_enabled(phase == "generator"):
@@ -142,7 +145,7 @@ class BiGAN(Method):
         return {"loss": F.softplus(real).mean() + F.softplus(-fake).mean()}
 
     def optimizers(self) -> dict[str, Optimizer]:
-        """One Adam for the discriminator, one for encoder and generator."""
+        """Return one Adam for the discriminator, and one for encoder and generator."""
         players: dict[str, list[nn.Module]] = {
             "discriminator": [self.discriminator],
             "generator": [self.encoder, self.to_code, self.generator],
@@ -157,7 +160,7 @@ class BiGAN(Method):
         }
 
     def trunk(self) -> nn.Sequential:
-        """Return the encoder without its last layer, as for the other baselines."""
+        """Return the encoder without its last layer, as in the other baselines."""
         return self.encoder
 
     def features(self, images: Tensor) -> Tensor:
@@ -165,10 +168,10 @@ class BiGAN(Method):
         return self.encoder(self.normalize(images)).flatten(1)
 
     def reconstruct(self, images: Tensor) -> Tensor:
-        """Return G(E(image))."""
+        """Return G(E(image)) for images [B, 3, S, S] in [0, 1]."""
         return self.denormalize(self.decode(self.encode(self.normalize(images))))
 
     def generate(self, n: int) -> Tensor:
-        """Return G(z) for z ~ N(0, 1)."""
+        """Return n images G(z), [n, 3, S, S], for z ~ N(0, 1)."""
         z = torch.randn(n, self.settings.latent, device=self.mean.device)
         return self.denormalize(self.decode(z))

@@ -1,9 +1,9 @@
 """Deep Feature Factorization for concept discovery (Collins, Achanta, Suesstrunk, ECCV 2018).
 
 The activations of a trained network at every cell of every image of the collection are the rows
-of one non-negative matrix, which is factorised as W H: H holds K parts as the network describes
-them, W says how much of each is at each cell. Nothing is learnt by steps. Facts: the authors' code
-at commit a8161ed.
+of one non-negative matrix, which is factorised as W H. The rows of H are K parts in terms of the
+network's activations, and W is the amount of each part at each cell. There are no training steps.
+Settings and details follow the authors' code at commit a8161ed.
 """
 
 import tempfile
@@ -33,50 +33,56 @@ LAYERS: dict[str, tuple[int]] = {
     "mobilenet": (11,),
     "random": (7,),
 }
-"""VGG's last before its last pooling and MobileNet's last block of the same stride, 16 px; of the
-random network the last, of stride 4."""
+"""The activations that are factorised.
+
+- VGG: the last before the last pooling, at stride 16.
+- MobileNet: the last block at stride 16.
+- The random network: the last, at stride 4.
+"""
 CHANNELS = {"vgg16": 512, "vgg19": 512, "mobilenet": 128, "random": 64}
-"""There."""
+"""Channels of these activations."""
 ROWS = 4096
-"""Of a block: 8 MiB of VGG19's activations, so that they are in the cache for both products."""
+"""Rows of a block: 8 MiB of VGG19's activations, which stay in the cache for both products."""
 
 
 class DFFSettings(StepFreeSettings):
     """The published settings."""
 
-    k: int = Field(4, ge=1, description="K, number of factors")
+    k: int = Field(4, ge=1, description="K, number of factors (parts)")
     perceptual: Features = Field(
         "vgg19",
-        description="network whose activations are factorised; what is negative, as a leaky "
-        "activation may be, counts as 0",
+        description="network whose activations are factorised; negative ones, as leaky ReLUs "
+        "give, count as 0",
     )
     side: int | None = Field(
-        224, ge=32, description="pixels that the network sees; none: those of the prepared images"
+        224,
+        ge=32,
+        description="shorter side to which images are resized, pixels; none: no resizing",
     )
     solver: Solver = Field(
         "multiplicative",
-        description="hals: the same objective, with fewer readings of the activations; it begins "
-        "with a sixteenth of them",
+        description="hals minimises the same objective with fewer readings of the activations, "
+        "and starts with a sixteenth of them",
     )
-    updates: int = Field(200, ge=1, description="of both factors, at most")
+    updates: int = Field(200, ge=1, description="largest number of updates of both factors")
     tolerance: float = Field(
         1e-4,
         ge=0,
-        description="updates end when the error has fallen, in 10 of them, by less than this "
-        "share of the first",
+        description="updates stop when 10 of them have lowered the error by less than this share "
+        "of the first error",
     )
     updates_apart: int = Field(
         100,
         ge=1,
-        description="of the weights of an image when its parts are asked for; the code applies "
-        "its stop rule to all new images together, which would make one image's maps depend on "
-        "the others'",
+        description="updates of W for the part maps of an image, always as many; the code "
+        "applies its stop rule to all new images together, which would make the maps of an image "
+        "depend on the other images",
     )
     batch_size: int = Field(32, ge=1, description="images described at once")
 
 
 class DFF(StepFreeMethod):
-    """DFF; `k8` with twice as many factors, `hals` with the faster solver."""
+    """DFF; variant `k8` has twice as many factors, and `hals` uses the faster solver."""
 
     Settings = DFFSettings
     VARIANTS = {"k8": {"k": 8}, "hals": {"solver": "hals"}}
@@ -97,37 +103,37 @@ class DFF(StepFreeMethod):
 
     @classmethod
     def weights(cls, settings: DFFSettings) -> tuple[str, ...]:
-        """Return the network whose activations are factorised."""
+        """Return the network whose activations are factorised, if it is to be fetched."""
         return fetched(settings.perceptual)
 
     def activations(self, images: Tensor) -> Tensor:
-        """Return what is factorised of images [B, 3, S, S]: [B, C, h, w], at least 0.
+        """Return the activations of images [B, 3, S, S], [B, C, h, w]; negative ones become 0.
 
         Raises:
-            BadInput: they are not finite.
+            BadInput: an activation is not finite.
         """
-        found = describe(self.perceptual, images, self.settings.side).relu()
-        if not found.is_meta and not found.isfinite().all():
+        activations = describe(self.perceptual, images, self.settings.side).relu()
+        if not activations.is_meta and not activations.isfinite().all():
             raise BadInput(
-                f"dff: activations of {self.settings.perceptual} are not finite; look at its "
-                "weights and at the images"
+                f"dff: activations of {self.settings.perceptual} are not finite; check its weights "
+                "and the images"
             )
-        return found
+        return activations
 
     @torch.no_grad()
     def fit(self, passes: Callable[[], Iterator[Batch]]) -> None:
         """Factorise the activations of the whole split.
 
-        They lie in a temporary file, of 2.4 GB for 5994 images at 224 px (the environment variable
-        TMPDIR says where), and are read once an update.
+        A temporary file holds them, 2.4 GB for 5994 images at 224 px, in the folder that the
+        environment variable TMPDIR names. Each update reads it once.
 
         Raises:
             BadInput: there are fewer cells than factors, no activation is positive, one is not
                 finite, or the disk is full.
         """
         s = self.settings
-        where = Path(tempfile.gettempdir())
-        with explained(where), tempfile.TemporaryFile(dir=where) as file:
+        folder = Path(tempfile.gettempdir())
+        with explained(folder), tempfile.TemporaryFile(dir=folder) as file:
             for batch in passes():
                 rows = self.activations(batch.images).permute(0, 2, 3, 1).flatten(0, 2)
                 rows.cpu().numpy().tofile(file)
@@ -135,37 +141,38 @@ class DFF(StepFreeMethod):
             v = np.memmap(file, np.float32, mode="r+").reshape(-1, self.factors.shape[1])
             if len(v) < s.k:
                 raise BadInput(
-                    f"dff: {s.k} factors of {len(v)} cells, all of the training split's; "
-                    "lower `k` or give it more images"
+                    f"dff cannot find {s.k} factors in the {len(v)} cells of the training split; "
+                    "lower `k` or use more images"
                 )
             blocks = OnDevice(v, self.factors.device)
             w, h = initial(blocks, s.k)
             if not h.any():
                 raise BadInput(
-                    f"dff: no activation of {s.perceptual} is positive; look at its weights and "
-                    "at the images"
+                    f"dff: no activation of {s.perceptual} is positive; check its weights and the "
+                    "images"
                 )
             if s.solver == "hals":
                 h = ahead(blocks, w, h)
-            found = factorise(
+            result = factorise(
                 blocks, w, h, updates=s.updates, tolerance=s.tolerance, solver=s.solver
             )
-            self.factors.copy_(found.h)
+            self.factors.copy_(result.h)
 
     def part_maps(self, images: Tensor) -> PartMaps:
-        """Return how much of each factor is where, as shares, and the largest.
+        """Return the share of each factor at each pixel, and the factor with the largest share.
 
-        With H fixed, the W of each cell is a problem of its own: all begin even and make the same
-        number of updates, so that no image's maps depend on its batch. Brought to the image
-        bilinearly, each map is divided by its maximum over the image, as published.
+        With H fixed, the W of each cell is a problem of its own. All cells start from equal weights
+        and make the same number of updates, so that the maps of an image do not depend on its
+        batch. As published, each map is upsampled bilinearly to the image and divided by its
+        maximum over the image.
         """
         v = self.activations(images)
         batch, width, height, across = v.shape
         rows = v.permute(0, 2, 3, 1).reshape(-1, width)
         s, h = self.settings, self.factors
-        even = torch.ones(len(rows), s.k, device=rows.device)
+        equal = torch.ones(len(rows), s.k, device=rows.device)
         w = factorise(
-            [rows], even, h, updates=s.updates_apart, tolerance=0, solver=s.solver, fixed=True
+            [rows], equal, h, updates=s.updates_apart, tolerance=0, solver=s.solver, fixed=True
         ).w
         maps = w.view(batch, height, across, -1).permute(0, 3, 1, 2)
         heat = F.interpolate(maps, images.shape[2:], mode="bilinear")
@@ -176,7 +183,7 @@ class DFF(StepFreeMethod):
 
 
 class OnDevice(Sequence[Tensor]):
-    """The rows of a memory map in blocks, each moved to the device when it is read."""
+    """The rows of a memory map in blocks, which move to the device when they are read."""
 
     def __init__(self, v: NDArray[np.float32], device: torch.device) -> None:
         self.blocks, self.device = torch.from_numpy(v).split(ROWS), device

@@ -1,9 +1,10 @@
-"""K-means on DINO's keys of foreground patches: K-means on features with today's features.
+"""K-means on DINO's keys of foreground patches: the K-means baseline with newer features.
 
-Told the foreground, and in all but the features `kmeans`, so that the two say what the network
-is worth. The features are those of `dino_parts` (Amir et al., 2021): keys of the last block at
-overlapping patches. They are not normalised, as those of `kmeans` are not; in variant `l2` they
-are, as Amir et al. do, so that `dino_parts` differs from it by having to find the foreground.
+The method is `kmeans`, on a given foreground, with other features. A comparison of the two
+therefore shows the effect of the network. The features are those of `dino_parts` (Amir et al.,
+2021): keys of the last block at overlapping patches. They are not normalised, as in `kmeans`.
+Variant `l2` normalises them, as Amir et al. do, so that `dino_parts` differs from it in having to
+find the foreground.
 """
 
 from typing import Any
@@ -21,13 +22,13 @@ from partbench.outputs.part_maps import PartMaps
 
 
 class DinoKMeansSettings(ClusteringSettings, TransformerSettings):
-    """The clustering of `kmeans`, the features of `dino_parts`."""
+    """The clustering of `kmeans` and the features of `dino_parts`."""
 
     batch_size: int = Field(8, ge=1, description="images described at once")
 
 
 class DinoKMeans(KMeans):
-    """K-means; variants of `kmeans` and, of `dino_parts`, `vits16`, the coarser network."""
+    """K-means with the variants of `kmeans` and `vits16`, the network with the larger patches."""
 
     Settings = DinoKMeansSettings
     VARIANTS = {**KMeans.VARIANTS, "vits16": VITS16}
@@ -43,13 +44,13 @@ class DinoKMeans(KMeans):
     paper = ""
 
     def describer(self) -> tuple[Transformer, int]:
-        """Return the transformer, and its number of channels."""
+        """Return the transformer and its number of channels."""
         s = self.settings
         return Transformer(s.backbone, s.weights_file, s.stride), WIDTHS[s.backbone]
 
     @classmethod
     def weights(cls, settings: Any) -> tuple[str, ...]:
-        """Return nothing: the weights are placed by hand."""
+        """Return no network, because the user places the weights by hand."""
         return ()
 
     @torch.no_grad()
@@ -60,7 +61,7 @@ class DinoKMeans(KMeans):
         return F.normalize(keys) if self.settings.l2 else keys
 
     def part_maps(self, images: Tensor) -> PartMaps:
-        """Return the nearest centroid of each pixel, whole; see `kmeans`."""
-        parts = images.split(self.settings.batch_size)
-        found = [super(DinoKMeans, self).part_maps(part) for part in parts]
-        return PartMaps(torch.cat([f.weights for f in found]), torch.cat([f.labels for f in found]))
+        """Give each pixel to the nearest centroid, see `kmeans`."""
+        batches = images.split(self.settings.batch_size)
+        maps = [super(DinoKMeans, self).part_maps(batch) for batch in batches]
+        return PartMaps(torch.cat([m.weights for m in maps]), torch.cat([m.labels for m in maps]))

@@ -1,9 +1,9 @@
-"""Part co-segmentation by the features of a DINO transformer (Amir et al., 2021), without training.
+"""Part co-segmentation with the features of a DINO transformer (Amir et al., 2021), untrained.
 
-Keys of the last block, at overlapping patches, are clustered over the collection. Clusters that
-the class token attends to in most images are the foreground; what lies in them is clustered
-again, into K parts. Facts: the authors' code at commit 1779649, dino-vit-features; their CRF is
-left out.
+Keys of the last block, at overlapping patches, are clustered over the collection. The clusters to
+which the class token attends in most images are the foreground. The keys in them are clustered
+again, into K parts. Settings and details follow the authors' code, dino-vit-features, at commit
+1779649, but without its CRF.
 """
 
 from collections.abc import Callable, Iterator
@@ -26,44 +26,53 @@ from partbench.nn.vit import VITS16, WIDTHS, Tokens, Transformer, TransformerSet
 from partbench.outputs.part_maps import PartMaps
 
 MOST = 14
-"""Clusters of the whole, at most."""
+"""Largest number of clusters of whole images."""
 
 
 class DinoPartsSettings(StepFreeSettings, TransformerSettings):
     """The published settings."""
 
     k: int = Field(4, ge=1, description="K, number of parts of the foreground")
-    every: int = Field(100, ge=1, description="so manyth descriptors are clustered")
+    every: int = Field(100, ge=1, description="cluster one in this many descriptors")
     images: int = Field(
-        1000, ge=1, description="that are clustered, evenly spaced; of others parts are looked up"
+        1000,
+        ge=1,
+        description="largest number of images that are clustered, evenly spaced; the others are "
+        "given the resulting parts",
     )
     elbow: float = Field(
         0.975,
         gt=0,
         le=1,
-        description="the number of clusters of the whole, 14 at most, is the first whose error is "
-        "more than this share of the error of one fewer",
+        description="the number of clusters of whole images, 14 at most, is the first whose error "
+        "is more than this share of the error with one cluster fewer",
     )
     saliency: float = Field(
         0.065,
         ge=0,
-        description="mean saliency, relative to the image's range, that makes a cluster salient",
+        description="mean saliency, relative to the image's range, above which an image votes for "
+        "a cluster",
     )
     votes: float = Field(
-        0.75, ge=0, le=1, description="share of the images it is in that must find it salient"
+        0.75,
+        ge=0,
+        le=1,
+        description="a cluster is foreground if this share of the images that show it vote for it",
     )
-    iterations: int = Field(300, ge=1, description="of Lloyd's algorithm")
-    restarts: int = Field(10, ge=1, description="from other centroids, of which the best is kept")
+    iterations: int = Field(300, ge=1, description="iterations of Lloyd's algorithm")
+    restarts: int = Field(
+        10, ge=1, description="runs from random centroids, of which the best is kept"
+    )
     batch_size: int = Field(8, ge=1, description="images described at once")
 
 
 class DinoParts(StepFreeMethod):
-    """Co-segmentation into K parts and a background; `vits16` takes the coarser network."""
+    """Co-segmentation into K parts and a background; `vits16` uses larger patches."""
 
     Settings = DinoPartsSettings
     VARIANTS = {"vits16": VITS16}
     REDUCED = {
-        # Without trained weights nothing is salient, so that everything is foreground.
+        # Without trained weights nothing is salient; with no votes needed, all is foreground.
         "demo": {
             "weights_file": "random",
             "side": 32,
@@ -85,30 +94,36 @@ class DinoParts(StepFreeMethod):
         self.register_buffer("centroids", torch.zeros(s.k, width))
 
     whole: Tensor
-    """[MOST, C], of which the first `clusters` are the centroids of the whole."""
+    """[MOST, C]; the first `clusters` rows are the centroids of whole images."""
     salient: Tensor
-    """[MOST] bool, which of them are foreground."""
+    """[MOST] bool, whether each of these clusters is foreground."""
     clusters: Tensor
+    """The number of clusters of whole images, an int64 scalar."""
     centroids: Tensor
-    """[K, C], of the parts."""
+    """[K, C], the centroids of the parts."""
 
     @torch.no_grad()
     def describe(self, images: Tensor) -> Tokens:
-        """Return the descriptors of images in [0, 1], of norm 1, and the saliency in [0, 1]."""
+        """Return the normalised keys and the saliency, in [0, 1], of images [B, 3, S, S] in [0, 1].
+
+        Raises:
+            BadInput: a key is not finite, or the weights are missing or damaged.
+        """
         with exact(images):
             images = to_side(images, self.settings.side)
             keys, saliency = self.network(self.normalize(images))
         if not keys.isfinite().all():
-            raise BadInput("dino_parts: descriptors are not finite; look at the images")
+            raise BadInput("dino_parts: descriptors are not finite; check the images")
         low, high = (saliency.flatten(1).aminmax(dim=1)[i].view(-1, 1, 1) for i in (0, 1))
         return Tokens(F.normalize(keys), (saliency - low) / (high - low).clamp_min(1e-12))
 
     @torch.no_grad()
     def fit(self, passes: Callable[[], Iterator[Batch]]) -> None:
-        """Cluster the whole, vote on the foreground, cluster that; three passes over some images.
+        """Cluster whole images, vote on the foreground and cluster it, in one pass each.
 
         Raises:
-            BadInput: there are fewer descriptors than clusters, or no cluster is salient.
+            BadInput: there are fewer descriptors than parts, no cluster is salient, or a descriptor
+                is not finite.
         """
         s = self.settings
         faiss.omp_set_num_threads(torch.get_num_threads())
@@ -117,17 +132,18 @@ class DinoParts(StepFreeMethod):
         step = max(-(-total // s.images), 1)
 
         def described() -> Iterator[Tokens]:
+            """Yield the descriptors of every `step`-th image."""
             first = 0
             for batch in passes():
                 start = -first % step
                 first += len(batch.images)
-                if len(some := batch.images[start::step]):
-                    yield self.describe(some)
+                if len(chosen := batch.images[start::step]):
+                    yield self.describe(chosen)
 
         def rows(keep: Callable[[Tokens], Tensor]) -> NDArray[np.float32]:
-            """Return every so manyth of the descriptors where `keep` is true."""
-            found = [t.keys.permute(0, 2, 3, 1)[keep(t)].cpu() for t in described()]
-            return torch.cat(found)[:: s.every].contiguous().numpy()
+            """Return one in `every` of the descriptors for which `keep` is true."""
+            descriptors = [t.keys.permute(0, 2, 3, 1)[keep(t)].cpu() for t in described()]
+            return torch.cat(descriptors)[:: s.every].contiguous().numpy()
 
         sample = rows(lambda t: torch.ones_like(t.saliency, dtype=torch.bool))
         previous = float("inf")
@@ -141,15 +157,15 @@ class DinoParts(StepFreeMethod):
                 break
             previous = error
 
-        present, found = torch.zeros(2, MOST, dtype=torch.long)
+        present, votes = torch.zeros(2, MOST, dtype=torch.long)
         for tokens in described():
             labels = self._of_whole(tokens.keys)
-            for label, map_ in zip(labels.cpu(), tokens.saliency.cpu(), strict=True):
-                mass = torch.zeros(MOST).index_add_(0, label.flatten(), map_.flatten())
+            for label, saliency in zip(labels.cpu(), tokens.saliency.cpu(), strict=True):
+                mass = torch.zeros(MOST).index_add_(0, label.flatten(), saliency.flatten())
                 count = label.flatten().bincount(minlength=MOST)
                 present += count > 0
-                found += mass > s.saliency * count
-        self.salient.copy_((found >= s.votes * present) & (present > 0))
+                votes += mass > s.saliency * count
+        self.salient.copy_((votes >= s.votes * present) & (present > 0))
         if not self.salient.any():
             raise BadInput(
                 "dino_parts: no cluster is salient in enough images; lower `saliency` or `votes`"
@@ -157,13 +173,13 @@ class DinoParts(StepFreeMethod):
         sample = rows(lambda t: self.salient[self._of_whole(t.keys)])
         if len(sample) < s.k:
             raise BadInput(
-                f"dino_parts: {s.k} parts of {len(sample)} descriptors of the foreground; lower "
-                "`k` or `every`, or give it more images"
+                f"dino_parts cannot form {s.k} parts of {len(sample)} descriptors of the "
+                "foreground; lower `k` or `every`, or use more images"
             )
         self.centroids.copy_(self._cluster(sample, s.k, seed)[0])
 
     def _cluster(self, rows: NDArray[np.float32], k: int, seed: int) -> tuple[Tensor, float]:
-        """Return k centroids, [k, C], and the sum of squared distances to them."""
+        """Cluster rows [N, C]; return k centroids, [k, C], and the sum of squared distances."""
         s = self.settings
         clustering: Any = faiss.Kmeans(
             rows.shape[1],
@@ -173,33 +189,34 @@ class DinoParts(StepFreeMethod):
             seed=seed,
             gpu=self.whole.is_cuda and faiss.get_num_gpus() > 0,
             min_points_per_centroid=1,
-            max_points_per_centroid=len(rows),  # faiss would take 256 a cluster
+            max_points_per_centroid=len(rows),  # by default, 256 per cluster
         )
         error = float(clustering.train(rows))
         return torch.from_numpy(clustering.centroids), error
 
     def _scores(self, keys: Tensor, centroids: Tensor) -> Tensor:
-        """Return 2 c x - |c|^2, the largest for the nearest centroid, [B, K, h, w]."""
+        """Return 2 c x - |c|^2, which is largest for the nearest centroid, [B, K, h, w]."""
         products = torch.einsum("bchw,kc->bkhw", keys, centroids)
         return 2 * products - centroids.square().sum(1).view(-1, 1, 1)
 
     def _of_whole(self, keys: Tensor) -> Tensor:
-        """Return the nearest cluster of the whole, [B, h, w]."""
+        """Return the nearest cluster of whole images, [B, h, w]."""
         return self._scores(keys, self.whole[: int(self.clusters)]).argmax(1)
 
     def part_maps(self, images: Tensor) -> PartMaps:
-        """Return the nearest part of each pixel, and where the nearest cluster is salient."""
+        """Give each pixel to the nearest part; the salient clusters are the foreground."""
 
-        def up(keys: Tensor, centroids: Tensor) -> Tensor:
-            scores = self._scores(keys, centroids)  # affine in the keys, as in kmeans
+        def nearest(keys: Tensor, centroids: Tensor) -> Tensor:
+            # Scores are affine in the keys, so they can be upsampled in their place, as in kmeans.
+            scores = self._scores(keys, centroids)
             return F.interpolate(scores, images.shape[2:], mode="bilinear").argmax(1)
 
         size = self.settings.batch_size
-        both = []
-        for part in images.split(size):
-            keys = self.describe(part).keys
-            both.append((up(keys, self.centroids), up(keys, self.whole[: int(self.clusters)])))
-        labels, clusters = (torch.cat(found) for found in zip(*both, strict=True))
+        whole, pairs = self.whole[: int(self.clusters)], []
+        for batch in images.split(size):
+            keys = self.describe(batch).keys
+            pairs.append((nearest(keys, self.centroids), nearest(keys, whole)))
+        labels, clusters = (torch.cat(maps) for maps in zip(*pairs, strict=True))
         foreground = self.salient[clusters]
         weights = F.one_hot(labels, len(self.centroids)).permute(0, 3, 1, 2).float()
         return PartMaps(weights * foreground.unsqueeze(1), labels, foreground)

@@ -1,8 +1,9 @@
-"""Ceiling control of the foreground: a network that is told it, to tell it where it is not known.
+"""Ceiling control of the foreground: a network trained on masks, for images without masks.
 
-The part papers measure "full" numbers with masks that a supervised network predicts for the test
-images. Theirs was trained apart and only its masks were published; its architecture and training
-are not stated, so those here are ours: DeepLab-v2 on the front of a ResNet-18, from scratch.
+The part papers measure their "full" numbers with masks that a supervised network predicts for the
+test images. The authors trained that network separately, published only its masks, and do not
+state its architecture or its training. The network here is our choice: DeepLab-v2 on the first
+stages of a ResNet-18, trained from scratch.
 """
 
 import torch.nn.functional as F
@@ -17,19 +18,19 @@ from partbench.outputs.part_maps import PartMaps
 
 
 class ForegroundSettings(MethodSettings):
-    """Settings for boxes of birds at 256 px."""
+    """The settings for boxes of birds at 256 px."""
 
     width: int = Field(64, ge=1, description="channels of the first stage")
     dilations: tuple[int, ...] = Field(
-        (1, 2, 4, 8), min_length=1, description="of the head's 3x3 convolutions"
+        (1, 2, 4, 8), min_length=1, description="dilations of the head's 3x3 convolutions"
     )
     learning_rate: float = Field(1e-3, gt=0, description="Adam")
-    batch_size: int = Field(16, ge=1, description="images a step, over all processes")
+    batch_size: int = Field(16, ge=1, description="images per step, over all processes")
     flip: bool = Field(True, description="mirror half of the training images")
 
 
 class Foreground(Method):
-    """One part, the foreground; trained by cross-entropy with the masks."""
+    """One part, the foreground, trained with the cross-entropy between logits and masks."""
 
     Settings = ForegroundSettings
     REDUCED = {"demo": {"width": 8, "epochs": 2}, "subset": {"width": 16, "epochs": 10}}
@@ -46,16 +47,17 @@ class Foreground(Method):
         return F.interpolate(low, images.shape[2:], mode="bilinear", align_corners=True).squeeze(1)
 
     def forward(self, batch: Batch, phase: str) -> dict[str, Tensor]:
-        """Return the cross-entropy, the mean over pixels."""
-        assert batch.masks is not None  # the training loop sees to it
+        """Return the cross-entropy, averaged over the pixels."""
+        assert batch.masks is not None  # the training loop checks it
         return {"loss": F.binary_cross_entropy_with_logits(self.score(batch.images), batch.masks)}
 
     def optimizers(self) -> dict[str, Optimizer]:
-        """Adam over everything."""
+        """Return one Adam for all parameters."""
         return {"all": Adam(self.parameters(), self.settings.learning_rate)}
 
     def part_maps(self, images: Tensor) -> PartMaps:
-        """Return one part, and where it is the likelier."""
+        """Return one part, and as foreground the pixels where its probability exceeds 1/2."""
         score = self.score(images)
-        there = score > 0
-        return PartMaps(score.sigmoid().unsqueeze(1), there.new_zeros(there.shape).long(), there)
+        foreground = score > 0
+        labels = foreground.new_zeros(foreground.shape).long()
+        return PartMaps(score.sigmoid().unsqueeze(1), labels, foreground)

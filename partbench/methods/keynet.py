@@ -1,9 +1,9 @@
 """KeyNet: landmarks through conditional image generation (Jakab et al., NeurIPS 2018).
 
-Two warps of one image differ in where things are and agree in how they look. One gives the
-appearance, the other K keypoints and nothing else; from both together it is rendered again, so
-the keypoints must say where things are. Facts: arXiv 1806.07823, and the numbers of the authors'
-training code, which has no licence and of which nothing is used here.
+Two warps of one image show the same things at different places. The first gives the appearance,
+the second only K keypoints. A network renders the second warp from these, so the keypoints must
+encode where things are. Settings and details follow arXiv 1806.07823 and the numbers of the
+authors' training code. That code has no licence, and none of it is used here.
 """
 
 import math
@@ -27,93 +27,101 @@ from partbench.nn.tps import Spread, ThinPlateSpline, warp
 from partbench.outputs.keypoints import Keypoints
 
 TARGET = Spread(every=0.001, half=0.005, translation=0.1, scale=0.0, rotation=0.0)
-"""The warp of the image that is rendered again, and gives the keypoints."""
+"""The warp of an image to the target, which gives the keypoints and is rendered."""
 SOURCE = Spread(every=0.001, half=0.01, translation=0.1, scale=0.1, rotation=5.0)
-"""The warp of that one, which gives the appearance."""
+"""The warp of the target to the source, which gives the appearance."""
 LAYERS: dict[str, tuple[int, ...]] = {
     "pixels": (),
     "vgg16": (3, 8, 13, 20, 27),
     "vgg19": (3, 8, 13, 22, 31),
     "mobilenet": (1, 3, 5, 11, 13),
 }
-"""Activations compared: VGG's after conv1_2 to conv5_2 and its ReLU; of MobileNet, the last block
-of each of its five strides, so that there are five terms as well."""
+"""Activations that the loss compares.
+
+- VGG: the ReLUs after conv1_2, conv2_2, conv3_2, conv4_2 and conv5_2.
+- MobileNet: the last block at each of its five strides, so that there are five terms as well.
+"""
 FIRST_AVERAGES = (100.0, 1.6, 2.3, 1.8, 2.8, 100.0)
-"""Of the errors in pixels and in each layer: where their running averages begin."""
+"""Initial running averages of the errors, in pixels and in each layer."""
 RHO = 0.99
+"""Decay of the running averages per step."""
 LOSS_SCALE = 1000.0
 
 
 class KeyNetSettings(MethodSettings):
-    """The settings for CelebA: images prepared at 160 px, of which 128 px are seen."""
+    """The settings for CelebA: images prepared at 160 px, seen through a window of 128 px."""
 
     k: int = Field(30, ge=1, description="K, number of keypoints")
     margin: int = Field(
         16,
         ge=0,
         description="pixels of the prepared image cut off on each side after the warp, so that "
-        "no border shows",
+        "its border does not show",
     )
-    width: int = Field(32, ge=1, description="channels at full resolution; doubled at each halving")
+    width: int = Field(32, ge=1, description="channels at full resolution, doubled at each halving")
     stride: Literal[4, 8] = Field(8, description="pixels per cell of the heat maps")
     gaussian_std: float = Field(
-        0.1, gt=0, description="s of the rendered keypoints exp(-d^2 / s^2), no 1/2; side is 2"
+        0.1, gt=0, description="s of the rendered keypoints exp(-d^2 / s^2); the side is 2"
     )
     warp: float = Field(1.0, ge=0, description="factor on the SDs of the random warps")
     perceptual: Name = Field(
         "vgg16",
-        description="network whose activations are compared beside the pixels; the paper's VGG16 "
-        "had learnt to colour images and seen no label, torchvision's has seen ImageNet's",
+        description="network whose activations are compared besides the pixels; the paper's VGG16 "
+        "learnt to colour images, without labels, but torchvision's has seen ImageNet's labels",
     )
     mask_margin: float = Field(
-        10.0, ge=0, description="border without loss, px of a 128-px window, scaled to others"
+        10.0, ge=0, description="border without loss, px of a 128-px window, scaled for others"
     )
     mask_ramp: float = Field(
-        20.0, gt=0, description="then the loss's weight rises as tanh(px / this), scaled likewise"
+        20.0, gt=0, description="beyond it, the loss's weight rises as tanh(px / this), scaled too"
     )
     grey_levels: float = Field(
         1.0,
         gt=0,
-        description="grey levels, of 255, that 1 of the renderer's output stands for; more than "
-        "the paper's 1 shortens the way to the first image",
+        description="grey levels, out of 255, per unit of the renderer's output; with more than "
+        "the paper's 1, the first recognisable image takes fewer steps",
     )
     init_std: float | None = Field(
-        0.01, gt=0, description="SD of the first weights; none: torch's own initialisation"
+        0.01, gt=0, description="SD of the initial weights; none: torch's default"
     )
-    batch_size: int = Field(50, ge=1, description="images a step, over all processes")
+    batch_size: int = Field(50, ge=1, description="images per step, over all processes")
     learning_rate: float = Field(1e-3, gt=0, description="Adam")
-    decay: float = Field(0.95, gt=0, le=1, description="of the learning rate, every 100,000 steps")
+    decay: float = Field(
+        0.95, gt=0, le=1, description="factor of the learning rate, every 100,000 steps"
+    )
     weight_decay: float = Field(1e-5, ge=0, description="added to the gradients, as L2")
     clip: float = Field(1.0, gt=0, description="largest norm of all gradients together")
     images_per_epoch: int | None = Field(50_000, ge=1, description="an 'epoch' is 1000 steps")
     epochs: int = Field(
-        150, ge=0, description="the authors: 100,000 to 150,000 steps are enough (their issue 1)"
+        150, ge=0, description="100,000 to 150,000 steps are enough, say the authors (issue 1)"
     )
 
 
 class Pair(NamedTuple):
-    """Two views of the same images, [B, 3, side, side] in [0, 1]."""
+    """Two views of the same images."""
 
     source: Tensor
+    """[B, 3, side, side] in [0, 1], which gives the appearance."""
     target: Tensor
+    """[B, 3, side, side] in [0, 1], which gives the keypoints and is rendered."""
     mask: Tensor
-    """[B, 1, side, side] in [0, 1], the weight of the target's pixels; 0 outside the image."""
+    """[B, 1, side, side] in [0, 1], weights of the target's pixels; 0 outside the image."""
 
 
 class KeyNet(Method):
-    """KeyNet with K keypoints: `k10`, `k30`, `k50`; `untrained` is its own floor."""
+    """KeyNet with K keypoints: `k10`, `k30`, `k50`; `untrained` is a floor for these."""
 
     Settings = KeyNetSettings
     VARIANTS = {
         "k10": {"k": 10},
         "k30": {"k": 30},
         "k50": {"k": 50},
-        # Weights of SD 0.01 without the statistics of BatchNorm leave no trace of the image.
+        # With weights of SD 0.01 and untrained BatchNorm, no trace of the image would be left.
         "untrained": {"epochs": 0, "init_std": None},
     }
     REDUCED = {
-        # Of some hundred steps none can be spent on the way to the first image, nor on telling
-        # keypoints apart that all begin in the centre.
+        # A few hundred steps leave no time to reach a first recognisable image, or to separate
+        # keypoints that all start in the centre.
         "demo": {
             "k": 10,
             "margin": 8,
@@ -153,8 +161,8 @@ class KeyNet(Method):
         if self.cells < 2 or self.side % s.stride:
             raise BadInput(
                 f"keynet sees a window of {self.side} px, the {data.size} px of the images "
-                f"less a `margin` of {s.margin} on each side; it must be a multiple of {s.stride} "
-                f"and at least {2 * s.stride}: change the data set's `size` or `margin`"
+                f"less a `margin` of {s.margin} on each side; the window must be a multiple of "
+                f"{s.stride} and at least {2 * s.stride} px; change `margin` or the data's `size`"
             )
         widths = [s.width * 2**i for i in range(s.stride.bit_length())]
         self.image_encoder = encoder(widths)
@@ -175,15 +183,15 @@ class KeyNet(Method):
         self.thin_plate = ThinPlateSpline(data.size)
 
     averages: Tensor
-    """[1 + layers], of the errors so far."""
+    """[1 + layers], running averages of the errors in pixels and in each layer."""
     mask: Tensor
-    """[S, S]."""
+    """[S, S] in [0, 1], weights of the pixels of prepared images."""
 
     def pair(self, images: Tensor) -> Pair:
-        """Return two random warps of images [B, 3, S, S]: a target, and a source made of it."""
+        """Return two random views of images [B, 3, S, S]: the target, and the source, its warp."""
         n, factor = len(images), self.settings.warp
-        drawn = [self.thin_plate.draw(n, spread.times(factor)) for spread in (TARGET, SOURCE)]
-        to_target, to_source = (self.thin_plate.grid(weights) for weights in drawn)
+        warps = [self.thin_plate.draw(n, spread.times(factor)) for spread in (TARGET, SOURCE)]
+        to_target, to_source = (self.thin_plate.grid(weights) for weights in warps)
         masked = torch.cat([images, self.mask.expand(n, 1, -1, -1)], 1)
         target, mask = warp(masked, to_target).split([3, 1], 1)
         return Pair(*map(self.frame().cut, (warp(target, to_source), target, mask)))
@@ -193,14 +201,14 @@ class KeyNet(Method):
         return marginal_softmax(self.pose_encoder(self.normalize(images)).float())
 
     def render(self, appearance: Tensor, points: Tensor) -> Tensor:
-        """Return the image that looks like one and has its keypoints at `points`.
+        """Render images with a given appearance and given keypoints.
 
         Args:
-            appearance: [B, 3, side, side] in [0, 1].
-            points: [B, K, 2].
+            appearance: [B, 3, side, side] in [0, 1], images with the appearance.
+            points: [B, K, 2], the keypoints (x, y).
 
         Returns:
-            [B, 3, side, side] float32, 0 to 255 but for the renderer's errors.
+            [B, 3, side, side] float32 on a scale of 0 to 255, not clamped.
         """
         sigma = self.settings.gaussian_std / math.sqrt(2)
         maps = gaussian_maps(points, self.cells, self.cells, sigma)
@@ -212,25 +220,27 @@ class KeyNet(Method):
 
         Args:
             output: [B, 3, side, side], 0 to 255.
-            target: [B, 3, side, side], 0 to 255.
-            mask: [B, 1, side, side].
+            target: [B, 3, side, side], 0 to 255; its activations take no gradient.
+            mask: [B, 1, side, side] in [0, 1].
         """
         with torch.no_grad():
-            wanted = [target, *self.perceptual(target / 255)]
-        found = [output, *self.perceptual(output / 255)]
-        return torch.stack([masked_error(a, b, mask) for a, b in zip(wanted, found, strict=True)])
+            targets = [target, *self.perceptual(target / 255)]
+        outputs = [output, *self.perceptual(output / 255)]
+        return torch.stack(
+            [masked_error(a, b, mask) for a, b in zip(targets, outputs, strict=True)]
+        )
 
     def balance(self, errors: Tensor) -> Tensor:
-        """Return the sum of errors, each relative to its running average, times 1000.
+        """Return the sum of the errors, each divided by its running average, times LOSS_SCALE.
 
-        In training the averages take the errors in first.
+        In training mode, the averages are first updated with these errors.
         """
         if self.training:
             self.averages.lerp_(errors.detach(), 1 - RHO)
         return LOSS_SCALE * (errors / self.averages).sum()
 
     def forward(self, batch: Batch, phase: str) -> dict[str, Tensor]:
-        """Return the balanced loss, and the errors that it balances."""
+        """Return the balanced loss and the errors that it balances."""
         pair = self.pair(batch.images)
         output = self.render(pair.source, self.locate(pair.target))
         errors = self.errors(output, 255 * pair.target, pair.mask)
@@ -239,11 +249,11 @@ class KeyNet(Method):
 
     @classmethod
     def weights(cls, settings: KeyNetSettings) -> tuple[str, ...]:
-        """Return the network of the reconstruction loss."""
+        """Return the network of the reconstruction loss, if it is to be fetched."""
         return fetched(settings.perceptual)
 
     def optimizers(self) -> dict[str, Optimizer]:
-        """Adam over everything, which clips its gradients before each step."""
+        """Return one Adam for all parameters; it clips the gradients before each step."""
         s, parameters = self.settings, list(self.parameters())
         self.adam = Adam(parameters, s.learning_rate, weight_decay=s.weight_decay)
 
@@ -260,7 +270,7 @@ class KeyNet(Method):
                 group["lr"] *= self.settings.decay
 
     def frame(self) -> Frame:
-        """Return the frame of the keypoints: between the centres of the window's outer cells."""
+        """Return the frame whose -1 and 1 are the centres of the window's outermost cells."""
         return of_cells(self.data.size, self.cells, self.settings.margin)
 
     def keypoints(self, images: Tensor) -> Keypoints:
@@ -268,14 +278,14 @@ class KeyNet(Method):
         return Keypoints(self.locate(self.frame().cut(images)))
 
     def reconstruct(self, images: Tensor) -> Tensor:
-        """Return images rendered from their own appearance and keypoints, black in the margin."""
-        seen = self.frame().cut(images)
-        output = self.render(seen, self.locate(seen)) / 255
+        """Return images rendered from their own appearance and keypoints, with a black margin."""
+        window = self.frame().cut(images)
+        output = self.render(window, self.locate(window)) / 255
         return F.pad(output.clamp(0, 1), 4 * [self.settings.margin])
 
 
 def conv(before: int, after: int, kernel: int = 3, stride: int = 1) -> list[nn.Module]:
-    """Return the layers of a convolution that keeps the size but for its stride."""
+    """Return a convolution with BatchNorm and ReLU; the padding keeps the size at stride 1."""
     return [
         nn.Conv2d(before, after, kernel, stride, kernel // 2, bias=False),
         nn.BatchNorm2d(after),
@@ -284,7 +294,10 @@ def conv(before: int, after: int, kernel: int = 3, stride: int = 1) -> list[nn.M
 
 
 def encoder(widths: Sequence[int]) -> nn.Sequential:
-    """Return an encoder, [B, 3, S, S] -> [B, widths[-1], s, s]; each width but the first halves."""
+    """Return an encoder, [B, 3, S, S] -> [B, widths[-1], s, s].
+
+    Every width after the first halves the side.
+    """
     layers = conv(3, widths[0], 7) + conv(widths[0], widths[0])
     for before, after in pairwise(widths):
         layers += conv(before, after, stride=2) + conv(after, after)
@@ -292,7 +305,10 @@ def encoder(widths: Sequence[int]) -> nn.Sequential:
 
 
 def renderer(channels: int, widths: Sequence[int]) -> nn.Sequential:
-    """Return the way back, [B, channels, s, s] -> [B, 3, S, S]; the last layer is linear."""
+    """Return a renderer, [B, channels, s, s] -> [B, 3, S, S], which reverses the encoder's widths.
+
+    Its last layer is linear.
+    """
     layers: list[nn.Module] = []
     for width in widths[:0:-1]:
         layers += conv(channels, width) + conv(width, width) + [nn.Upsample(None, 2, "bilinear")]
@@ -301,10 +317,10 @@ def renderer(channels: int, widths: Sequence[int]) -> nn.Sequential:
 
 
 def border_mask(side: int, margin: float, ramp: float) -> Tensor:
-    """Return tanh((distance to the nearest border pixel - margin) / ramp), 0 below: [side, side].
+    """Return max(0, tanh((d - margin) / ramp)), d the distance to the nearest border: [side, side].
 
-    The paper's facts are a margin of zeros and a smooth ramp; that the ramp's length is tanh's
-    scale is our reading.
+    The paper states a margin of zeros and a smooth ramp. It is our reading that the length of the
+    ramp is the scale of the tanh.
     """
     steps = torch.arange(side, dtype=torch.float32)
     line = ((torch.minimum(steps, side - 1 - steps) - margin).clamp(min=0) / ramp).tanh()
@@ -312,12 +328,12 @@ def border_mask(side: int, margin: float, ramp: float) -> Tensor:
 
 
 def masked_error(target: Tensor, output: Tensor, mask: Tensor) -> Tensor:
-    """Return the mean of the squared differences times the mask: a scalar, at least float32.
+    """Return the mean of the squared differences times the mask, a scalar of float32 or better.
 
     Args:
         target: [B, C, H, W].
         output: [B, C, H, W].
-        mask: [B, 1, S, S], brought to H x W bilinearly.
+        mask: [B, 1, S, S], resized to H x W bilinearly.
     """
     weight = F.interpolate(mask, target.shape[2:], mode="bilinear")
     difference = (target - output).to(torch.promote_types(output.dtype, torch.float32))

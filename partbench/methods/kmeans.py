@@ -1,9 +1,9 @@
-"""K-means on the descriptors of foreground cells: what a network's features say without learning.
+"""K-means on the descriptors of foreground cells: the parts in a network's features themselves.
 
-The baseline of unsupervised part discovery from contrastive reconstruction (Choudhury et al.,
-NeurIPS 2021): VGG19's activations after conv5_2 and conv5_4, K = 4, on the foreground. Its
-number of descriptors, its restarts and whether they are normalised are not published: those here
-are ours, and each is a setting.
+This is the baseline of unsupervised part discovery from contrastive reconstruction (Choudhury et
+al., NeurIPS 2021): VGG19's activations after conv5_2 and conv5_4, K = 4, on the foreground. The
+authors do not publish how many descriptors they cluster, whether they normalise them, and how many
+restarts they make. These choices are ours, and each is a setting.
 """
 
 from collections.abc import Callable, Iterator
@@ -24,31 +24,36 @@ from partbench.outputs.part_maps import PartMaps
 
 
 class ClusteringSettings(StepFreeSettings):
-    """How descriptors are clustered, whatever they are."""
+    """The clustering of descriptors, whatever network they come from."""
 
     k: int = Field(4, ge=1, description="K, number of clusters")
-    l2: bool = Field(False, description="descriptors are divided by their norms")
+    l2: bool = Field(False, description="divide descriptors by their norms")
     descriptors: int = Field(
         200_000,
         ge=1,
-        description="clustered, drawn evenly from all foreground cells of the training split",
+        description="descriptors that are clustered, drawn uniformly from all foreground cells of "
+        "the training split",
     )
-    iterations: int = Field(100, ge=1, description="of Lloyd's algorithm")
-    restarts: int = Field(10, ge=1, description="from other centroids, of which the best is kept")
+    iterations: int = Field(100, ge=1, description="iterations of Lloyd's algorithm")
+    restarts: int = Field(
+        10, ge=1, description="runs from random centroids, of which the best is kept"
+    )
     batch_size: int = Field(32, ge=1, description="images described at once")
 
 
 class KMeansSettings(ClusteringSettings):
-    """The paper's settings, as far as they are known."""
+    """The paper's settings, as far as they are published."""
 
     perceptual: Features = Field("vgg19", description="network whose activations are clustered")
     side: int | None = Field(
-        256, ge=32, description="pixels that the network sees; none: those of the prepared images"
+        256,
+        ge=32,
+        description="shorter side to which images are resized, pixels; none: no resizing",
     )
 
 
 class KMeans(StepFreeMethod):
-    """K-means; variant `l2` on normalised descriptors, `k8` with twice as many parts."""
+    """K-means; variant `l2` normalises descriptors, and `k8` has twice as many parts."""
 
     Settings: ClassVar[type[ClusteringSettings]] = KMeansSettings
     VARIANTS = {"l2": {"l2": True}, "k8": {"k": 8}}
@@ -65,31 +70,31 @@ class KMeans(StepFreeMethod):
         self.register_buffer("centroids", torch.zeros(settings.k, channels))
 
     network: Any
-    """What describes images; it has a `name`, and is no module."""
+    """What describes images. It has a `name`, and is not a module."""
     centroids: Tensor
     """[K, C]."""
 
     def describer(self) -> tuple[Any, int]:
-        """Return the network whose activations are clustered, and their number of channels."""
+        """Return the network whose activations are clustered, and the number of their channels."""
         name = self.settings.perceptual
         return Perceptual(name, LAYERS[name], normalize=True), sum(CHANNELS[name])
 
     @classmethod
     def weights(cls, settings: Any) -> tuple[str, ...]:
-        """Return the network whose activations are clustered."""
+        """Return the network whose activations are clustered, if it is to be fetched."""
         return fetched(settings.perceptual)
 
     def describe(self, images: Tensor) -> Tensor:
         """Return the descriptors of images [B, 3, S, S]: [B, C, h, w]."""
-        found = describe(self.network, images, self.settings.side)
-        return F.normalize(found) if self.settings.l2 else found
+        descriptors = describe(self.network, images, self.settings.side)
+        return F.normalize(descriptors) if self.settings.l2 else descriptors
 
     @torch.no_grad()
     def fit(self, passes: Callable[[], Iterator[Batch]]) -> None:
-        """Cluster descriptors of foreground cells, those of which half or more is foreground.
+        """Cluster the descriptors of foreground cells, at least half of which is foreground.
 
-        Draws come from torch's global generator, so the run's seed decides; in one thread the
-        same bits come out again.
+        Draws come from torch's global generator, and so follow the run's seed. In one thread the
+        result is reproducible bit for bit.
 
         Raises:
             BadInput: there are fewer foreground cells than clusters, or one is not finite.
@@ -98,8 +103,8 @@ class KMeans(StepFreeMethod):
         rows = self._sample(passes).numpy()
         if len(rows) < s.k:
             raise BadInput(
-                f"K-means: {s.k} clusters of {len(rows)} descriptors, those of all foreground "
-                "cells of the training split; look at its masks, or lower `k`"
+                f"K-means cannot form {s.k} clusters of {len(rows)} descriptors, those of all "
+                "foreground cells of the training split; check its masks, or lower `k`"
             )
         faiss.omp_set_num_threads(torch.get_num_threads())
         clustering = faiss.Kmeans(
@@ -110,41 +115,42 @@ class KMeans(StepFreeMethod):
             seed=int(torch.randint(2**31 - 1, ()).item()),
             gpu=self.centroids.is_cuda and faiss.get_num_gpus() > 0,
             min_points_per_centroid=1,
-            max_points_per_centroid=len(rows),  # faiss would take 256 a cluster
+            max_points_per_centroid=len(rows),  # by default, 256 per cluster
         )
         clustering.train(rows)
         self.centroids.copy_(torch.from_numpy(clustering.centroids))
 
     def _sample(self, passes: Callable[[], Iterator[Batch]]) -> Tensor:
-        """Return descriptors drawn evenly from all foreground cells, in one pass, [N, C] float32.
+        """Draw descriptors uniformly from all foreground cells in one pass, [N, C] float32.
 
-        Each cell draws a number, and the cells of the lowest are kept.
+        Each cell draws a number, and those with the lowest numbers are kept.
         """
         s = self.settings
-        kept, numbers = torch.empty(0, self.centroids.shape[1]), torch.empty(0)
+        sample, numbers = torch.empty(0, self.centroids.shape[1]), torch.empty(0)
         for batch in passes():
-            found = self.describe(batch.images)
+            descriptors = self.describe(batch.images)
             assert batch.masks is not None  # `learns_from` is the mask
-            share = F.adaptive_avg_pool2d(batch.masks, (found.shape[2], found.shape[3]))
-            rows = found.permute(0, 2, 3, 1)[share >= 0.5].cpu()
+            cells = (descriptors.shape[2], descriptors.shape[3])
+            share = F.adaptive_avg_pool2d(batch.masks, cells)
+            rows = descriptors.permute(0, 2, 3, 1)[share >= 0.5].cpu()
             if not rows.isfinite().all():
                 raise BadInput(
-                    f"K-means: activations of {self.network.name} are not finite; look at its "
-                    "weights and at the images"
+                    f"K-means: activations of {self.network.name} are not finite; check its "
+                    "weights and the images"
                 )
-            kept = torch.cat([kept, rows])
+            sample = torch.cat([sample, rows])
             numbers = torch.cat([numbers, torch.rand(len(rows))])
-            if len(kept) > s.descriptors:
+            if len(sample) > s.descriptors:
                 numbers, lowest = numbers.topk(s.descriptors, largest=False)
-                kept = kept[lowest]
-        return kept
+                sample = sample[lowest]
+        return sample
 
     def part_maps(self, images: Tensor) -> PartMaps:
-        """Return the nearest centroid of each pixel, whole.
+        """Give each pixel to the nearest centroid.
 
-        Which centroid c is nearest to x, the largest 2 c x - |c|^2 says. That is affine in x, so
-        brought to the image bilinearly it is what the descriptors brought there would give, at
-        K channels instead of C. A cluster has hard borders, so its share of a pixel is 1 or 0.
+        The centroid c nearest to a descriptor x has the largest 2 c x - |c|^2. This score is affine
+        in x. Upsampling it bilinearly therefore equals upsampling the descriptors, with K channels
+        instead of C. Clusters have hard borders, so that their shares of a pixel are 0 or 1.
         """
         c = self.centroids
         scores = 2 * torch.einsum("bchw,kc->bkhw", self.describe(images), c)

@@ -1,4 +1,4 @@
-"""Floor control: a keypoint that never moves, from which least squares predicts the mean shape."""
+"""Floor control: a constant keypoint, from which least squares predicts the mean shape."""
 
 import torch
 from pydantic import Field
@@ -10,21 +10,21 @@ from partbench.outputs.keypoints import Keypoints
 
 
 class MeanShapeSettings(StepFreeSettings):
-    """No training."""
+    """The window of the keypoint."""
 
     margin: int = Field(
         0,
         ge=0,
-        description="pixels of the prepared image left out on each side, for the training warps "
-        "of the methods it is compared with",
+        description="pixels of the prepared image cut off on each side, as in the methods it is "
+        "compared with, whose training warps need it",
     )
 
 
 class MeanShape(StepFreeMethod):
     """One keypoint in the same corner of every image.
 
-    Its coordinates (1, 1) are a constant regressor, so that least squares has an intercept even
-    where the protocol has none.
+    Its coordinates (1, 1) are a constant regressor. They give least squares an intercept even if
+    the protocol has none.
     """
 
     Settings = MeanShapeSettings

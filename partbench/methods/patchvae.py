@@ -1,7 +1,8 @@
 """PatchVAE: learning local latent codes for recognition (Gupta, Singh, Shrivastava, CVPR 2020).
 
-An image is a set of parts: each of P parts has one appearance code per image and occurs, or
-does not, at each place. Facts: arXiv 2004.03623 and the authors' code at commit 816f4b4.
+An image is a set of parts. Each of P parts has one appearance code per image, and occurs or does
+not occur at each cell. Settings and details follow arXiv 2004.03623 and the authors' code at commit
+816f4b4.
 """
 
 import math
@@ -18,7 +19,7 @@ from partbench.nn.elbo import (
     edge_weights,
     kl_bernoulli,
     kl_categorical,
-    kl_normal,
+    kl_from_var,
     squared_error,
 )
 from partbench.nn.init import init_patchvae_
@@ -27,27 +28,27 @@ from partbench.nn.resnet import resnet18_trunk
 
 
 class PatchVAESettings(MethodSettings):
-    """The settings for CIFAR-100; the other data sets' are variants."""
+    """The settings for CIFAR-100; those for the other data sets are variants."""
 
     parts: int = Field(16, ge=1, description="P, number of parts")
-    part_dims: int = Field(6, ge=1, description="L, appearance numbers per part")
+    part_dims: int = Field(6, ge=1, description="L, numbers of a part's appearance code")
     stride: int = Field(8, description="pixels per cell of the occurrence map: 4, 8, 16 or 32")
     beta_appearance: float = Field(1.0, ge=0, description="weight of the appearance KL")
     beta_occurrence: float = Field(10.0, ge=0, description="weight of the occurrence KL")
     occurrence_prior: float | None = Field(
         None, gt=0, lt=1, description="prior probability of a part at a cell; none: 1 / parts"
     )
-    edge_weighted: bool = Field(False, description="L_w: weigh the squared error by edges")
-    hard: bool = Field(False, description="straight-through occurrences instead of soft ones")
-    categorical: bool = Field(False, description="one part per cell instead of independent ones")
-    temperature: float = Field(1.0, gt=0, description="of the relaxation, at the start")
+    edge_weighted: bool = Field(False, description="L_w: weight the squared error by edges")
+    hard: bool = Field(False, description="use straight-through occurrences, not soft ones")
+    categorical: bool = Field(False, description="one part per cell, not independent parts")
+    temperature: float = Field(1.0, gt=0, description="initial temperature of the relaxation")
     temperature_rate: float = Field(
         3e-5,
         ge=0,
         description="every 1000 steps the temperature is multiplied by exp(-rate * step); the "
-        "products compound, as in the code, so the floor is reached at step 12,001",
+        "factors compound, as in the code, so that it reaches its floor at step 12,001",
     )
-    temperature_floor: float = Field(0.1, gt=0)
+    temperature_floor: float = Field(0.1, gt=0, description="lowest temperature")
     learning_rate: float = Field(1e-4, gt=0, description="Adam, betas (0.5, 0.999), constant")
     encoder_width: int = Field(64, ge=4, description="channels of the first ResNet stage")
     decoder_width: int = Field(64, ge=4, description="channels of the decoder's last stage")
@@ -55,28 +56,28 @@ class PatchVAESettings(MethodSettings):
         0.19,
         gt=0,
         le=1,
-        description="1 - 0.9^2: the code runs its decoder twice a step, which moves the running "
-        "statistics as one run with this momentum does",
+        description="1 - 0.9^2: the code runs its decoder twice per step, which changes the "
+        "running statistics as a single run with this momentum does",
     )
     images_per_epoch: int | None = Field(
-        50_000, ge=1, description="an 'epoch' is 50,000 images, whatever the data set"
+        50_000, ge=1, description="an 'epoch' is 50,000 images for every data set"
     )
     lose_batch_at_wrap: bool = Field(
-        True, description="the code swallows the end of its iterator together with one step"
+        True, description="lose one step where the data wraps, as the code does"
     )
 
 
 class Latent(NamedTuple):
-    """A sample of the posterior, and the posterior it is from."""
+    """A posterior and a sample of it."""
 
     z: Tensor
-    """[B, P * L, h, w], what the decoder sees; channel p * L + l belongs to part p."""
+    """[B, P * L, h, w], the sample that the decoder sees; channel p * L + l belongs to part p."""
     mu: Tensor
     """[B, P * L], pooled appearance means."""
     var: Tensor
     """[B, P * L], pooled appearance variances."""
     occurrence: Tensor
-    """[B, P, h, w], probability of part p at each cell."""
+    """[B, P, h, w], the probability of each part at each cell."""
 
 
 def sample_latent(
@@ -89,20 +90,20 @@ def sample_latent(
     hard: bool = False,
     categorical: bool = False,
 ) -> Latent:
-    """Pool the appearance over where each part occurs, and sample both latents.
+    """Pool the appearance over the cells where each part occurs, and sample both latents.
 
-    The occurrence probabilities pool without gradient: appearance reaches the occurrence only
-    through the product.
+    The occurrence probabilities that pool the appearance take no gradient. The appearance therefore
+    changes the occurrence only through the product of their samples.
 
     Args:
-        mu_map: [B, P * L, h, w].
-        logvar_map: [B, P * L, h, w]; variances are clamped to [1e-7, 1e7].
-        logits: [B, P, h, w], of the occurrences.
-        temperature: of the relaxed occurrences.
+        mu_map: [B, P * L, h, w], means of the appearance at each cell.
+        logvar_map: [B, P * L, h, w], log-variances; the variances are clamped to [1e-7, 1e7].
+        logits: [B, P, h, w], logits of the occurrences.
+        temperature: temperature of the relaxed occurrences.
         uniform: [B, P, h, w] in (0, 1), noise of the occurrences.
         normal: [B, P * L], noise of the appearance.
-        hard: 0 or 1 forward (the sign of the logit), gradient of the soft sample.
-        categorical: the parts exclude each other at a cell.
+        hard: sample 0 or 1 (by the sign of the logit), with the gradient of the soft sample.
+        categorical: parts exclude each other at a cell.
     """
     batch, parts, height, width = logits.shape
     noise = uniform.clamp(torch.finfo(uniform.dtype).eps, 1 - torch.finfo(uniform.dtype).eps)
@@ -129,7 +130,7 @@ def sample_latent(
 
 
 def anneal(temperature: float, step: int, rate: float, floor: float) -> float:
-    """Return the temperature after `step` (counted from 1): it changes at 1, 1001, 2001, ..."""
+    """Return the temperature after `step`, counted from 1; it changes at 1, 1001, 2001, ..."""
     return max(temperature * math.exp(-rate * step), floor) if step % 1000 == 1 else temperature
 
 
@@ -186,10 +187,11 @@ class PatchVAE(Method):
         init_patchvae_(self)
 
     temperature: Tensor
+    """The current temperature, a float64 scalar."""
 
     @property
     def prior(self) -> float:
-        """Prior probability that a part occurs at a cell."""
+        """The prior probability that a part occurs at a cell."""
         return self.settings.occurrence_prior or 1 / self.settings.parts
 
     def encode(self, x: Tensor) -> Latent:
@@ -209,7 +211,7 @@ class PatchVAE(Method):
         )
 
     def forward(self, batch: Batch, phase: str) -> dict[str, Tensor]:
-        """Return reconstruction + beta_a * appearance KL + beta_v * occurrence KL."""
+        """Return the terms and reconstruction + beta_a * appearance KL + beta_v * occurrence KL."""
         x = self.normalize(batch.images)
         latent = self.encode(x)
         return self.elbo(x, self.decoder(latent.z).float(), latent)
@@ -219,7 +221,7 @@ class PatchVAE(Method):
         s = self.settings
         weights = edge_weights(x, s.stride) if s.edge_weighted else None
         reconstruction = squared_error(x, output, weights)
-        kl_app = kl_normal(latent.mu, latent.var)
+        kl_app = kl_from_var(latent.mu, latent.var)
         kl_part = kl_categorical if s.categorical else kl_bernoulli
         kl_occ = kl_part(latent.occurrence, self.prior)
         loss = reconstruction + s.beta_appearance * kl_app + s.beta_occurrence * kl_occ
@@ -231,18 +233,18 @@ class PatchVAE(Method):
         }
 
     def optimizers(self) -> dict[str, Optimizer]:
-        """Adam over everything."""
+        """Return one Adam for all parameters."""
         return {"all": Adam(self.parameters(), self.settings.learning_rate, betas=(0.5, 0.999))}
 
     def after_step(self, step: int) -> None:
         """Lower the temperature."""
-        if step % 1000 == 1:  # not every step: reading a device's scalar makes it wait
+        if step % 1000 == 1:  # not at every step, because reading a scalar synchronises the device
             s = self.settings
             value = anneal(self.temperature.item(), step, s.temperature_rate, s.temperature_floor)
             self.temperature.fill_(value)
 
     def trunk(self) -> nn.Sequential:
-        """Return the encoder; the latent heads are dropped downstream, as in the paper."""
+        """Return the encoder; downstream tasks drop the latent heads, as in the paper."""
         return self.encoder
 
     def features(self, images: Tensor) -> Tensor:
@@ -250,11 +252,11 @@ class PatchVAE(Method):
         return self.encoder(self.normalize(images)).flatten(1)
 
     def reconstruct(self, images: Tensor) -> Tensor:
-        """Return the decoded sample of the posterior; the paper's code samples here too."""
+        """Return the images decoded from samples of their posteriors, as in the paper's code."""
         return self.denormalize(self.decoder(self.encode(self.normalize(images)).z))
 
     def generate(self, n: int) -> Tensor:
-        """Return images decoded from the prior."""
+        """Return n images decoded from samples of the prior, [n, 3, S, S]."""
         s, cells = self.settings, self.data.size // self.settings.stride
         prior = torch.full((n, s.parts, cells, cells), self.prior, device=self.mean.device)
         z_occ = torch.bernoulli(prior).unsqueeze(2)

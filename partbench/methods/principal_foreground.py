@@ -1,10 +1,12 @@
 """Unsupervised foreground: the first principal component of a network's features.
 
-What varies most over the cells of a collection's images is whether they show the object or what
-lies around it; the border of an image mostly shows what lies around. The first component of DINO
-features as foreground is from Oquab et al. (DINOv2, TMLR 2024, section 7.4); the masks of the
-"unsupervised" row of Choudhury et al. (NeurIPS 2021) came from generative networks instead
-(Melas-Kyriazi et al., 2021), so numbers with these are not held against that row.
+Over the cells of a collection's images, features vary most between the object and its
+surroundings, and the border of an image mostly shows surroundings. Oquab et al. (DINOv2, TMLR 2024,
+section 7.4) use the first component of their features as foreground in this way.
+
+The masks of the "unsupervised" row of Choudhury et al. (NeurIPS 2021) came from generative
+networks instead (Melas-Kyriazi et al., 2021). Numbers with the masks of this method are therefore
+not compared with that row.
 """
 
 from collections.abc import Callable, Iterator
@@ -23,18 +25,20 @@ from partbench.outputs.part_maps import PartMaps
 
 
 class PrincipalForegroundSettings(StepFreeSettings):
-    """Which features, and how they are read."""
+    """The features and their normalisation."""
 
     perceptual: Features = Field("vgg19", description="network whose activations are read")
     side: int | None = Field(
-        256, ge=32, description="pixels that the network sees; none: those of the prepared images"
+        256,
+        ge=32,
+        description="shorter side to which images are resized, pixels; none: no resizing",
     )
-    l2: bool = Field(True, description="descriptors are divided by their norms")
+    l2: bool = Field(True, description="divide descriptors by their norms")
     batch_size: int = Field(32, ge=1, description="images described at once")
 
 
 class PrincipalForeground(StepFreeMethod):
-    """One part, the foreground: cells on the side of the mean where the border is not."""
+    """One part, the foreground: the cells on the side of the mean opposite to the border."""
 
     Settings = PrincipalForegroundSettings
     REDUCED = {
@@ -53,35 +57,35 @@ class PrincipalForeground(StepFreeMethod):
     centre: Tensor
     """[C], the mean descriptor."""
     axis: Tensor
-    """[C], of length 1, towards the foreground."""
+    """[C], the unit vector of the component, which points towards the foreground."""
 
     @classmethod
     def weights(cls, settings: PrincipalForegroundSettings) -> tuple[str, ...]:
-        """Return the network whose activations are read."""
+        """Return the network whose activations are read, if it is to be fetched."""
         return fetched(settings.perceptual)
 
     def describe(self, images: Tensor) -> Tensor:
         """Return the descriptors of images [B, 3, S, S]: [B, C, h, w]."""
-        found = describe(self.perceptual, images, self.settings.side)
-        return F.normalize(found) if self.settings.l2 else found
+        descriptors = describe(self.perceptual, images, self.settings.side)
+        return F.normalize(descriptors) if self.settings.l2 else descriptors
 
     @torch.no_grad()
     def fit(self, passes: Callable[[], Iterator[Batch]]) -> None:
-        """Find the component in one pass, from the sums of descriptors and of their products.
+        """Compute the component in one pass, from sums of descriptors and of their products.
 
         Raises:
-            BadInput: descriptors are not finite, or all the same.
+            BadInput: the descriptors are not finite, or all the same.
         """
         count, total, border, edge = 0, torch.zeros(()), torch.zeros(()), 0
         products = torch.zeros(len(self.axis), len(self.axis), dtype=torch.float64)
         for batch in passes():
-            found = self.describe(batch.images).double().cpu()
-            rows = found.movedim(1, -1).flatten(0, 2)
+            descriptors = self.describe(batch.images).double().cpu()
+            rows = descriptors.movedim(1, -1).flatten(0, 2)
             count, total = count + len(rows), total + rows.sum(0)
             products += rows.T @ rows
-            rim = torch.ones(found.shape[2:], dtype=torch.bool)
+            rim = torch.ones(descriptors.shape[2:], dtype=torch.bool)
             rim[1:-1, 1:-1] = False
-            outer = found.movedim(1, -1)[:, rim].flatten(0, 1)
+            outer = descriptors.movedim(1, -1)[:, rim].flatten(0, 1)
             border, edge = border + outer.sum(0), edge + len(outer)
         mean = total / count
         covariance = products / count - mean.outer(mean)
@@ -96,9 +100,13 @@ class PrincipalForeground(StepFreeMethod):
         self.axis.copy_(-axis if outwards > 0 else axis)
 
     def part_maps(self, images: Tensor) -> PartMaps:
-        """Return one part, and where it is: whole cells, brought to the image bilinearly."""
-        found = self.describe(images).movedim(1, -1) - self.centre
-        score = (found @ self.axis).unsqueeze(1)
+        """Return one part, and as foreground the pixels where the component is positive.
+
+        The component is upsampled bilinearly.
+        """
+        deviations = self.describe(images).movedim(1, -1) - self.centre
+        score = (deviations @ self.axis).unsqueeze(1)
         score = F.interpolate(score, images.shape[2:], mode="bilinear")
-        there = score.squeeze(1) > 0
-        return PartMaps((score > 0).float(), there.new_zeros(there.shape).long(), there)
+        foreground = score.squeeze(1) > 0
+        labels = foreground.new_zeros(foreground.shape).long()
+        return PartMaps((score > 0).float(), labels, foreground)

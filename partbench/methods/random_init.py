@@ -1,4 +1,4 @@
-"""Floor control: the encoder that PatchVAE and its baselines share, before any training."""
+"""Floor control: the encoder that PatchVAE and its baselines share, without training."""
 
 from pydantic import Field
 from torch import Tensor, nn
@@ -9,14 +9,14 @@ from partbench.nn.resnet import resnet18_trunk
 
 
 class RandomInitSettings(StepFreeSettings):
-    """The encoder's shape, and no training."""
+    """The encoder's shape."""
 
     stride: int = Field(8, description="total stride of the encoder: 4, 8, 16 or 32")
     encoder_width: int = Field(64, ge=4, description="channels of the first ResNet stage")
 
 
 class RandomInit(StepFreeMethod):
-    """A randomly initialised ResNet-18 front."""
+    """The first stages of a ResNet-18 with random weights."""
 
     Settings = RandomInitSettings
     VARIANTS = {

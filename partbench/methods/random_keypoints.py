@@ -1,4 +1,4 @@
-"""Floor control: keypoints that do not look at the image."""
+"""Floor control: random keypoints, which ignore the image."""
 
 import torch
 from pydantic import Field
@@ -10,19 +10,19 @@ from partbench.outputs.keypoints import Keypoints
 
 
 class RandomKeypointsSettings(StepFreeSettings):
-    """How many there are, and no training."""
+    """The number of keypoints, and their window."""
 
     k: int = Field(30, ge=1, description="number of keypoints")
     margin: int = Field(
         0,
         ge=0,
-        description="pixels of the prepared image left out on each side, for the training warps "
-        "of the methods it is compared with",
+        description="pixels of the prepared image cut off on each side, as in the methods it is "
+        "compared with, whose training warps need it",
     )
 
 
 class RandomKeypoints(StepFreeMethod):
-    """K points, drawn anew for every image, uniformly over the window."""
+    """K points that are drawn for each image, uniformly over the window."""
 
     Settings = RandomKeypointsSettings
     VARIANTS = {"k10": {"k": 10}, "k30": {}, "k50": {"k": 50}, "mafl": {"margin": 16}}
@@ -38,6 +38,6 @@ class RandomKeypoints(StepFreeMethod):
         return self._frame
 
     def keypoints(self, images: Tensor) -> Keypoints:
-        """Return points from torch's global generator, [B, K, 2] in [-1, 1)."""
+        """Draw points from torch's global generator, [B, K, 2] in [-1, 1)."""
         points = torch.rand(len(images), self.settings.k, 2, device=images.device)
         return Keypoints(2 * points - 1)

@@ -1,4 +1,4 @@
-"""Floor control: parts that do not look at the image."""
+"""Floor control: random parts, which ignore the image."""
 
 import torch
 from pydantic import Field
@@ -10,16 +10,16 @@ from partbench.outputs.part_maps import PartMaps
 
 
 class RandomPartsSettings(StepFreeSettings):
-    """How many there are, and no training."""
+    """The number of parts."""
 
     k: int = Field(4, ge=1, le=255, description="number of parts")
 
 
 class RandomParts(StepFreeMethod):
-    """The Voronoi cells of K points, drawn anew for every image, uniformly over it.
+    """The Voronoi cells of K points that are drawn for each image, uniformly over it.
 
-    So parts are compact, as true ones are, but lie elsewhere in every image. The foreground is the
-    data set's, if it has one.
+    These parts are as compact as true ones, but lie elsewhere in every image. The foreground is
+    that of the data set, if it has one.
     """
 
     Settings = RandomPartsSettings
@@ -28,7 +28,7 @@ class RandomParts(StepFreeMethod):
     role = "floor"
 
     def part_maps(self, images: Tensor) -> PartMaps:
-        """Return cells of points from torch's global generator; a pixel is of one part only."""
+        """Return the cells of points from torch's global generator; each pixel has one part."""
         k, device = self.settings.k, images.device
         points = torch.rand(len(images), k, 2, device=device)
         down, across = (

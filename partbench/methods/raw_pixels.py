@@ -6,7 +6,7 @@ from partbench.method import StepFreeMethod
 
 
 class RawPixels(StepFreeMethod):
-    """The image as its own feature vector."""
+    """The image itself as a feature vector."""
 
     VARIANTS = {"indoor67": {"normalize": "half"}}
     role = "floor"

@@ -1,10 +1,15 @@
 """SCOPS: self-supervised co-part segmentation (Hung et al., CVPR 2019).
 
-A segmenter of K parts and a background, told which pixels are salient. Each part has one row of a
-learnt basis, and the shares of the parts times their rows should be a perceptual network's
-features of the salient pixels; parts should be compact, and move with the image. Facts: the
-authors' code at commit 05da7e4 and its configuration for CelebA, the only one ever published.
-Nothing of the code is used here.
+A segmenter shares each pixel among K parts and a background, given which pixels are salient.
+Each part has one row of a learnt basis, and three terms shape the parts:
+
+- The shares of the parts times their rows should equal a perceptual network's features of the
+  salient pixels.
+- Parts should be compact.
+- Parts should move with the image.
+
+Settings and details follow the authors' code at commit 05da7e4 and its configuration for CelebA,
+the only one ever published. None of the code is used here.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -37,38 +42,42 @@ from partbench.nn.warps import WarpSettings, draw_bent
 from partbench.outputs.part_maps import PartMaps
 
 BACKGROUND = 0.1
-"""What a part's share of a pixel, relative to its largest, must exceed on the foreground."""
+"""A pixel is foreground if a part's share of it, relative to its largest, exceeds this."""
 
 
 class SCOPSSettings(DeepLabSettings, WarpSettings, MethodSettings):
-    """For faces of CelebA, images of 256 px; `clip` and `weight_decay` hold for the basis too."""
+    """The settings for CelebA at 256 px; `clip` and `weight_decay` apply to the basis too."""
 
-    k: int = Field(8, ge=1, description="K, number of parts beside the background")
+    k: int = Field(8, ge=1, description="K, number of parts besides the background")
     perceptual: Features = Field("vgg19", description="network whose features the basis explains")
     concentration: float = Field(10.0, ge=0, description="weight of the parts' variances")
     divide_twice: bool = Field(
         True,
-        description="the variances are divided by the images of the batch twice, as in the "
-        "authors' code, so that their weight falls as the batch grows",
+        description="divide the variances twice by the number of images, as in the authors' code; "
+        "their weight then falls as the batch grows",
     )
-    equivariance: float = Field(1e3, ge=0, description="weight of the divergence of warped parts")
+    equivariance: float = Field(
+        1e3, ge=0, description="weight of the divergence between warped parts"
+    )
     landmark_equivariance: float = Field(
-        100.0, ge=0, description="weight of the distance of warped parts' centres"
+        100.0, ge=0, description="weight of the distance between the centres of warped parts"
     )
     semantic: float = Field(1e4, ge=0, description="weight of the semantic consistency")
     orthonormality: float = Field(0.1, ge=0, description="weight of the basis's orthonormality")
     jitter: tuple[float, float, float, float] = Field(
         (0.3, 0.3, 0.2, 0.2),
-        description="of brightness, contrast, saturation and hue, of the warped view",
+        description="amounts for brightness, contrast, saturation and hue of the warped view",
     )
-    basis_learning_rate: float = Field(0.01, gt=0, description="of the basis, constant")
+    basis_learning_rate: float = Field(
+        0.01, gt=0, description="SGD, constant learning rate of the basis"
+    )
     epochs: int = Field(100, ge=0, description="100,000 steps")
 
 
 def centres(maps: Tensor) -> Tensor:
-    """Return the centres of parts, [B, K, H, W] -> [B, K, 2], (x, y).
+    """Return the centres (x, y) of parts, [B, K, H, W] -> [B, K, 2].
 
-    Each pixel has 0.001 more than its share; pixel i of W is at 2 i / W - 1.
+    Each pixel counts with its share plus 0.001. Pixel i of W lies at 2 i / W - 1.
     """
     maps = maps + 1e-3
     mass = maps.sum((2, 3))
@@ -77,42 +86,42 @@ def centres(maps: Tensor) -> Tensor:
 
 
 def concentration(maps: Tensor, divide_twice: bool = True) -> Tensor:
-    """Return the variances of parts [B, K, H, W] about their centres, x and y and parts summed.
+    """Return the variances of parts [B, K, H, W] about their centres, a scalar.
 
-    Shares and places are those of `centres`. The mean over images, once more divided by their
-    number if `divide_twice`.
+    They are summed over x, y and the parts, and averaged over the images. With `divide_twice`, they
+    are divided by the number of images once more. Shares and coordinates are those of `centres`.
     """
-    middle = centres(maps)
+    centre = centres(maps)
     maps = maps + 1e-3
     maps = maps / maps.sum((2, 3), keepdim=True)
     x, y = (_line(size, maps) for size in (maps.shape[3], maps.shape[2]))
-    across = (maps.sum(2) * (x - middle[..., :1]).square()).sum()
-    down = (maps.sum(3) * (y - middle[..., 1:]).square()).sum()
+    across = (maps.sum(2) * (x - centre[..., :1]).square()).sum()
+    down = (maps.sum(3) * (y - centre[..., 1:]).square()).sum()
     return (across + down) / len(maps) ** (2 if divide_twice else 1)
 
 
 def equivariance(target: Tensor, logits: Tensor) -> Tensor:
-    """Return KL(softmax(target) || softmax(logits)), a mean over all elements of [B, K, H, W].
+    """Return KL(softmax(target) || softmax(logits)), averaged over all elements of [B, K, H, W].
 
-    No gradient reaches the target.
+    The target takes no gradient.
     """
-    wanted = target.detach().log_softmax(1)
-    return (wanted.exp() * (wanted - logits.log_softmax(1))).mean()
+    log_target = target.detach().log_softmax(1)
+    return (log_target.exp() * (log_target - logits.log_softmax(1))).mean()
 
 
 def semantic_consistency(
     maps: Tensor, mask: Tensor, taps: Sequence[Tensor], basis: Tensor
 ) -> Tensor:
-    """Return the mean squared error of maps times basis, against the features of salient pixels.
+    """Return the mean squared difference of maps times basis from the features of salient pixels.
 
-    With P the shares, W the basis and F the masked features, an image's error is
-    |F|^2 - 2 W . P F^T + P P^T . W W^T, and none of it takes features at the pixels.
+    With the shares P, the basis W and the masked features F, the error of an image is
+    |F|^2 - 2 W . P F^T + P P^T . W W^T. No term needs the features at every pixel.
 
     Args:
         maps: P, [B, K, H, W].
-        mask: [B, 1, H, W], which features are multiplied by.
-        taps: feature maps [B, C_l, h_l, w_l], which stand for their concatenation, upsampled
-            bilinearly (`align_corners=True`) to H x W. No gradient reaches them.
+        mask: [B, 1, H, W], the factor of the features.
+        taps: feature maps [B, C_l, h_l, w_l]. They stand for their concatenation, upsampled
+            bilinearly (`align_corners=True`) to H x W, and take no gradient.
         basis: W, [K, C], at least 0.
     """
     energy = (squared_norms(taps, maps) * mask.square()).sum()
@@ -123,7 +132,7 @@ def semantic_consistency(
 
 
 def orthonormality(basis: Tensor) -> Tensor:
-    """Return |W W^T - I|^2 of the rows of a basis [K, C], each divided by its norm."""
+    """Return |W W^T - I|^2, where W has the normalised rows of a basis [K, C]: a scalar."""
     unit = basis / (basis.square().sum(1, keepdim=True) + 1e-6).sqrt()
     return (
         (unit @ unit.T - torch.eye(len(unit), dtype=unit.dtype, device=unit.device)).square().sum()
@@ -131,19 +140,19 @@ def orthonormality(basis: Tensor) -> Tensor:
 
 
 class Inferred(NamedTuple):
-    """What the rule of inference says of logits."""
+    """Parts and foreground by the rule of inference."""
 
     parts: Tensor
-    """[B, H, W] int64, 0 to K - 1: the part that is largest relative to its own maximum."""
+    """[B, H, W] int64, 0 to K - 1: the part whose share is largest relative to its own maximum."""
     foreground: Tensor
-    """[B, H, W] bool, where that exceeds BACKGROUND."""
+    """[B, H, W] bool, where that relative share exceeds BACKGROUND."""
 
 
 def infer(logits: Tensor) -> Inferred:
-    """Return the parts of logits [B, K + 1, H, W], the first of which is the background.
+    """Return the parts of logits [B, K + 1, H, W], the first of which is the background's.
 
-    The softmax of each part is divided by its maximum over the image; the background is 0.1
-    everywhere. (The authors may refine that by a dense CRF, which is not done here.)
+    The softmax of each part is divided by its maximum over the image, and the background is 0.1
+    everywhere. The authors' optional refinement by a dense CRF is left out.
     """
     shares = logits.softmax(1)[:, 1:]
     relative, parts = (shares / shares.amax((2, 3), keepdim=True)).max(1)
@@ -151,11 +160,11 @@ def infer(logits: Tensor) -> Inferred:
 
 
 class SCOPS(Method):
-    """SCOPS; K = 8 for faces as published, `k4`, and `cub`.
+    """SCOPS with K = 8 for faces, as published; variant `k4` has K = 4, and `cub` is for birds.
 
-    The authors released a model for birds, of K = 4 and 60,000 steps, but no configuration: the
-    variant `cub` has the weights of CelebA, and is not what they trained. The trunk starts from
-    torchvision's ResNet-50, as their Caffe file can no longer be had.
+    The authors released a model for birds with K = 4 and 60,000 steps, but no configuration.
+    Variant `cub` has CelebA's weights of the terms, and is therefore not what they trained. The
+    trunk starts from torchvision's ResNet-50, because their Caffe file is no longer available.
     """
 
     Settings = SCOPSSettings
@@ -199,7 +208,7 @@ class SCOPS(Method):
         """Build the segmenter.
 
         Raises:
-            BadInput: images too small, or weights asked for that a trunk does not have.
+            BadInput: the images are too small, or the settings name weights that the trunk lacks.
         """
         super().__init__(settings, data)
         s = self.settings = settings
@@ -221,21 +230,24 @@ class SCOPS(Method):
         read_first_weights(self.network, self.settings)
 
     def draw_warps(self, n: int) -> Tensor:
-        """Return the weights of n random warps, [n, 28, 2]."""
+        """Draw n random warps; return their weights, [n, 28, 2]."""
         return draw_bent(self.warps, self.settings, n)
 
     def segment(self, x: Tensor) -> Tensor:
-        """Return the logits of normalised images, the background's first: [B, K + 1, S, S]."""
+        """Return the logits of normalised images [B, 3, S, S], [B, K + 1, S, S] float32.
+
+        The background's come first.
+        """
         low = self.network(x).float()
         return F.interpolate(low, x.shape[2:], mode="bilinear", align_corners=True)
 
     def forward(self, batch: Batch, phase: str) -> dict[str, Tensor]:
-        """Return the weighted sum of the terms, and these."""
+        """Return the terms and their weighted sum, the loss."""
         s, images = self.settings, batch.images
-        assert batch.masks is not None  # the training loop sees to it
+        assert batch.masks is not None  # the training loop checks it
         with exact(images):
             grid = self.warps.grid(self.draw_warps(len(images)))
-            # Normalised first, so that what comes from outside is the mean colour.
+            # Normalised before warping, so that pixels from outside have the mean colour.
             view = warp(self.normalize(jitter(images, s.jitter, 1.0, 0.0)), grid)
         logits = self.segment(self.normalize(images))
         moved = self.segment(view)
@@ -249,12 +261,12 @@ class SCOPS(Method):
     def terms(
         self, logits: Tensor, moved: Tensor, grid: Tensor, taps: Sequence[Tensor], mask: Tensor
     ) -> dict[str, Tensor]:
-        """Return the terms by the names of their weights, scalars.
+        """Return the terms, scalars, by the names of their weights.
 
         Args:
-            logits: of the images, [B, K + 1, H, W].
-            moved: of their warped views.
-            grid: of the warps, [B, H, W, 2].
+            logits: logits of the images, [B, K + 1, H, W].
+            moved: logits of their warped views, [B, K + 1, H, W].
+            grid: sampling grids of the warps, [B, H, W, 2].
             taps: features of the images, [B, C_l, h_l, w_l] each.
             mask: [B, 1, H, W], the salient pixels.
         """
@@ -271,7 +283,10 @@ class SCOPS(Method):
         }
 
     def optimizers(self) -> dict[str, Optimizer]:
-        """SGD at three rates; gradients of segmenter and basis are clipped before each step."""
+        """Return SGD in three groups: trunk, head and basis.
+
+        Before each step it clips the gradients of the segmenter together, and those of the basis.
+        """
         s = self.settings
         self.sgd = sgd(self.network, s)
         self.sgd.add_param_group({"params": [self.basis], "lr": s.basis_learning_rate})
@@ -287,12 +302,12 @@ class SCOPS(Method):
         decay(self.sgd, self.settings, step)
 
     def part_maps(self, images: Tensor) -> PartMaps:
-        """Return the parts, and the foreground that the background's share leaves."""
+        """Return the parts and the foreground, by the rule of `infer`."""
         logits = self.segment(self.normalize(images))
-        found = infer(logits)
-        return PartMaps(logits.softmax(1)[:, 1:], found.parts, found.foreground)
+        inferred = infer(logits)
+        return PartMaps(logits.softmax(1)[:, 1:], inferred.parts, inferred.foreground)
 
 
 def _line(size: int, like: Tensor) -> Tensor:
-    """Return the places of pixels along a side, [size]."""
+    """Return the coordinates of the pixels along a side, [size]."""
     return 2 * torch.arange(size, dtype=like.dtype, device=like.device) / size - 1

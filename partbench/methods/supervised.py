@@ -14,15 +14,15 @@ from partbench.nn.resnet import resnet18_trunk
 class SupervisedSettings(MethodSettings):
     """SGD as in PatchVAE's downstream protocol, at a constant rate."""
 
-    stride: int = Field(32, description="32 is the whole ResNet-18")
+    stride: int = Field(32, description="total stride of the encoder; 32 is the whole ResNet-18")
     encoder_width: int = Field(64, ge=4, description="channels of the first stage")
     learning_rate: float = Field(0.1, gt=0, description="SGD, momentum 0.9")
-    weight_decay: float = Field(1e-4, ge=0)
+    weight_decay: float = Field(1e-4, ge=0, description="SGD")
     flip: bool = Field(True, description="mirror half of the training images")
 
 
 class Supervised(Method):
-    """ResNet-18 with labels: what the same encoder reaches when it is told the answer."""
+    """A ResNet-18 trained with labels: what the same encoder reaches with supervision."""
 
     Settings = SupervisedSettings
     VARIANTS = {
@@ -47,14 +47,14 @@ class Supervised(Method):
         init_patchvae_(self)
 
     def forward(self, batch: Batch, phase: str) -> dict[str, Tensor]:
-        """Return the cross-entropy."""
-        assert batch.labels is not None  # the training loop sees to it
+        """Return the cross-entropy and the accuracy."""
+        assert batch.labels is not None  # the training loop checks it
         logits = self.classifier(self.features(batch.images)).float()
         correct = (logits.argmax(1) == batch.labels).float().mean()
         return {"loss": F.cross_entropy(logits, batch.labels), "accuracy": correct}
 
     def optimizers(self) -> dict[str, Optimizer]:
-        """SGD over everything."""
+        """Return one SGD for all parameters."""
         s = self.settings
         sgd = SGD(self.parameters(), s.learning_rate, momentum=0.9, weight_decay=s.weight_decay)
         return {"all": sgd}
@@ -64,5 +64,5 @@ class Supervised(Method):
         return self.encoder
 
     def features(self, images: Tensor) -> Tensor:
-        """Return the globally pooled encoder map, [B, C]."""
+        """Return the encoder's map averaged over its cells, [B, C]."""
         return self.encoder(self.normalize(images)).mean((2, 3))

@@ -1,4 +1,4 @@
-"""Ceiling control: the landmarks themselves, regressed by an encoder of KeyNet's size."""
+"""Ceiling control: the annotated landmarks, regressed by an encoder of KeyNet's size."""
 
 from collections import OrderedDict
 
@@ -24,17 +24,17 @@ class SupervisedLandmarksSettings(MethodSettings):
     margin: int = Field(
         0,
         ge=0,
-        description="pixels of the prepared image left out on each side, for the training warps "
-        "of the methods it is compared with",
+        description="pixels of the prepared image cut off on each side, as in the methods it is "
+        "compared with, whose training warps need it",
     )
     epochs: int = Field(100, ge=0)
-    batch_size: int = Field(50, ge=1, description="images a step, over all processes")
+    batch_size: int = Field(50, ge=1, description="images per step, over all processes")
     learning_rate: float = Field(1e-3, gt=0, description="Adam, constant")
     flip: bool = Field(True, description="mirror half of the training images")
 
 
 def soft_argmax(heat: Tensor) -> Tensor:
-    """Return where heat maps are hot: the expectation of the cells under a softmax over them.
+    """Return the expected coordinates under the softmax of each heat map.
 
     Args:
         heat: [B, L, h, w], logits.
@@ -46,15 +46,15 @@ def soft_argmax(heat: Tensor) -> Tensor:
     probability = heat.flatten(2).softmax(2).view_as(heat)
     x = torch.linspace(-1, 1, width, device=heat.device)
     y = torch.linspace(-1, 1, height, device=heat.device)
-    # Sums of products, not `@`, which autocast would round to bfloat16.
+    # Sums of products, because autocast would round `@` to bfloat16.
     return torch.stack([(probability.sum(2) * x).sum(2), (probability.sum(3) * y).sum(2)], -1)
 
 
 def encoder(width: int) -> nn.Sequential:
-    """Return an encoder with the layers of KeyNet's (Jakab et al. 2018), 8 * `width` channels out.
+    """Return KeyNet's encoder (Jakab et al. 2018): [B, 3, S, S] -> [B, 8 * width, S / 8, S / 8].
 
-    Eight convolutions with BatchNorm and ReLU, two at each of four resolutions; the first is
-    7 x 7, the others 3 x 3.
+    It has eight convolutions with BatchNorm and ReLU, two at each of four resolutions. The first
+    is 7 x 7, the others are 3 x 3.
     """
     stages: OrderedDict[str, nn.Module] = OrderedDict()
     inner = 3
@@ -74,7 +74,7 @@ def _layer(inner: int, outer: int, kernel: int, stride: int) -> list[nn.Module]:
 
 
 class SupervisedLandmarks(Method):
-    """One heat map per landmark: what an encoder of that size reaches when it is told them."""
+    """One heat map per landmark, trained on the annotations."""
 
     Settings = SupervisedLandmarksSettings
     VARIANTS = {"mafl": {"margin": 16}, "untrained": {"epochs": 0}}
@@ -100,17 +100,17 @@ class SupervisedLandmarks(Method):
         self.heat = nn.Conv2d(8 * s.width, data.landmarks, 1)
 
     def forward(self, batch: Batch, phase: str) -> dict[str, Tensor]:
-        """Return the mean squared error of the visible landmarks' coordinates."""
-        assert batch.landmarks is not None  # the training loop sees to it
+        """Return the squared distance of the visible landmarks, averaged over them."""
+        assert batch.landmarks is not None  # the training loop checks it
         target, visible = self._frame.from_pixels(batch.landmarks[..., :2]), batch.landmarks[..., 2]
         difference = self.keypoints(batch.images).points - target
-        # Masked before it is squared: hidden landmarks may hold anything, NaN too.
+        # Masked before it is squared, because hidden landmarks may hold anything, even NaN.
         difference = torch.where(visible[..., None] > 0, difference, 0)
         error = difference.square().sum(2)
         return {"loss": error.sum() / visible.sum().clamp(min=1)}
 
     def optimizers(self) -> dict[str, Optimizer]:
-        """Adam over everything."""
+        """Return one Adam for all parameters."""
         return {"all": Adam(self.parameters(), self.settings.learning_rate)}
 
     def frame(self) -> Frame:

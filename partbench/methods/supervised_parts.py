@@ -1,4 +1,4 @@
-"""Ceiling control: the parts themselves, segmented by an hourglass that is told them."""
+"""Ceiling control: the annotated parts, segmented by an hourglass that is trained on them."""
 
 from collections.abc import Callable, Iterator
 
@@ -26,17 +26,18 @@ class SupervisedPartsSettings(MethodSettings):
         4, ge=1, le=254, description="number of parts, into which the true labels are merged"
     )
     width: int = Field(32, ge=1, description="channels")
-    depth: int = Field(4, ge=1, description="times that the resolution is halved")
+    depth: int = Field(4, ge=1, description="halvings inside the hourglass")
     epochs: int = Field(100, ge=0)
-    batch_size: int = Field(16, ge=1, description="images a step, over all processes")
+    batch_size: int = Field(16, ge=1, description="images per step, over all processes")
     learning_rate: float = Field(1e-3, gt=0, description="Adam, constant")
 
 
 class SupervisedParts(Method):
-    """K parts and the background, each pixel by cross entropy.
+    """K parts and the background, trained with the cross-entropy of each pixel.
 
-    The K parts are the data set's labels, merged two at a time so that NMI with them stays
-    greatest: what a network of that size makes of the oracle that stands beside every number.
+    The K parts are the data set's labels, merged two at a time so that their NMI with the labels
+    stays as large as possible. These are the parts of the oracle that the report compares every
+    number with; the control shows how well a network of this size learns them.
     """
 
     Settings = SupervisedPartsSettings
@@ -59,17 +60,17 @@ class SupervisedParts(Method):
         self.register_buffer("target_of", torch.full((UNSURE + 1,), IGNORED))
 
     target_of: Tensor
-    """[256] int64, what each true label is taught as: 0 the background, 1 to K the parts."""
+    """[256] int64, the target of each true label: 0 is the background, 1 to K are the parts."""
 
     def fit(self, passes: Callable[[], Iterator[Batch]]) -> None:
-        """Merge the true labels into K groups by how many training pixels each has.
+        """Merge the true labels into K groups, given the number of training pixels of each.
 
         Raises:
             BadInput: no training image has a part.
         """
         counts = torch.zeros(UNSURE + 1, dtype=torch.int64, device=self.target_of.device)
         for batch in passes():
-            assert batch.parts is not None  # the training loop sees to it
+            assert batch.parts is not None  # the training loop checks it
             counts += batch.parts.flatten().long().bincount(minlength=UNSURE + 1)
         inside = counts[1:UNSURE]
         if not inside.any():
@@ -79,23 +80,23 @@ class SupervisedParts(Method):
         self.target_of[1:UNSURE] = torch.where(groups < 0, IGNORED, groups + 1)
 
     def forward(self, batch: Batch, phase: str) -> dict[str, Tensor]:
-        """Return the mean cross entropy of the pixels whose label is known."""
-        assert batch.parts is not None  # the training loop sees to it
+        """Return the cross-entropy, averaged over the pixels whose label is known."""
+        assert batch.parts is not None  # the training loop checks it
         logits = self._logits(batch.images)
         targets = self.target_of[batch.parts.long()]
         return {"loss": F.cross_entropy(logits, targets, ignore_index=IGNORED)}
 
     def _logits(self, images: Tensor) -> Tensor:
-        """Return the scores of background and parts, [B, K + 1, S, S]."""
+        """Return the logits of background and parts, [B, K + 1, S, S] float32."""
         logits = self.network(self.normalize(images)).float()
         return F.interpolate(logits, images.shape[2:], mode="bilinear")
 
     def optimizers(self) -> dict[str, Optimizer]:
-        """Adam over everything."""
+        """Return one Adam for all parameters."""
         return {"all": Adam(self.parameters(), self.settings.learning_rate)}
 
     def part_maps(self, images: Tensor) -> PartMaps:
-        """Return the predicted parts, and what is predicted to be foreground."""
+        """Return the predicted parts and the predicted foreground."""
         logits = self._logits(images)
         parts = logits[:, 1:]
         return PartMaps(logits.softmax(1)[:, 1:], parts.argmax(1), logits.argmax(1) > 0)

@@ -1,9 +1,13 @@
 """Unsupervised part discovery from contrastive reconstruction (Choudhury et al., NeurIPS 2021).
 
-A segmenter shares the foreground, which it is told, among K parts. Parts should look alike within
-an image, to a perceptual network and in their colours; the same part of two images should be more
-alike than different parts; and parts should move with the image. Facts: arXiv 2111.06349, and the
-numbers of the authors' code, of which nothing is used here.
+A segmenter shares a given foreground among K parts. Its loss asks for three things:
+
+- Within an image, a part looks alike to a perceptual network and in its colours.
+- The same part of two images is more alike than different parts.
+- Parts move with the image.
+
+Settings and details follow arXiv 2111.06349 and the numbers of the authors' code, none of which is
+used here.
 """
 
 from collections.abc import Callable, Iterator
@@ -26,7 +30,7 @@ from partbench.nn.consistency import (
     distance,
     draw_positives,
     equivariance,
-    fewest,
+    smallest_batch,
 )
 from partbench.nn.deeplab import (
     CAFFE_MEAN,
@@ -50,74 +54,87 @@ LAYERS: dict[Features, tuple[int, int]] = {
     "mobilenet": (3, 11),
     "random": (4, 7),
 }
-"""Activations: VGG19's relu3_2 and relu5_4; of VGG16 relu3_2 and its last; of MobileNet the last
-blocks at strides 4 and 16; of the random network the ends of strides 2 and 4."""
+"""The activations that parts are compared by.
+
+- VGG19: relu3_2 and relu5_4.
+- VGG16: relu3_2 and the last.
+- MobileNet: the last blocks at strides 4 and 16.
+- The random network: the last activations at strides 2 and 4.
+"""
 
 
 class UnsupPartsSettings(DeepLabSettings, WarpSettings, MethodSettings):
-    """The settings for birds, images of 256 px."""
+    """The settings for birds at 256 px."""
 
     k: int = Field(4, ge=1, description="K, number of parts of the foreground")
-    perceptual: Features = Field(
-        "vgg19", description="network by whose activations parts are compared"
-    )
+    perceptual: Features = Field("vgg19", description="network whose activations compare parts")
     perceptual_weights: str | None = Field(
         None,
         min_length=1,
-        description="of vgg16: a file below the data root with other weights, with torchvision's "
-        "names, batch norm or none, and perhaps DeepCluster's Sobel filters in front",
+        description="vgg16: a file below the data root with other weights and torchvision's names, "
+        "with or without batch norm and DeepCluster's Sobel filters",
     )
     layer_weights: tuple[float, float] = Field(
-        (0.33, 1.0), description="factors of its earlier and its later layer"
+        (0.33, 1.0), description="factors of the network's earlier and later layer"
     )
     feature: float = Field(
-        5.0, ge=0, description="weight of the feature consistency, a sum over the images"
+        5.0, ge=0, description="weight of the feature consistency, summed over images"
     )
     visual: float = Field(
-        30.0, ge=0, description="weight of the visual consistency in CIE-LAB, a mean over images"
+        30.0, ge=0, description="weight of the visual consistency in CIE-LAB, averaged over images"
     )
     contrastive: float = Field(2300.0, ge=0, description="weight of the contrastive term")
     equivariance: float = Field(5700.0, ge=0, description="weight of the equivariance")
-    temperature: float = Field(0.19, gt=0, description="of the contrastive term's cosines")
+    temperature: float = Field(
+        0.19, gt=0, description="temperature of the contrastive term's cosines"
+    )
     between: Literal["contrastive", "l2"] = Field(
         "contrastive",
-        description="what compares parts across images: the contrastive term or, in its place, "
-        "the squared distance to the positive (an ablation; its formula is not stated)",
+        description="comparison of parts across images: the contrastive term or, as an ablation "
+        "whose formula is not stated, the squared distance to the positive",
     )
     skip_first_positive: bool = Field(
         True,
-        description="never draw the first of the other images as positive, as the authors' code "
-        "does; takes batches of 3",
+        description="never draw the first of the other images as positive, as in the authors' "
+        "code; needs batches of at least 3",
     )
     jitter: tuple[float, float, float, float] = Field(
-        (0.3, 0.3, 0.2, 0.2), description="of brightness, contrast, saturation and hue"
+        (0.3, 0.3, 0.2, 0.2), description="amounts for brightness, contrast, saturation and hue"
     )
-    jitter_probability: float = Field(0.8, ge=0, le=1, description="of the jitter, for an image")
-    grey_probability: float = Field(0.2, ge=0, le=1, description="of losing all colours")
-    epochs: int = Field(60, ge=0, description="60,000 steps, of birds; 100,000 of others")
+    jitter_probability: float = Field(
+        0.8, ge=0, le=1, description="probability that an image is jittered"
+    )
+    grey_probability: float = Field(
+        0.2, ge=0, le=1, description="probability that an image loses its colours"
+    )
+    epochs: int = Field(
+        60, ge=0, description="60,000 steps for birds; the paper takes 100,000 for others"
+    )
     flip: bool = Field(True, description="mirror half of the training images")
 
 
 class UnsupParts(Method):
-    """Parts of a told foreground: `cub`, the default, `deepfashion`, `pascal`, and ablations.
+    """Parts of a given foreground: `cub`, the default, `deepfashion`, `pascal`, and ablations.
 
-    `vgg16`, `swav` and `deepcluster` take supervision away as the paper's Table 3 does: first a
-    perceptual VGG16 in place of VGG19, then SwAV's trunk, then DeepCluster's VGG16 beside it.
+    `vgg16`, `swav` and `deepcluster` reduce the supervision step by step, as in the paper's Table
+    3. The first has a perceptual VGG16 in place of VGG19, the second also SwAV's trunk, and the
+    third also DeepCluster's VGG16.
 
-    Known to differ from the authors' training:
+    The training differs from the authors' in the following:
 
-    - The trunk starts from torchvision's ResNet-50; their Caffe file can no longer be had.
-    - Of `cub` and `pascal`, they train on the object's box, padded by 5 %, and move its sides by
-      up to 5 % of it each time; here it never moves.
-    - Of `deepfashion`, they train on random crops, 0.5 to 1 of the image's area at aspects of 3/4
-      to 4/3; here on the whole image, padded to a square.
+    - The trunk starts from torchvision's ResNet-50, because their Caffe file is no longer
+      available.
+    - For `cub` and `pascal`, they train on the object's box, padded by 5 %, and move its sides at
+      random by up to 5 % of it; here the box is fixed.
+    - For `deepfashion`, they train on random crops of 0.5 to 1 of the image's area, at aspects of
+      3/4 to 4/3; here training uses the whole image, padded to a square.
     """
 
     Settings = UnsupPartsSettings
     VARIANTS = {
         "cub": {},
         "deepfashion": {"epochs": 100},
-        # Its weights of the terms stand in the paper's supplement, which was not at hand.
+        # The paper's supplement states the weights of its terms, but was not at hand.
         "pascal": {"epochs": 100},
         "k4": {},
         "k8": {"k": 8},
@@ -138,9 +155,9 @@ class UnsupParts(Method):
         "untrained": {"epochs": 0, "weights": "none"},
     }
     REDUCED = {
-        # Features that were never trained tell parts apart across images less well, so that the
-        # contrastive term and the strong warps would have one part take all: both consistencies
-        # weigh more, and the warps are milder.
+        # Untrained features distinguish parts of different images less well. With the contrastive
+        # term and the strong warps, one part would therefore take everything. To prevent this,
+        # both consistencies weigh more, and the warps are milder.
         "demo": {
             "backbone": "resnet18",
             "stride": 4,
@@ -179,8 +196,8 @@ class UnsupParts(Method):
         """Build the segmenter.
 
         Raises:
-            BadInput: one part, a batch too small for the contrastive term, images too small, or
-                weights asked for that a network does not have.
+            BadInput: there is only one part, the batch is too small for the contrastive term, the
+                images are too small, or the settings name weights that a network lacks.
         """
         super().__init__(settings, data)
         s = self.settings = settings
@@ -198,61 +215,62 @@ class UnsupParts(Method):
         self.warps = ThinPlateSpline(data.size, 5)
 
     def _check(self) -> None:
+        """Check the settings; raise BadInput if they contradict each other."""
         s = self.settings
         if s.k < 2:
             raise BadInput(
-                "unsup_parts: one part is the whole foreground, and leaves nothing to learn; set "
+                "unsup_parts: one part is the whole foreground, so there is nothing to learn; set "
                 "`k` to 2 or more"
             )
-        least = fewest(s.skip_first_positive)
+        least = smallest_batch(s.skip_first_positive)
         if s.contrastive and s.batch_size < least:
             raise BadInput(
                 f"unsup_parts: a `batch_size` of {s.batch_size} is too small for the contrastive "
-                f"term, which draws each part's positive from another image: it takes {least}"
+                f"term, which draws each part's positive from another image: it needs {least}"
                 + (", or 2 without `skip_first_positive`" if s.skip_first_positive else "")
                 + "; raise it, or set `contrastive` to 0"
             )
         if s.perceptual_weights and s.perceptual != "vgg16":
             raise BadInput(
-                f"unsup_parts: `perceptual_weights` are of vgg16, not of {s.perceptual}; set "
+                f"unsup_parts: `perceptual_weights` are for vgg16, not for {s.perceptual}; set "
                 "`perceptual` to vgg16, or leave them out"
             )
 
     @classmethod
     def weights(cls, settings: UnsupPartsSettings) -> tuple[str, ...]:
         """Return the perceptual network and the trunk's first weights, if they can be fetched."""
-        named = () if settings.perceptual_weights else fetched(settings.perceptual)
-        return (*named, *first_weights(settings))
+        perceptual = () if settings.perceptual_weights else fetched(settings.perceptual)
+        return (*perceptual, *first_weights(settings))
 
     def fit(self, passes: Callable[[], Iterator[Batch]]) -> None:
         """Read the trunk's first weights."""
         read_first_weights(self.network, self.settings)
 
     def draw_warps(self, n: int) -> Tensor:
-        """Return the weights of n random warps, [n, 28, 2]."""
+        """Draw n random warps; return their weights, [n, 28, 2]."""
         return draw_bent(self.warps, self.settings, n)
 
     def segment(self, images: Tensor) -> Tensor:
-        """Return the logits of the parts of images in [0, 1]: [B, K, S, S] float32."""
+        """Return the parts' logits [B, K, S, S] float32 for images [B, 3, S, S] in [0, 1]."""
         low = self.network(self.normalize(images)).float()
         return F.interpolate(low, images.shape[2:], mode="bilinear", align_corners=True)
 
     def taps(self, images: Tensor) -> list[Tensor]:
         """Return the weighted activations of images in [0, 1], [B, C_l, h_l, w_l] float32 each."""
         with torch.no_grad():
-            found = self.perceptual(images)
-        pairs = zip(self.settings.layer_weights, found, strict=True)
+            activations = self.perceptual(images)
+        pairs = zip(self.settings.layer_weights, activations, strict=True)
         return [weight * tap.float() for weight, tap in pairs]
 
     def view(self, images: Tensor) -> Tensor:
-        """Return images in other colours."""
+        """Return images [B, 3, S, S] in [0, 1] with jittered colours."""
         s = self.settings
         return jitter(images, s.jitter, s.jitter_probability, s.grey_probability)
 
     def forward(self, batch: Batch, phase: str) -> dict[str, Tensor]:
-        """Return the weighted sum of the terms whose weight is not 0, and these."""
+        """Return the terms whose weight is not 0, and their weighted sum, the loss."""
         s, images = self.settings, batch.images
-        assert batch.masks is not None  # the training loop sees to it
+        assert batch.masks is not None  # the training loop checks it
         mask = batch.masks.unsqueeze(1)
         with exact(images):
             view = self.view(images)
@@ -274,28 +292,28 @@ class UnsupParts(Method):
         return {"loss": loss, **terms}
 
     def compare(self, parts: Tensor, mask: Tensor, taps: list[Tensor]) -> Tensor:
-        """Return the term that compares the parts of different images."""
+        """Return the term that compares the parts of different images, a scalar."""
         s = self.settings
         n, k = parts.shape[:2]
-        found = descriptors(parts, mask, taps)
+        part_means = descriptors(parts, mask, taps)
         positives = draw_positives(n, k, s.skip_first_positive, parts.device)
         present = mask.flatten(1).any(1)
         if s.between == "l2":
-            return distance(found, positives, present)
-        return contrastive(found, positives, present, s.temperature)
+            return distance(part_means, positives, present)
+        return contrastive(part_means, positives, present, s.temperature)
 
     def follow(self, images: Tensor, mask: Tensor, logits: Tensor) -> Tensor:
-        """Return how little the parts of a warped view are those of the first, warped."""
+        """Return the divergence of the parts of a warped view from the warped parts, a scalar."""
         with exact(images):
             grid = self.warps.grid(self.draw_warps(len(images)))
             view = warp(self.view(images), grid)
-        found = self.segment(view)
+        moved = self.segment(view)
         with exact(images):
             target = warp(logits.detach(), grid)
-            return equivariance(target, found, warp(mask, grid)).mean()
+            return equivariance(target, moved, warp(mask, grid)).mean()
 
     def optimizers(self) -> dict[str, Optimizer]:
-        """SGD, faster on the head; gradients are clipped before each step."""
+        """Return SGD in two groups, trunk and head; it clips the gradients before each step."""
         self.sgd = sgd(self.network, self.settings)
         return {"all": self.sgd}
 
@@ -304,6 +322,6 @@ class UnsupParts(Method):
         decay(self.sgd, self.settings, step)
 
     def part_maps(self, images: Tensor) -> PartMaps:
-        """Return the parts; the foreground is told, not found."""
+        """Return the parts; the foreground is an input of the method, not an output."""
         logits = self.segment(images)
         return PartMaps(logits.softmax(1), logits.argmax(1))

@@ -1,7 +1,8 @@
 """VAE and beta-VAE as PatchVAE's authors built them for comparison (their code, `--arch vae`).
 
-Same encoder, same decoder, same number of latent numbers as PatchVAE, but one code for the
-whole image. beta = 1 is the VAE (Kingma & Welling 2014), more is beta-VAE (Higgins et al. 2017).
+The encoder, the decoder and the number of latent numbers are those of PatchVAE, but one code
+describes the whole image. beta = 1 is the VAE (Kingma & Welling 2014); a larger beta is beta-VAE
+(Higgins et al. 2017).
 """
 
 from typing import NamedTuple
@@ -13,42 +14,45 @@ from torch.optim import Adam, Optimizer
 
 from partbench.data.batch import Batch
 from partbench.method import DataInfo, Method, MethodSettings
-from partbench.nn.elbo import edge_weights, kl_normal, squared_error
+from partbench.nn.elbo import edge_weights, kl_from_var, squared_error
 from partbench.nn.init import init_patchvae_
 from partbench.nn.pyramid import pyramid_decoder
 from partbench.nn.resnet import resnet18_trunk
 
 
 class VAESettings(MethodSettings):
-    """The settings for CIFAR-100; the other data sets' are variants."""
+    """The settings for CIFAR-100; those for the other data sets are variants."""
 
-    latent: int = Field(96, ge=1, description="latent numbers: PatchVAE's parts * part_dims")
+    latent: int = Field(96, ge=1, description="latent numbers, PatchVAE's parts * part_dims")
     stride: int = Field(8, description="total stride of the encoder: 4, 8, 16 or 32")
     beta: float = Field(1.0, ge=0, description="weight of the KL term")
-    edge_weighted: bool = Field(False, description="L_w: weigh the squared error by edges")
+    edge_weighted: bool = Field(False, description="L_w: weight the squared error by edges")
     learning_rate: float = Field(1e-4, gt=0, description="Adam, betas (0.5, 0.999), constant")
     encoder_width: int = Field(64, ge=4, description="channels of the first ResNet stage")
     decoder_width: int = Field(64, ge=4, description="channels of the decoder's last stage")
     images_per_epoch: int | None = Field(
-        50_000, ge=1, description="an 'epoch' is 50,000 images, whatever the data set"
+        50_000, ge=1, description="an 'epoch' is 50,000 images for every data set"
     )
     lose_batch_at_wrap: bool = Field(
-        True, description="the code swallows the end of its iterator together with one step"
+        True,
+        description="lose one step where the data wraps, as the code does",
     )
 
 
 class Posterior(NamedTuple):
-    """Mean and variance [B, latent, 1, 1] of the code; the variance is not clamped."""
+    """The posterior of the code."""
 
     mu: Tensor
+    """[B, latent, 1, 1], means."""
     var: Tensor
+    """[B, latent, 1, 1], variances, not clamped."""
 
 
 class VAE(Method):
-    """VAE; variant `beta` is beta-VAE, variant `lw` weighs the reconstruction by edges.
+    """VAE; variant `beta` is beta-VAE, and variant `lw` weighs the reconstruction by edges.
 
-    The beta of the paper's beta-VAE is in no public file; 4, the smallest that Higgins et al.
-    use, stands in for it, and the report lists it as unknown.
+    No public file states the beta of the paper's beta-VAE. It is 4 here, the smallest that Higgins
+    et al. use, and the report lists it as unknown.
     """
 
     Settings = VAESettings
@@ -112,7 +116,7 @@ class VAE(Method):
         return Posterior(self.mu(reduced).float(), self.logvar(reduced).float().exp())
 
     def forward(self, batch: Batch, phase: str) -> dict[str, Tensor]:
-        """Return reconstruction + beta * KL."""
+        """Return the loss, reconstruction + beta * KL, and its terms."""
         x = self.normalize(batch.images)
         q = self.posterior(x)
         output = self.decoder(q.mu + q.var.sqrt() * torch.randn_like(q.mu)).float()
@@ -123,15 +127,15 @@ class VAE(Method):
         s = self.settings
         weights = edge_weights(x, s.stride) if s.edge_weighted else None
         reconstruction = squared_error(x, output, weights)
-        kl = kl_normal(q.mu, q.var)
+        kl = kl_from_var(q.mu, q.var)
         return {"loss": reconstruction + s.beta * kl, "reconstruction": reconstruction, "kl": kl}
 
     def optimizers(self) -> dict[str, Optimizer]:
-        """Adam over everything."""
+        """Return one Adam for all parameters."""
         return {"all": Adam(self.parameters(), self.settings.learning_rate, betas=(0.5, 0.999))}
 
     def trunk(self) -> nn.Sequential:
-        """Return the encoder; the latent heads are dropped downstream, as in the paper."""
+        """Return the encoder; downstream tasks drop the latent heads, as in the paper."""
         return self.encoder
 
     def features(self, images: Tensor) -> Tensor:
@@ -139,10 +143,10 @@ class VAE(Method):
         return self.encoder(self.normalize(images)).flatten(1)
 
     def reconstruct(self, images: Tensor) -> Tensor:
-        """Return the decoded mean of the posterior."""
+        """Return the images decoded from the means of their posteriors."""
         return self.denormalize(self.decoder(self.posterior(self.normalize(images)).mu))
 
     def generate(self, n: int) -> Tensor:
-        """Return images decoded from the prior."""
+        """Return n images decoded from samples of the prior, [n, 3, S, S]."""
         z = torch.randn(n, self.settings.latent, 1, 1, device=self.mean.device)
         return self.denormalize(self.decoder(z))

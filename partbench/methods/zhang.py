@@ -1,9 +1,9 @@
 """Unsupervised discovery of object landmarks as structural representations (CVPR 2018).
 
-Y. Zhang, Y. Guo, Y. Jin, Y. Luo, Z. He, H. Lee. An autoencoder whose code is K landmarks, each
-with a short descriptor: soft constraints make the landmarks points that keep apart and move with
-the image. Facts: the authors' code, lmdis-rep; what is called "not stated" below is in none of
-the sources read.
+By Y. Zhang, Y. Guo, Y. Jin, Y. Luo, Z. He, H. Lee. The method is an autoencoder whose code is K
+landmarks, each with a short descriptor. Soft constraints make the landmarks compact, keep them
+apart and let them move with the image. Settings and details follow the authors' code, lmdis-rep.
+What is called "not stated" below is in none of the sources that we read.
 """
 
 import math
@@ -27,15 +27,15 @@ from partbench.outputs.keypoints import Keypoints
 
 
 class ZhangSettings(MethodSettings):
-    """The settings for faces with K = 30; lengths are in sides of the window unless said."""
+    """The settings for faces with K = 30; lengths are in sides of the window unless stated."""
 
     k: int = Field(30, ge=1, description="K, number of landmarks")
-    descriptor: int = Field(8, ge=1, description="d, numbers that describe a landmark's looks")
+    descriptor: int = Field(8, ge=1, description="d, numbers of a landmark's descriptor")
     margin: int = Field(
         10,
         ge=0,
-        description="pixels of the prepared image that are cut off on each side after the warp: "
-        "the paper's 80-px window of 100 px",
+        description="pixels of the prepared image cut off on each side after the warp; the paper's "
+        "window is 80 px of 100 px",
     )
     stride: Literal[1, 2, 4, 8] = Field(
         2, description="pixels per cell of the heat maps; not stated"
@@ -43,14 +43,14 @@ class ZhangSettings(MethodSettings):
     depth: int = Field(
         4,
         ge=1,
-        description="halvings inside an hourglass, whose maps are padded to a multiple of "
-        "2^depth cells: 40 to 48, as 80 px to 96; not stated",
+        description="halvings inside an hourglass, whose maps are padded to a multiple of 2^depth "
+        "cells: 40 to 48, which is 80 px to 96; not stated",
     )
     width: int = Field(64, ge=1, description="channels of the hourglasses; not stated")
     sigma: float = Field(0.05, gt=0, description="SD of a rendered landmark; not stated")
     reconstruction_weights: tuple[float, float, float] = Field(
         (0.1, 10.0, 100.0),
-        description="weight of the squared error, a mean over pixels and channels, before, "
+        description="weight of the squared error, averaged over pixels and channels, before, "
         "between and after the milestones",
     )
     concentration: float = Field(
@@ -59,14 +59,14 @@ class ZhangSettings(MethodSettings):
     balance: float = Field(
         200.0,
         ge=0,
-        description="weight of the axis balancing: the absolute difference of the variances "
-        "along x and y; its formula is not stated",
+        description="weight of the axis balancing, the absolute difference of the variances along "
+        "x and y; its formula is not stated",
     )
-    separation: float = Field(10.0, ge=0, description="weight of the separation")
+    separation: float = Field(10.0, ge=0, description="weight of the separation of landmarks")
     bandwidth: float = Field(0.04, gt=0, description="SD of the separation's Gaussian")
-    equivariance: float = Field(1e4, ge=0, description="weight of the equivariance")
+    equivariance: float = Field(1e4, ge=0, description="weight of the equivariance to warps")
     learning_rate: float = Field(0.01, gt=0, description="Adam, betas (0.9, 0.999)")
-    weight_decay: float = Field(1e-6, ge=0, description="L2, in Adam's gradient")
+    weight_decay: float = Field(1e-6, ge=0, description="L2 penalty, added to Adam's gradient")
     milestones: tuple[int, int] = Field(
         (100_000, 200_000), description="steps at which the learning rate falls to a tenth"
     )
@@ -80,43 +80,43 @@ class ZhangSettings(MethodSettings):
     translation: float = Field(
         0.15,
         ge=0,
-        description="largest, uniform, in halves of the prepared image's side; neither the "
-        "distribution nor the unit is stated",
+        description="largest translation, drawn uniformly, in halves of the prepared image's side; "
+        "neither the distribution nor the unit is stated",
     )
-    rotation: float = Field(10.0, ge=0, description="SD, degrees")
-    scale: float = Field(math.log(1.25), ge=0, description="SD of the logarithm")
+    rotation: float = Field(10.0, ge=0, description="SD of the rotation, degrees")
+    scale: float = Field(math.log(1.25), ge=0, description="SD of the logarithm of the scale")
     jitter: float = Field(
         0.3,
         ge=0,
         le=1,
-        description="brightness, contrast and saturation are each multiplied by 1 - jitter to "
-        "1 + jitter, for an image and its warp apart; the paper jitters colours, how much is "
-        "not stated",
+        description="brightness, contrast and saturation are each multiplied by a factor in "
+        "[1 - jitter, 1 + jitter], separately for an image and its warp; the paper jitters colours "
+        "without stating how much",
     )
     normalize: Literal["imagenet", "half"] = Field(
-        "half", description="mean and SD taken off the images; not stated"
+        "half", description="mean and SD that normalise the images; not stated"
     )
-    batch_size: int = Field(8, ge=1, description="images a step, over all processes")
+    batch_size: int = Field(8, ge=1, description="images per step, over all processes")
     epochs: int = Field(220, ge=0, description="220,000 steps in all")
     images_per_epoch: int | None = Field(8000, ge=1, description="1000 steps")
 
 
 class Landmarks(NamedTuple):
-    """What the detector says of a batch."""
+    """Heat maps and points of the landmarks of a batch."""
 
     maps: Tensor
-    """[B, K, h, w], where each landmark may be: sums to 1 over the cells."""
+    """[B, K, h, w], the distribution of each landmark over the cells; it sums to 1."""
     points: Tensor
-    """[B, K, 2], its mean place, (x, y) in [-1, 1] between the centres of the outermost cells."""
+    """[B, K, 2], its mean (x, y); -1 and 1 are the centres of the outermost cells."""
 
 
 def locate(scores: Tensor) -> Landmarks:
-    """Return the landmarks of score maps [B, K + 1, h, w], the last of which is the background.
+    """Return the landmarks of score maps [B, K + 1, h, w], the last of which is the background's.
 
-    The maps compete at every cell; what each landmark wins is normalised over the cells.
+    The maps compete at every cell. The share that each landmark wins is normalised over the cells.
     """
-    won = scores.log_softmax(1)[:, :-1]  # in logarithms, as a map may win almost nothing
-    maps = won.flatten(2).softmax(2).view_as(won)
+    shares = scores.log_softmax(1)[:, :-1]  # in logarithms, because a share may be almost 0
+    maps = shares.flatten(2).softmax(2).view_as(shares)
     return Landmarks(maps, expectation(maps))
 
 
@@ -130,11 +130,11 @@ def variances(landmarks: Landmarks) -> Tensor:
 
 
 def separation(points: Tensor, bandwidth: float) -> Tensor:
-    """Return how near a landmark's others are to it: the sum over them of exp(-d^2 / 2 sd^2).
+    """Return how near landmarks are to each other: the sum over the others of exp(-d^2 / 2 sd^2).
 
     Args:
         points: [B, K, 2], in [-1, 1].
-        bandwidth: the SD, in sides.
+        bandwidth: the SD sd, in sides.
 
     Returns:
         The mean over images and landmarks, a scalar from 0 to K - 1.
@@ -145,24 +145,24 @@ def separation(points: Tensor, bandwidth: float) -> Tensor:
 
 
 def equivariance(points: Tensor, carried: Tensor) -> Tensor:
-    """Return the mean squared distance, in squared sides, of points [B, K, 2] in [-1, 1]."""
+    """Return the mean squared distance between points [B, K, 2] in [-1, 1], in squared sides."""
     return (points - carried).square().sum(2).mean() / 4
 
 
 def masks(points: Tensor, height: int, width: int, sigma: float) -> Tensor:
-    """Return how cells are shared by the rendered landmarks and the background.
+    """Return the share of each cell that the rendered landmarks and the background take.
 
-    A landmark is an isotropic Gaussian of height 1. The background, the last mask, is what the
-    highest of them leaves (the sources do not state it).
+    A landmark is an isotropic Gaussian of height 1. The background, the last mask, is 1 minus the
+    highest of them; this is not stated.
 
     Args:
         points: [B, K, 2], in [-1, 1].
-        height: cells.
-        width: cells.
+        height: height of the masks, cells.
+        width: width of the masks, cells.
         sigma: SD of the Gaussians, in sides.
 
     Returns:
-        [B, K + 1, height, width], sums to 1 over the masks.
+        [B, K + 1, height, width]; the masks sum to 1.
     """
     rendered = gaussian_maps(points, height, width, 2 * sigma)
     rendered = torch.cat([rendered, 1 - rendered.amax(1, keepdim=True)], 1)
@@ -170,7 +170,7 @@ def masks(points: Tensor, height: int, width: int, sigma: float) -> Tensor:
 
 
 def jitter(images: Tensor, amount: float) -> Tensor:
-    """Return images [B, 3, H, W] in [0, 1] with other brightness, contrast and saturation."""
+    """Jitter the brightness, contrast and saturation of images [B, 3, H, W] in [0, 1]."""
     factors = 1 + amount * (2 * torch.rand(3, len(images), 1, 1, 1, device=images.device) - 1)
     brightness, contrast, saturation = factors
     images = images * brightness
@@ -181,7 +181,7 @@ def jitter(images: Tensor, amount: float) -> Tensor:
 
 
 class Zhang(Method):
-    """Landmarks with descriptors; variants `k30`, the default, and `k10`."""
+    """Landmarks with descriptors; variants are `k30`, the default, and `k10`."""
 
     Settings = ZhangSettings
     VARIANTS = {
@@ -230,13 +230,13 @@ class Zhang(Method):
     }
     paper = "zhang"
     protocol = RegressionOrigins(points="centred", landmarks="centred")
-    """The authors' regression is without intercept, from points and landmarks around 0."""
+    """The authors' regression has no intercept; points and landmarks are centred on 0."""
 
     def __init__(self, settings: ZhangSettings, data: DataInfo) -> None:
         """Build the networks.
 
         Raises:
-            BadInput: the margin leaves no window, or one that the stride does not divide.
+            BadInput: the margin leaves no window, or the window is not a multiple of the stride.
         """
         super().__init__(settings, data)
         s = self.settings = settings
@@ -245,13 +245,13 @@ class Zhang(Method):
         if rest or self.cells < 2:
             raise BadInput(
                 f"zhang: the window of {window} px (`size` {data.size} less twice `margin` "
-                f"{s.margin}) must be two or more cells of {s.stride} px, `stride`; change one "
-                "of the three"
+                f"{s.margin}) must be two or more cells of {s.stride} px, `stride`; change one of "
+                "these three"
             )
         maps, halvings = s.k + 1, s.stride.bit_length() - 1
 
         def network() -> nn.Sequential:
-            """Return an hourglass with the convolutions before it, [B, 3, S, S] -> cells."""
+            """Return convolutions and an hourglass, [B, 3, S, S] -> [B, width, cells, cells]."""
             first = block(3, s.width, min(s.stride, 2))
             rest = [block(s.width, s.width, 2) for _ in range(halvings - 1)]
             return nn.Sequential(first, *rest, Hourglass(s.width, s.depth))
@@ -270,17 +270,18 @@ class Zhang(Method):
         self.register_buffer("reconstruction_weight", torch.tensor(s.reconstruction_weights[0]))
 
     reconstruction_weight: Tensor
+    """The current weight of the reconstruction, a scalar."""
 
     def frame(self) -> Frame:
-        """Return the frame of the landmarks."""
+        """Return the frame whose -1 and 1 are the centres of the outermost cells."""
         return of_cells(self.data.size, self.cells, self.settings.margin)
 
     def window(self, images: Tensor) -> Tensor:
-        """Return what the networks see of prepared images, normalised: [B, 3, window, window]."""
+        """Return the normalised windows of prepared images, [B, 3, window, window]."""
         return self.normalize(self.frame().cut(images))
 
     def draw_warps(self, n: int) -> Tensor:
-        """Return the weights of n random warps of prepared images."""
+        """Draw n random warps of prepared images; return their weights, [n, C + 3, 2]."""
         s, device = self.settings, self.mean.device
         displacements = s.displacement * torch.randn(n, s.control**2, 2, device=device)
         angle, log_scale = torch.randn(2, n, device=device)
@@ -293,31 +294,39 @@ class Zhang(Method):
         )
 
     def carry_back(self, points: Tensor, weights: Tensor) -> Tensor:
-        """Return where the originals show what their warps show at points, [B, K, 2]."""
+        """Carry points [B, K, 2] on warps back to the points of the originals that they show.
+
+        Args:
+            points: [B, K, 2], in the landmarks' frame.
+            weights: [B, C + 3, 2], of the warps.
+
+        Returns:
+            [B, K, 2], in the landmarks' frame.
+        """
         frame, whole = self.frame(), of_pixels(self.data.size)
-        places = whole.from_pixels(frame.to_pixels(points))
-        return frame.from_pixels(whole.to_pixels(self.warps.carry_back(places, weights)))
+        on_whole = whole.from_pixels(frame.to_pixels(points))
+        return frame.from_pixels(whole.to_pixels(self.warps.carry_back(on_whole, weights)))
 
     def decode(self, x: Tensor, points: Tensor) -> Tensor:
-        """Return the image rebuilt from landmarks and the descriptors read there.
+        """Rebuild images from landmarks and the descriptors at them.
 
         Args:
             x: [B, 3, window, window], normalised.
-            points: [B, K, 2].
+            points: [B, K, 2], the landmarks.
 
         Returns:
             [B, 3, window, window] float32, normalised.
         """
         shares = masks(points, self.cells, self.cells, self.settings.sigma)
         pool = shares / shares.sum((2, 3), keepdim=True)
-        seen = torch.einsum("bkhw,bchw->bkc", pool, self.looks(x))
-        descriptors = torch.einsum("bkc,kcd->bkd", seen, self.describe)
+        pooled = torch.einsum("bkhw,bchw->bkc", pool, self.looks(x))
+        descriptors = torch.einsum("bkc,kcd->bkd", pooled, self.describe)
         recalled = torch.einsum("bkd,kdc->bkc", descriptors, self.recall)
         spread = torch.einsum("bkc,bkhw->bchw", recalled, shares)
         return self.decoder(torch.cat([shares, spread], 1)).float()
 
     def forward(self, batch: Batch, phase: str) -> dict[str, Tensor]:
-        """Return the weighted sum of the reconstruction and of what makes landmarks of maps."""
+        """Return the reconstruction, the soft constraints and their weighted sum, the loss."""
         s, images = self.settings, batch.images
         with exact(images):
             weights = self.draw_warps(len(images))
@@ -341,7 +350,7 @@ class Zhang(Method):
         return {"loss": loss, **terms}
 
     def optimizers(self) -> dict[str, Optimizer]:
-        """Adam over everything."""
+        """Return one Adam for all parameters."""
         s = self.settings
         self.adam = Adam(
             self.parameters(), s.learning_rate, weight_decay=s.weight_decay, fused=True
@@ -349,7 +358,7 @@ class Zhang(Method):
         return {"all": self.adam}
 
     def after_step(self, step: int) -> None:
-        """At the milestones, raise the weight of the reconstruction and lower the learning rate."""
+        """At milestones, change the weight of the reconstruction and lower the learning rate."""
         s = self.settings
         if step in s.milestones:
             passed = sum(step >= milestone for milestone in s.milestones)
@@ -358,13 +367,13 @@ class Zhang(Method):
                 group["lr"] = s.learning_rate * 0.1**passed
 
     def keypoints(self, images: Tensor) -> Keypoints:
-        """Return the landmarks."""
+        """Return the landmarks of images [B, 3, S, S], [B, K, 2]."""
         scores = self.detector(self.window(images))
         with exact(images):
             return Keypoints(locate(scores.float()).points)
 
     def reconstruct(self, images: Tensor) -> Tensor:
-        """Return the image rebuilt from its landmarks; the margin, which is not seen, is black."""
+        """Return images rebuilt from their landmarks, with a black margin, which is not seen."""
         x = self.window(images)
         rebuilt = self.denormalize(self.decode(x, self.keypoints(images).points))
         return F.pad(rebuilt, (self.settings.margin,) * 4)

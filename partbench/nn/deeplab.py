@@ -1,8 +1,8 @@
 """DeepLab-v2 (Chen et al., TPAMI 2018), with the half-channel branch of unsupervised parts.
 
-The trunk is a ResNet-50 at output stride 8 whose strides sit on the first convolution of a block,
-as in Caffe's; parameters are named as torchvision's, so its files can be read. Smaller trunks
-stand in for it in reduced runs.
+The trunk is a ResNet-50 at output stride 8. As in Caffe's ResNet, a block strides in its first
+convolution. Parameters have torchvision's names, so that torchvision's files of weights can be
+read. Reduced runs use smaller trunks.
 """
 
 from collections.abc import Sequence
@@ -22,53 +22,56 @@ from partbench.nn.weights import read_state
 from partbench.settings import Settings
 
 CAFFE_MEAN = (104.00698793, 116.66876762, 122.67891434)
-"""Of blue, green and red, of 0 to 255; SCOPS's code takes it off red, green and blue."""
+"""Means of blue, green and red, on a scale of 0 to 255.
+
+SCOPS's code subtracts them, in this order, from red, green and blue."""
 RESNET50 = "weights/resnet50-0676ba61.pth"
 SMALLEST = 32
+"""Smallest side of an image, pixels."""
 
 
 class DeepLabSettings(Settings):
-    """Which trunk and head, and how SGD trains them, by default as SCOPS has it."""
+    """The trunk, the head, and how SGD trains them; the defaults are those of SCOPS."""
 
     backbone: Literal["resnet50", "resnet18", "mobilenet"] = Field(
         "resnet50",
-        description="trunk of DeepLab-v2; resnet18 is cut where `stride` is reached, mobilenet is "
+        description="trunk of DeepLab-v2; resnet18 is cut where it reaches `stride`, mobilenet is "
         "MobileNetV1 x 0.25 at stride 8",
     )
-    stride: Literal[4, 8] = Field(8, description="of resnet18: pixels per cell of the logits")
-    width: int = Field(64, ge=1, description="of resnet18: channels of the first stage")
+    stride: Literal[4, 8] = Field(8, description="resnet18: pixels per cell of the logits")
+    width: int = Field(64, ge=1, description="resnet18: channels of the first stage")
     dilations: tuple[int, ...] = Field(
-        (6, 12, 18, 24), min_length=1, description="of the head's 3x3 convolutions"
+        (6, 12, 18, 24), min_length=1, description="dilations of the head's 3x3 convolutions"
     )
     weights: str = Field(
         "imagenet",
-        description="first weights of the trunk: imagenet, trained with labels (of resnet50 "
-        "torchvision's, as the papers' Caffe file can no longer be had); none; or a file below "
+        description="first weights of the trunk: imagenet, trained with labels (for resnet50 "
+        "torchvision's, as the papers' Caffe file is no longer available); none; or a file below "
         "the data root with torchvision's names, such as SwAV's, DINO's or MoCo's",
     )
     normalize: Literal["caffe", "imagenet", "half"] = Field(
         "caffe",
-        description="mean and SD taken off the images; caffe: means of blue, green and red off "
-        "red, green and blue, of 0 to 255, as the authors have it",
+        description="mean and SD that normalise the images; caffe: subtract the means of blue, "
+        "green and red from red, green and blue, on a scale of 0 to 255, as the authors do",
     )
-    learning_rate: float = Field(1e-5, gt=0, description="SGD, of the trunk")
-    head_factor: float = Field(10.0, gt=0, description="how much faster the head learns")
+    learning_rate: float = Field(1e-5, gt=0, description="SGD, learning rate of the trunk")
+    head_factor: float = Field(10.0, gt=0, description="how many times faster the head learns")
     momentum: float = Field(0.9, ge=0, lt=1)
     weight_decay: float = Field(5e-4, ge=0)
-    power: float = Field(0.9, ge=0, description="of the learning rate's decay to 0")
+    power: float = Field(0.9, ge=0, description="exponent of the learning rate's decay to 0")
     decay_steps: int = Field(
-        100_000, ge=1, description="steps of that decay, however long the training"
+        100_000, ge=1, description="steps of that decay, however long the training is"
     )
-    clip: float = Field(5.0, gt=0, description="largest norm of the network's gradients together")
-    batch_size: int = Field(6, ge=1, description="images a step, over all processes")
+    clip: float = Field(5.0, gt=0, description="largest joint norm of the network's gradients")
+    batch_size: int = Field(6, ge=1, description="images per step, over all processes")
     images_per_epoch: int | None = Field(6000, ge=1, description="1000 steps")
 
 
 class Bottleneck(nn.Module):
-    """1x1, dilated 3x3 and 1x1 convolutions around which a shortcut leads.
+    """1x1, dilated 3x3 and 1x1 convolutions with a shortcut around them.
 
-    [B, inputs, h, w] -> [B, 4 * width, h / stride, w / stride], rounded up. The scales and shifts
-    of the main branch's batch norms are frozen.
+    [B, inputs, h, w] -> [B, 4 * width, h / stride, w / stride], rounded up. The batch norms of the
+    main branch have frozen scales and shifts.
     """
 
     def __init__(self, inputs: int, width: int, stride: int, dilation: int, first: bool) -> None:
@@ -96,7 +99,7 @@ class Bottleneck(nn.Module):
 
 
 class ASPP(nn.Module):
-    """Dilated 3x3 convolutions side by side, summed: [B, channels, h, w] -> [B, k, h, w]."""
+    """The sum of parallel dilated 3x3 convolutions: [B, channels, h, w] -> [B, k, h, w]."""
 
     def __init__(self, channels: int, k: int, dilations: Sequence[int]) -> None:
         super().__init__()
@@ -112,10 +115,11 @@ class ASPP(nn.Module):
 
 
 class DeepLab50(nn.Module):
-    """[B, 3, S, S] -> logits [B, k, s, s], s about S / 8: 33 for 256, 17 for 128.
+    """DeepLab on a ResNet-50: [B, 3, S, S] -> logits [B, k, s, s].
 
-    The classifier sees the second half of the last stage's 2048 channels; the first half, which
-    the authors' other branch was to use, is left without a purpose.
+    s is about S / 8: 33 for 256, 17 for 128. The classifier sees only the second half of the last
+    stage's 2048 channels. The first half was meant for another branch in the authors' code, and
+    nothing reads it.
     """
 
     def __init__(self, k: int, dilations: Sequence[int]) -> None:
@@ -141,7 +145,7 @@ class DeepLab50(nn.Module):
 
     @property
     def head(self) -> nn.Module:
-        """The classifier, which learns faster."""
+        """The classifier, which learns faster than the trunk."""
         return self.layer5
 
 
@@ -159,15 +163,15 @@ class SmallDeepLab(nn.Module):
 
 
 def resnet18(k: int, dilations: Sequence[int], stride: int, width: int) -> SmallDeepLab:
-    """Return DeepLab on the front of a ResNet-18, cut where stride 4 or 8 is reached."""
+    """Return DeepLab on a ResNet-18 that is cut where it reaches the stride, 4 or 8."""
     return SmallDeepLab(resnet18_trunk(stride, width), width * stride // 4, k, dilations)
 
 
 def dilated_mobilenet(k: int, dilations: Sequence[int]) -> SmallDeepLab:
     """Return DeepLab on MobileNetV1 x 0.25 at stride 8.
 
-    Strides beyond are taken out, and the convolutions behind them dilated instead, so that
-    trained weights keep their meaning.
+    Strides beyond 8 are removed, and the convolutions after them dilated instead, so that trained
+    weights keep their meaning.
     """
     trunk, stride, dilation = mobilenet(), 1, 1
     for layer in trunk.modules():
@@ -181,12 +185,12 @@ def dilated_mobilenet(k: int, dilations: Sequence[int]) -> SmallDeepLab:
 
 
 def segmenter(outputs: int, size: int, s: DeepLabSettings) -> nn.Module:
-    """Return DeepLab on the trunk that settings name: [B, 3, size, size] -> [B, outputs, h, w].
+    """Return DeepLab on the trunk that the settings name.
 
-    Its `head`, the classifier, is to learn faster.
+    It maps [B, 3, size, size] to logits [B, outputs, h, w]. Its `head` is the classifier.
 
     Raises:
-        BadInput: images too small, or weights asked for that a trunk does not have.
+        BadInput: the images are too small, or the settings name weights that the trunk lacks.
     """
     if size < SMALLEST:
         raise BadInput(
@@ -195,8 +199,8 @@ def segmenter(outputs: int, size: int, s: DeepLabSettings) -> nn.Module:
         )
     if s.backbone == "resnet18" and s.weights == "imagenet":
         raise BadInput(
-            "there are no trained weights of resnet18 to fetch; set `weights` to `none` or to a "
-            "file, or `backbone` to resnet50 or mobilenet"
+            "no trained weights of resnet18 can be fetched; set `weights` to `none` or to a file, "
+            "or `backbone` to resnet50 or mobilenet"
         )
     if s.backbone == "resnet50":
         return DeepLab50(outputs, s.dilations)
@@ -206,12 +210,15 @@ def segmenter(outputs: int, size: int, s: DeepLabSettings) -> nn.Module:
 
 
 def first_weights(s: DeepLabSettings) -> tuple[str, ...]:
-    """Return the trunk's first weights if they can be fetched, names of `partbench data list`."""
+    """Return the trunk's first weights, if they can be fetched, by their name in `data list`.
+
+    The tuple has one name or none.
+    """
     return ("resnet50",) if s.backbone == "resnet50" and s.weights == "imagenet" else ()
 
 
 def read_first_weights(network: Any, s: DeepLabSettings) -> None:
-    """Read the first weights that settings name into the trunk of a `segmenter`.
+    """Read the first weights that the settings name into the trunk of a `segmenter`.
 
     Raises:
         BadInput: see `read_trunk`.
@@ -223,37 +230,37 @@ def read_first_weights(network: Any, s: DeepLabSettings) -> None:
 
 
 def read_trunk(network: nn.Module, path: Path) -> int:
-    """Copy a trained network's parameters from a file, those of the same name and shape.
+    """Copy the parameters and buffers of the same name and shape from a file to a network.
 
     Args:
-        network: whose parameters and buffers are overwritten.
-        path: of torchvision's names, see `partbench.nn.weights.read_state`.
+        network: to copy to.
+        path: a file with torchvision's names, see `partbench.nn.weights.read_state`.
 
     Returns:
         How many parameters and buffers were copied.
 
     Raises:
-        BadInput: the file cannot be read, or has less than half of the network's parameters.
+        BadInput: the file cannot be read, or holds fewer than half of the network's parameters.
     """
-    found = read_state(path, "the first weights of the trunk", "weights")
+    state = read_state(path, "the first weights of the trunk", "weights")
     own = network.state_dict()
-    same = {k: v for k, v in found.items() if k in own and own[k].shape == v.shape}
+    same = {k: v for k, v in state.items() if k in own and own[k].shape == v.shape}
     names = {name for name, _ in network.named_parameters()}
     matched = len(names & set(same))
     if 2 * matched < len(names):
         raise BadInput(
-            f"{path}: only {matched} of the {len(names)} parameters of the network have one of "
-            "their name and shape in it; give a file of the same architecture, named as "
-            "torchvision's (`weights`, `backbone`)"
+            f"{path} holds only {matched} of the {len(names)} parameters of the network by name "
+            "and shape; give a file of the same architecture with torchvision's names (`weights`, "
+            "`backbone`)"
         )
     network.load_state_dict(same, strict=False)
     return len(same)
 
 
 def sgd(network: Any, s: DeepLabSettings) -> SGD:
-    """Return SGD of a `segmenter`, whose gradients together are clipped before each step.
+    """Return SGD for a `segmenter`, in two groups: the trunk, then the head.
 
-    Its two groups are the trunk, and the head, which learns faster.
+    Before each step it clips the norm of all gradients together.
     """
     head = list(network.head.parameters())
     trained = [p for p in network.parameters() if p.requires_grad]
@@ -272,20 +279,24 @@ def sgd(network: Any, s: DeepLabSettings) -> SGD:
 
 
 def decay(optimizer: SGD, s: DeepLabSettings, step: int) -> None:
-    """Lower both rates of `sgd` to those after so many steps; other groups keep theirs."""
+    """Lower the learning rates of the two groups of `sgd` to those after `step` steps.
+
+    Other groups keep theirs.
+    """
     rate = s.learning_rate * max(1 - step / s.decay_steps, 0) ** s.power
     for group, factor in zip(optimizer.param_groups[:2], (1, s.head_factor), strict=True):
         group["lr"] = factor * rate
 
 
 def _frozen(channels: int) -> nn.BatchNorm2d:
-    """Return a batch norm whose scales and shifts are not trained; its statistics go on."""
+    """Return a batch norm whose scales and shifts are frozen; its statistics are still updated."""
     layer = nn.BatchNorm2d(channels)
     layer.requires_grad_(False)
     return layer
 
 
 def _stage(inputs: int, width: int, blocks: int, stride: int, dilation: int) -> nn.Sequential:
+    """Return one stage of the ResNet-50; only its first block strides."""
     first = Bottleneck(inputs, width, stride, dilation, first=True)
     rest = (Bottleneck(4 * width, width, 1, dilation, first=False) for _ in range(blocks - 1))
     return nn.Sequential(first, *rest)

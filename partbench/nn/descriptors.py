@@ -1,4 +1,4 @@
-"""What a frozen network says of each cell of an image: the descriptors that parts are found in."""
+"""Descriptors of the cells of an image: activations of a frozen network, for finding parts."""
 
 import torch
 import torch.nn.functional as F
@@ -13,38 +13,41 @@ LAYERS: dict[str, tuple[int, int]] = {
     "mobilenet": (5, 11),
     "random": (4, 7),
 }
-"""The activations of SCOPS and of the K-means baseline: VGG19's relu5_2 and relu5_4, of VGG16 its
-last two, of MobileNet the last blocks at strides 8 and 16, of the random network the ends of
-strides 2 and 4."""
+"""The activations that SCOPS and the K-means baseline read.
+
+- VGG19: relu5_2 and relu5_4.
+- VGG16: the last two.
+- MobileNet: the last blocks at strides 8 and 16.
+- The random network: the last activations at strides 2 and 4.
+"""
 CHANNELS: dict[str, tuple[int, int]] = {
     "vgg16": (512, 512),
     "vgg19": (512, 512),
     "mobilenet": (64, 128),
     "random": (32, 64),
 }
-"""Of the two."""
+"""Channels of those two activations."""
 AT_ONCE = 32
-"""Images: VGG's first activations of one at 256 px take 16 MiB each."""
+"""Images described at once: VGG's first activations take 16 MiB each for one image at 256 px."""
 
 
 def describe(perceptual: Perceptual, images: Tensor, side: int | None) -> Tensor:
-    """Return the activations of images side by side, without gradient.
+    """Return the activations of images, concatenated over the layers, without gradient.
 
     Args:
         perceptual: the network and its layers.
         images: [B, 3, S, S] in [0, 1].
-        side: the shorter side, in pixels, of what the network sees; none: as it is.
+        side: shorter side, in pixels, to which images are resized first; None: no resizing.
 
     Returns:
-        [B, C, h, w] float32 on the grid of the finest of the layers, to which others are brought
-        bilinearly.
+        [B, C, h, w] float32 on the grid of the finest layer. The others are upsampled bilinearly.
     """
     with torch.no_grad(), exact(images):
-        return torch.cat([_describe(perceptual, part, side) for part in images.split(AT_ONCE)])
+        return torch.cat([_describe(perceptual, some, side) for some in images.split(AT_ONCE)])
 
 
 def to_side(images: Tensor, side: int) -> Tensor:
-    """Return images whose shorter side is `side`, their aspect kept: [B, 3, H, W]."""
+    """Resize images so that their shorter side is `side`, keeping their aspect: [B, 3, H, W]."""
     short = min(images.shape[2:])
     if short == side:
         return images

@@ -1,6 +1,6 @@
-"""The terms of the evidence lower bound that PatchVAE and its baselines share.
+"""Terms of the evidence lower bound, shared by PatchVAE, its baselines and DLP.
 
-Every term is summed over everything but the batch, and divided by the batch size.
+Every term is a sum over all dimensions, divided by the batch size.
 """
 
 import torch
@@ -9,30 +9,30 @@ from torch import Tensor
 
 
 def squared_error(target: Tensor, output: Tensor, weights: Tensor | None = None) -> Tensor:
-    """Return the (weighted) sum of squared errors per image, no 1/2: a scalar.
+    """Return the (weighted) sum of squared errors per image, without a factor 1/2: a scalar.
 
     Args:
-        target: [B, C, H, W], the normalised image.
-        output: [B, C, H, W].
-        weights: [B, C, H, W], see `edge_weights`; none weighs all pixels alike.
+        target: [B, C, H, W], the normalised images.
+        output: [B, C, H, W], their reconstructions.
+        weights: [B, C, H, W], see `edge_weights`; None weighs all pixels equally.
     """
     error = (target - output).square()
     return (error if weights is None else weights * error).sum() / len(target)
 
 
 def edge_weights(images: Tensor, block: int) -> Tensor:
-    """Return the weights of PatchVAE's L_w: where the image has edges, errors count more.
+    """Return the weights of PatchVAE's L_w, which are larger where the image has edges.
 
-    The absolute Laplacian of each channel, summed over blocks and scaled so that a channel's
-    weights sum to H * W. The published code divides by zero where a channel is constant; here
-    such a channel weighs all its pixels alike.
+    They are the absolute Laplacian of each channel, summed over blocks and scaled so that a
+    channel's weights sum to H * W. In a constant channel the published code divides by zero; here
+    all pixels of such a channel weigh the same.
 
     Args:
         images: [B, C, H, W]; H and W are multiples of `block`.
-        block: side of the blocks, pixels; the encoder's stride.
+        block: side of a block in pixels, the encoder's stride.
 
     Returns:
-        [B, C, H, W] without gradient.
+        [B, C, H, W], without gradient.
     """
     batch, channels, height, width = images.shape
     kernel = images.new_tensor([[0.0, 1.0, 0.0], [1.0, -4.0, 1.0], [0.0, 1.0, 0.0]])
@@ -44,18 +44,29 @@ def edge_weights(images: Tensor, block: int) -> Tensor:
     return F.interpolate(share, scale_factor=block, mode="nearest")
 
 
-def kl_normal(mu: Tensor, var: Tensor) -> Tensor:
-    """Return KL(N(mu, var) || N(0, 1)), [B, ...] -> scalar."""
+def kl_from_var(mu: Tensor, var: Tensor) -> Tensor:
+    """Return KL(N(mu, var) || N(0, 1)) from means and variances, [B, ...] -> scalar."""
     return -0.5 * (1 + var.log() - mu.square() - var).sum() / len(mu)
 
 
+def kl_from_logvar(mu: Tensor, logvar: Tensor) -> Tensor:
+    """Return KL(N(mu, exp(logvar)) || N(0, 1)) from log-variances, [B, ...] -> scalar."""
+    return -0.5 * (1 + logvar - mu.square() - logvar.exp()).sum() / len(mu)
+
+
 def kl_bernoulli(q: Tensor, prior: float) -> Tensor:
-    """Return KL(Bernoulli(q) || Bernoulli(prior)), [B, ...] -> scalar; 1e-7 inside the logs."""
+    """Return KL(Bernoulli(q) || Bernoulli(prior)), [B, ...] -> scalar.
+
+    The logarithms add 1e-7 to their probabilities.
+    """
     eps = 1e-7
     kl = q * ((q + eps) / prior).log() + (1 - q) * ((1 - q + eps) / (1 - prior)).log()
     return kl.sum() / len(q)
 
 
 def kl_categorical(q: Tensor, prior: float) -> Tensor:
-    """Return KL(q || prior) for q [B, P, ...] that sums to 1 over P: a scalar; 1e-7 in the log."""
+    """Return KL(q || prior), where q [B, P, ...] sums to 1 over P: a scalar.
+
+    The logarithm adds 1e-7 to q.
+    """
     return (q * ((q + 1e-7) / prior).log()).sum() / len(q)

@@ -1,6 +1,6 @@
-"""The hourglass: a map seen at all scales at once (Newell, Yang, Deng, ECCV 2016).
+"""The hourglass, which processes a map at all scales at once (Newell, Yang, Deng, ECCV 2016).
 
-Plain convolutions stand where the paper has residual blocks.
+The paper's residual blocks are plain convolutions here.
 """
 
 import torch.nn.functional as F
@@ -8,16 +8,19 @@ from torch import Tensor, nn
 
 
 def block(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
-    """Return a 3x3 convolution with BatchNorm and ReLU, [B, inputs, h, w] -> [B, outputs, ...]."""
+    """Return a 3x3 convolution with BatchNorm and ReLU.
+
+    [B, inputs, h, w] -> [B, outputs, h / stride, w / stride], rounded up.
+    """
     conv = nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False)
     return nn.Sequential(conv, nn.BatchNorm2d(outputs), nn.ReLU(inplace=True))
 
 
 class Hourglass(nn.Module):
-    """Down to a 2^depth-th of the size and up again, with a branch across at every scale.
+    """Convolutions down to 1 / 2^depth of the size and up again, with a skip branch at every scale.
 
-    Takes and returns [B, channels, h, w] of any size: inside, the border is repeated up to the
-    next multiple of 2^depth.
+    [B, channels, h, w] -> [B, channels, h, w], of any size: the map is padded inside, by repeating
+    its border, to the next multiple of 2^depth.
     """
 
     def __init__(self, channels: int, depth: int) -> None:
@@ -26,7 +29,7 @@ class Hourglass(nn.Module):
         self.scales = _Scale(channels, depth)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Run it."""
+        """Return the processed map."""
         height, width = x.shape[2:]
         top, bottom = _halves(-height % self.multiple)
         left, right = _halves(-width % self.multiple)
@@ -35,7 +38,7 @@ class Hourglass(nn.Module):
 
 
 class _Scale(nn.Module):
-    """One scale and, inside, the ones below it."""
+    """One scale of the hourglass, with the coarser scales nested inside."""
 
     def __init__(self, channels: int, depth: int) -> None:
         super().__init__()
@@ -45,9 +48,10 @@ class _Scale(nn.Module):
         self.up = block(channels, channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        below = self.up(self.inside(self.down(F.max_pool2d(x, 2))))
-        return self.across(x) + F.interpolate(below, scale_factor=2, mode="nearest")
+        coarse = self.up(self.inside(self.down(F.max_pool2d(x, 2))))
+        return self.across(x) + F.interpolate(coarse, scale_factor=2, mode="nearest")
 
 
 def _halves(n: int) -> tuple[int, int]:
+    """Return the two halves of n, of which the second is the larger where n is odd."""
     return n // 2, n - n // 2

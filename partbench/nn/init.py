@@ -1,12 +1,14 @@
-"""Initialisation of the PatchVAE family."""
+"""Weight initialisation of the PatchVAE family."""
 
 from torch import nn
 
 
 def init_patchvae_(module: nn.Module) -> None:
-    """Initialise in place as PatchVAE's code does; transposed convolutions keep torch's default.
+    """Initialise a module in place, as PatchVAE's code does.
 
-    Convolutions: Kaiming normal over the fan-out, zero bias. Linear layers: N(0, 0.01), zero bias.
+    - Convolutions: Kaiming normal over the fan-out, zero bias.
+    - Linear layers: normal with SD 0.01, zero bias.
+    - Transposed convolutions: torch's default.
     """
     for layer in module.modules():
         if isinstance(layer, nn.Conv2d):

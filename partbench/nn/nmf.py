@@ -1,9 +1,9 @@
 """Non-negative matrix factorisation of a tall matrix that is read block by block.
 
-V ~ W H with V [n, C], W [n, K] and H [K, C], all at least 0, and the squared Frobenius norm of
-V - W H made small. Rows are many, C is hundreds and K a few, so reading V is what costs time:
-every update reads it once, as both of its products are taken while a block is in the cache, and
-the error comes from those products.
+V [n, C] is approximated by W [n, K] times H [K, C], all of them at least 0, so that the squared
+Frobenius norm of V - W H is small. n is large, C is in the hundreds and K is small, so reading V
+takes most of the time. Every update therefore reads V once: it computes both products of a block
+while the block is in the cache, and the error from those products.
 """
 
 import itertools
@@ -16,12 +16,13 @@ from torch import Tensor
 
 Solver = Literal["multiplicative", "hals"]
 SWEEPS = 3
-"""Of coordinate descent on each factor between two readings of V."""
-LOOK_EVERY = 10
+"""Sweeps of coordinate descent over each factor per reading of V."""
+CHECK_EVERY = 10
+"""Updates from one check of the error to the next."""
 
 
 class Factors(NamedTuple):
-    """What a factorisation has found."""
+    """The result of a factorisation."""
 
     w: Tensor
     """[n, K]."""
@@ -30,13 +31,13 @@ class Factors(NamedTuple):
     error: float
     """Frobenius norm of V - W H."""
     updates: int
-    """Updates made."""
+    """Number of updates made."""
 
 
 def initial(blocks: Sequence[Tensor], factors: int) -> tuple[Tensor, Tensor]:
-    """Return W [n, K] and H [K, C] before the first update: |N(0, 1)| sqrt(mean of V / K).
+    """Draw the first W [n, K] and H [K, C]: |N(0, 1)| sqrt(mean of V / K).
 
-    The draws are torch's, W before H, on the CPU, so that they are the same on any device.
+    The draws come from torch's CPU generator, W before H, so that they are the same on any device.
     """
     rows, width = sum(len(block) for block in blocks), blocks[0].shape[1]
     total = math.fsum(block.double().sum().item() for block in blocks)
@@ -46,10 +47,10 @@ def initial(blocks: Sequence[Tensor], factors: int) -> tuple[Tensor, Tensor]:
 
 
 def ahead(blocks: Sequence[Tensor], w: Tensor, h: Tensor, every: int = 16) -> Tensor:
-    """Return H [K, C] factorised by `hals` from every so manyth block, to begin all of them with.
+    """Return an H [K, C] to start from, fitted by `hals` to every `every`-th block only.
 
-    Where rows are many, few of them say nearly all of H. Arguments as of `factorise`; H comes back
-    as it is where a share of the blocks would be one or none.
+    A small share of many rows determines H almost completely. If that share is fewer than two
+    blocks, the given H is returned. The other arguments are those of `factorise`.
     """
     if len(blocks) < 2 * every:
         return h
@@ -69,35 +70,35 @@ def factorise(
     solver: Solver = "multiplicative",
     fixed: bool = False,
 ) -> Factors:
-    """Return a factorisation, found from W and H on.
+    """Factorise V, starting from W and H.
 
-    The order is the published one of Deep Feature Factorization: an update is W, then H with the
-    new W; after updates 1, 11, 21, ... the error is looked at, and the last update is the one
-    after which it has fallen by less than `tolerance` of the first error since the last look.
+    The order of the updates is that published for Deep Feature Factorization. An update computes
+    W, then H with the new W. After updates 1, 11, 21, ... the error is checked. Updates stop when
+    the error has fallen, since the previous check, by less than `tolerance` times the first error.
 
     Args:
-        blocks: the rows of V, some [n_i, C] at a time, not negative, float32 or float64.
-        w: [n, K], not negative.
-        h: [K, C], not negative.
-        updates: at most.
-        tolerance: 0: never stop before.
-        solver: `multiplicative` (Lee and Seung, NIPS 2000), the published one: a factor that is 0
-            stays 0. `hals`: exact coordinate descent on the columns of W and the rows of H, some
-            sweeps per reading of V (Gillis and Glineur, Neural Computation 2012), extrapolated
-            with a momentum that falls whenever the error has risen (Ang and Gillis, Neural
-            Computation 2019): fewer readings to the same error.
-        fixed: leave H as it is; with it each row of W is a problem of its own.
+        blocks: the rows of V in blocks [n_i, C], not negative, float32 or float64.
+        w: the W to start from, [n, K], not negative.
+        h: the H to start from, [K, C], not negative.
+        updates: largest number of updates.
+        tolerance: see above; 0 stops early only if the error has risen since the previous check.
+        solver: `multiplicative` is the published solver (Lee and Seung, NIPS 2000); a factor that
+            is 0 stays 0. `hals` is exact coordinate descent on the columns of W and the rows of H,
+            with several sweeps per reading of V (Gillis and Glineur, Neural Computation 2012). It
+            extrapolates with a momentum that falls whenever the error has risen (Ang and Gillis,
+            Neural Computation 2019), and reaches the same error with fewer readings.
+        fixed: keep H as it is; each row of W is then a problem of its own.
 
     Returns:
-        New tensors. Sums over rows are carried in float64 from block to block.
+        Factors in new tensors. Sums over rows are accumulated in float64 from block to block.
     """
     step = _multiply if solver == "multiplicative" else _descend
     w, h = w.clone(), h.clone()
     w_ahead, h_ahead = w.clone(), h
     squared = math.fsum(block.double().square().sum().item() for block in blocks)
-    first = previous = error = _error(squared, h, *_products(blocks, w))
-    momentum, most, done = 0.0, 1.0, 0
-    while done < updates:
+    first_error = checked_error = error = _error(squared, h, *_products(blocks, w))
+    momentum, momentum_limit, count = 0.0, 1.0, 0
+    while count < updates:
         hh = h_ahead @ h_ahead.T
         wv, ww = h.new_zeros(h.shape, dtype=torch.float64), hh.new_zeros(hh.shape).double()
         start = 0
@@ -113,31 +114,31 @@ def factorise(
             new = step(h_ahead.T.double(), wv.T, ww).T.to(h).contiguous()
             h_ahead = new.lerp(h, -momentum).clamp_min_(0) if momentum else new
             h = new
-        done += 1
-        last, error = error, _error(squared, h, wv, ww)
-        if done % LOOK_EVERY == 1:
-            if previous - error < tolerance * first:
+        count += 1
+        previous_error, error = error, _error(squared, h, wv, ww)
+        if count % CHECK_EVERY == 1:
+            if checked_error - error < tolerance * first_error:
                 break
-            previous = error
-        if solver == "hals" and not fixed and done < updates:
-            if error > last and momentum:  # too far: go back, and be more careful
+            checked_error = error
+        if solver == "hals" and not fixed and count < updates:
+            if error > previous_error and momentum:  # a step too far: undo it, lower the momentum
                 w_ahead.copy_(w)
-                h_ahead, most, momentum = h, momentum, momentum / 1.5
+                h_ahead, momentum_limit, momentum = h, momentum, momentum / 1.5
             else:
-                momentum = min(1.05 * momentum, most) if momentum else 0.5
-                most = min(1.01 * most, 1.0)
-    return Factors(w_ahead, h, error, done)
+                momentum = min(1.05 * momentum, momentum_limit) if momentum else 0.5
+                momentum_limit = min(1.01 * momentum_limit, 1.0)
+    return Factors(w_ahead, h, error, count)
 
 
 def _multiply(x: Tensor, linear: Tensor, quadratic: Tensor) -> Tensor:
     """Return x [m, K] times linear / (x quadratic), which lowers |x|^2_quadratic - 2 x.linear."""
-    tiny = torch.finfo(x.dtype).tiny  # a row of zeros is 0 / 0, and stays 0
+    tiny = torch.finfo(x.dtype).tiny  # without it, a row of zeros would be 0 / 0
     return x * linear / (x @ quadratic).clamp_min(tiny)
 
 
 def _descend(x: Tensor, linear: Tensor, quadratic: Tensor) -> Tensor:
-    """Return x [m, K] after sweeps that put each column where it is best, given the others."""
-    columns = x.T.clone(memory_format=torch.contiguous_format)  # its own, even of one column
+    """Return x [m, K] after sweeps that set each column to its optimum given the others."""
+    columns = x.T.clone(memory_format=torch.contiguous_format)  # a copy even of a single column
     linear = linear.T.contiguous()
     for _ in range(SWEEPS):
         for k, row in enumerate(quadratic):
@@ -152,13 +153,13 @@ def _products(blocks: Sequence[Tensor], w: Tensor) -> tuple[Tensor, Tensor]:
     factors = w.shape[1]
     wv = w.new_zeros(factors, blocks[0].shape[1], dtype=torch.float64)
     ww = w.new_zeros(factors, factors, dtype=torch.float64)
-    for block, part in zip(blocks, w.split([len(block) for block in blocks]), strict=True):
-        wv += part.T @ block
-        ww += part.T @ part
+    for block, rows in zip(blocks, w.split([len(block) for block in blocks]), strict=True):
+        wv += rows.T @ block
+        ww += rows.T @ rows
     return wv, ww
 
 
 def _error(squared: float, h: Tensor, wv: Tensor, ww: Tensor) -> float:
-    """Return |V - W H| from |V|^2, W^T V and W^T W: rounding may leave less than 0 of nothing."""
+    """Return |V - W H| from |V|^2, W^T V and W^T W; a square that rounds below 0 counts as 0."""
     h = h.double()
     return math.sqrt(max(squared - 2 * (wv * h).sum().item() + (ww * (h @ h.T)).sum().item(), 0))

@@ -1,23 +1,27 @@
-"""Networks whose activations stand in for the eye: frozen, and never part of a model's file.
+"""Frozen networks whose activations measure perceptual similarity.
 
-`vgg16` and `vgg19` are torchvision's, trained with ImageNet's labels: a method that uses them has
-seen labels, if not those of its own data. `mobilenet` is MobileNetV1 x 0.25, trained likewise, for
-machines on which VGG is too slow. `random` is a narrow VGG that was never trained, the same every
-time: what can be had without any file.
+- `vgg16` and `vgg19` are torchvision's, trained on ImageNet's labels. A method that uses them has
+  therefore seen labels, if not those of its own data.
+- `mobilenet` is MobileNetV1 x 0.25, also trained on ImageNet's labels, for machines on which VGG
+  is too slow.
+- `random` is a narrow VGG with fixed random weights. It needs no file.
+
+None of them is saved in a model's file.
 """
 
 from typing import Literal, get_args
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from partbench.files import data_root
 from partbench.nn.normalization import IMAGENET_MEAN_STD
-from partbench.nn.weights import misplaced, open_file
+from partbench.nn.weights import open_file, wrong_content
 
 Name = Literal["pixels", "vgg16", "vgg19", "mobilenet"]
 Features = Literal["vgg16", "vgg19", "mobilenet", "random"]
-"""Networks whose activations parts can be told by."""
+"""Networks whose activations can distinguish parts."""
 FILES = {
     "vgg16": "weights/vgg16-397923af.pth",
     "vgg19": "weights/vgg19-dcbb9e9d.pth",
@@ -28,20 +32,20 @@ CONFIGURATION = {
     "vgg19": (64, 64, "M", 128, 128, "M", *4 * (256,), "M", *2 * (*4 * (512,), "M")),
     "random": (16, "M", 32, "M", 64),
 }
-"""Widths of VGG's 3x3 convolutions, M for max pooling (Simonyan and Zisserman, ICLR 2015)."""
+"""Widths of VGG's 3x3 convolutions; M is max pooling (Simonyan and Zisserman, ICLR 2015)."""
 assert set(get_args(Name)) == {"pixels", *FILES}
 
 
 class Perceptual:
-    """A frozen network as a list of activations, opened at its first use.
+    """The activations of a frozen network, which is loaded at its first use.
 
-    Not a module, so that it is neither trained, nor counted, nor saved with the method.
+    It is not a module, so that its parameters are not trained, counted or saved with the method's.
 
     Args:
-        name: which network; `pixels` has no activations.
-        layers: indices of the modules of `vgg(name)` or `mobilenet()` after which activations
-            are taken.
-        normalize: whether images are brought to ImageNet's mean and SD first.
+        name: the network; `pixels` has no activations.
+        layers: indices of those modules of `vgg(name)` or `mobilenet()` whose outputs are
+            returned.
+        normalize: whether to normalise images by ImageNet's mean and SD first.
     """
 
     def __init__(self, name: Name | Features, layers: tuple[int, ...], normalize: bool) -> None:
@@ -49,10 +53,10 @@ class Perceptual:
         self.network: nn.Sequential | None = None
 
     def __call__(self, images: Tensor) -> list[Tensor]:
-        """Return the activations of images in [0, 1], [B, C_l, H_l, W_l] each.
+        """Return the activations of images [B, 3, H, W] in [0, 1], [B, C_l, H_l, W_l] each.
 
         Raises:
-            BadInput: the weights are missing or damaged.
+            BadInput: the file of weights is missing or damaged.
         """
         if self.name == "pixels":
             return []
@@ -64,16 +68,44 @@ class Perceptual:
         if self.normalize:
             mean, std = (images.new_tensor(v).view(3, 1, 1) for v in IMAGENET_MEAN_STD)
             images = (images - mean) / std
-        found = []
+        activations = []
         for i, layer in enumerate(network):
             images = layer(images)
             if i in self.layers:
-                found.append(images)
-        return found
+                activations.append(images)
+        return activations
+
+
+def squared_distance(network: Perceptual, output: Tensor, target: Tensor) -> Tensor:
+    """Return the squared error in pixels and activations, summed per image: a scalar.
+
+    Images below 32 px are enlarged for the network, as in the code of Deep Latent Particles. The
+    targets' activations take no gradient.
+
+    Args:
+        network: the network, or `pixels`.
+        output: [B, 3, S, S].
+        target: [B, 3, S, S].
+
+    Raises:
+        BadInput: the file of weights is missing or damaged.
+    """
+    error = F.mse_loss(output, target, reduction="sum")
+    if network.name != "pixels":
+        if target.shape[-1] < 32:
+            output, target = (F.interpolate(t, 32, mode="bilinear") for t in (output, target))
+        with torch.no_grad():
+            targets = network(target)
+        for actual, expected in zip(network(output), targets, strict=True):
+            error = error + F.mse_loss(actual, expected, reduction="sum")
+    return error / len(target)
 
 
 def fetched(name: Name | Features) -> tuple[str, ...]:
-    """Return what is to be fetched for a network: `mobilenet` is placed by hand, `random` made."""
+    """Return the archives to fetch for a network.
+
+    There are none for `mobilenet`, which the user places by hand, and `random`.
+    """
     return (name,) if name in ("vgg16", "vgg19") else ()
 
 
@@ -83,7 +115,8 @@ def load(name: str) -> nn.Sequential:
     Raises:
         BadInput: its file is missing from the data root, or damaged.
     """
-    with torch.random.fork_rng(devices=[]):  # what a step draws must not depend on the first use
+    # Keep the generator's state: a step's draws must not depend on which step loads the network.
+    with torch.random.fork_rng(devices=[]):
         network = untrained(name)
     if name == "random":
         return _frozen(_seeded(network))
@@ -91,11 +124,11 @@ def load(name: str) -> nn.Sequential:
     content = open_file(path, what, _remedy(name))
     try:
         prefix = "module.stage" if name == "mobilenet" else "features."
-        found = content.get("state_dict", content)
-        state = {k: v for k, v in found.items() if k.startswith(prefix)}
+        named = content.get("state_dict", content)
+        state = {k: v for k, v in named.items() if k.startswith(prefix)}
         network.load_state_dict(dict(zip(network.state_dict(), state.values(), strict=True)))
-    except Exception as error:  # whatever else the file holds
-        raise misplaced(path, what, error) from None
+    except Exception as error:  # the file can hold anything
+        raise wrong_content(path, what, error) from None
     return _frozen(network)
 
 
@@ -104,19 +137,22 @@ def _frozen(network: nn.Sequential) -> nn.Sequential:
 
 
 def _seeded(network: nn.Sequential) -> nn.Sequential:
-    """Draw weights that keep the spread of activations (He et al., ICCV 2015), seed 0; no bias."""
+    """Draw weights that preserve the spread of activations (He et al., ICCV 2015), with seed 0.
+
+    Biases are 0.
+    """
     generator = torch.Generator().manual_seed(0)
     for layer in network:
         if isinstance(layer, nn.Conv2d):
             spread = (2 / layer.weight[0].numel()) ** 0.5
-            drawn = spread * torch.randn(layer.weight.shape, generator=generator, device="cpu")
-            layer.weight.data.copy_(drawn)
+            weight = spread * torch.randn(layer.weight.shape, generator=generator, device="cpu")
+            layer.weight.data.copy_(weight)
             nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
     return network
 
 
 def untrained(name: str) -> nn.Sequential:
-    """Return the convolutional part of a network before its weights are read."""
+    """Return the convolutional part of a network, without trained weights."""
     return mobilenet() if name == "mobilenet" else vgg(name)
 
 
@@ -126,7 +162,7 @@ def _remedy(name: str) -> str:
 
 
 def vgg(name: str) -> nn.Sequential:
-    """Return the convolutional part of a VGG, untrained, numbered as torchvision's."""
+    """Return the convolutional part of an untrained VGG, with torchvision's order of modules."""
     layers: list[nn.Module] = []
     channels = 3
     for width in CONFIGURATION[name]:
@@ -139,10 +175,10 @@ def vgg(name: str) -> nn.Sequential:
 
 
 def mobilenet() -> nn.Sequential:
-    """Return the convolutional part of MobileNetV1 x 0.25, untrained: 14 blocks.
+    """Return the convolutional part of an untrained MobileNetV1 x 0.25, 14 blocks.
 
-    Blocks 1, 3, 5, 11 and 13 are the last at strides 2, 4, 8, 16 and 32 (Howard et al., 2017;
-    LeakyReLU(0.1) in place of ReLU, as the trained file has it).
+    Blocks 1, 3, 5, 11 and 13 are the last at strides 2, 4, 8, 16 and 32 (Howard et al., 2017). The
+    activations are LeakyReLU(0.1) instead of ReLU, because the trained file's are.
     """
 
     def block(before: int, after: int, stride: int) -> nn.Sequential:

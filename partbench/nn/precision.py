@@ -1,4 +1,4 @@
-"""Where autocast would round too much."""
+"""An escape from autocast where its rounding would do harm."""
 
 from contextlib import AbstractContextManager, nullcontext
 
@@ -7,9 +7,9 @@ from torch import Tensor
 
 
 def exact(like: Tensor) -> AbstractContextManager[object]:
-    """Return a context in which tensors on the device of `like` keep their own precision.
+    """Return a context that disables autocast on the device of `like`.
 
-    A coordinate in bfloat16 is wrong by pixels.
+    Coordinates need it: rounded to bfloat16, they are off by pixels.
     """
     device = like.device.type
     if not torch.amp.is_autocast_available(device):

@@ -1,4 +1,4 @@
-"""PatchVAE's pyramid decoder."""
+"""The pyramid decoder of PatchVAE."""
 
 import math
 from itertools import pairwise
@@ -9,17 +9,17 @@ from torch import nn
 def pyramid_decoder(
     channels: int, stride: int, width: int = 64, bn_momentum: float = 0.1
 ) -> nn.Sequential:
-    """Return transposed convolutions that undo a stride: [B, channels, h, w] -> [B, 3, sh, sw].
+    """Return transposed convolutions that undo a stride s: [B, channels, h, w] -> [B, 3, sh, sw].
 
-    A 1x1 layer to width * stride / 2 channels, then 4x4 layers of stride 2 that halve the
-    channels down to `width`, then one to RGB and Tanh. No bias; BatchNorm and LeakyReLU(0.2)
-    between.
+    A 1x1 layer gives width * stride / 2 channels. 4x4 layers of stride 2 halve them down to
+    `width`, and one more maps to RGB, with Tanh. No layer has a bias; BatchNorm and LeakyReLU(0.2)
+    stand between them.
 
     Args:
-        channels: of the latent map.
-        stride: power of two, at least 4.
+        channels: channels of the latent map.
+        stride: a power of two, at least 4.
         width: channels before the last layer.
-        bn_momentum: of the BatchNorm running statistics.
+        bn_momentum: momentum of the BatchNorm running statistics.
     """
     doublings = int(math.log2(stride)) - 1
     widths = [width * 2**i for i in range(doublings, -1, -1)]

@@ -1,13 +1,13 @@
-"""The front of a ResNet-18 (He et al., CVPR 2016), cut where its stride is reached.
+"""A ResNet-18 (He et al., CVPR 2016), cut where it reaches a given stride.
 
-The block is written out here because importing torchvision costs every job seconds.
+The block is written out here because importing torchvision would cost every job seconds.
 """
 
 from torch import Tensor, nn
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions with a shortcut around them, names as torchvision's.
+    """Two 3x3 convolutions with a shortcut around them, with torchvision's parameter names.
 
     [B, inputs, h, w] -> [B, outputs, h / stride, w / stride].
     """
@@ -34,13 +34,14 @@ class BasicBlock(nn.Module):
 
 
 def resnet18_trunk(stride: int, width: int = 64) -> nn.Sequential:
-    """Return conv1, bn1, relu, maxpool and the first ResNet-18 stages, up to a total stride.
+    """Return conv1, bn1, relu, maxpool and the first stages of a ResNet-18, up to a total stride.
 
-    Equal to torchvision's resnet18 at width 64 (the only width it has), children in its order.
+    The children follow torchvision's order. At width 64, the only width that torchvision has, the
+    network equals torchvision's.
 
     Args:
         stride: 4, 8, 16 or 32, reached after 1, 2, 3 or 4 stages.
-        width: channels of the first stage; each later one has twice as many.
+        width: channels of the first stage; each later stage has twice as many.
 
     Returns:
         [B, 3, S, S] -> [B, width * stride / 4, S / stride, S / stride].

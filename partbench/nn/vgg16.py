@@ -1,4 +1,4 @@
-"""A perceptual VGG16 whose weights lie in a file, such as DeepCluster's, trained without labels."""
+"""A perceptual VGG16 with weights from a file, such as DeepCluster's, trained without labels."""
 
 from typing import Any
 
@@ -13,11 +13,11 @@ from partbench.nn.weights import read_state
 
 
 class VGG16(Perceptual):
-    """`Perceptual` of vgg16 with other weights, opened at their first use.
+    """A `Perceptual` VGG16 with other weights, which are loaded at their first use.
 
     Args:
-        file: below the data root, see `read_vgg16`.
-        layers: indices of the modules of `vgg("vgg16")`, whatever else the file's network has.
+        file: path below the data root, see `read_vgg16`.
+        layers: indices of modules of `vgg("vgg16")`, whatever else the file's network has.
     """
 
     def __init__(self, file: str, layers: tuple[int, ...]) -> None:
@@ -25,7 +25,7 @@ class VGG16(Perceptual):
         self.file = file
 
     def __call__(self, images: Tensor) -> list[Tensor]:
-        """Return the activations of images in [0, 1], [B, C_l, H_l, W_l] each.
+        """Return the activations of images [B, 3, H, W] in [0, 1], [B, C_l, H_l, W_l] each.
 
         Raises:
             BadInput: see `read_vgg16`.
@@ -38,23 +38,24 @@ class VGG16(Perceptual):
 def read_vgg16(file: str) -> nn.Sequential:
     """Return the convolutional part of a trained VGG16, frozen, in eval mode, channels last.
 
-    Its modules are those of `vgg("vgg16")`: batch norms are folded into the convolutions before
-    them, and Sobel filters lie in the first module, with the first convolution.
+    Its modules correspond to those of `vgg("vgg16")`. Batch norms are folded into the convolutions
+    before them; Sobel filters join the first convolution in the first module.
 
     Args:
-        file: below the data root, of torchvision's names and shapes, of `vgg16` or of `vgg16_bn`.
-            In front there may be DeepCluster's filters (Caron et al., ECCV 2018): `sobel.0`, a 1x1
-            convolution to grey, and `sobel.1`, a 3x3 one to the two channels that `features.0`
-            then takes.
+        file: path below the data root, of a file with torchvision's names and shapes for `vgg16`
+            or `vgg16_bn`. It may also hold the filters that DeepCluster puts in front (Caron et
+            al., ECCV 2018): `sobel.0`, a 1x1 convolution to grey, and `sobel.1`, a 3x3 convolution
+            to the two channels that `features.0` then reads.
 
     Raises:
         BadInput: the file is missing, cannot be read, holds another network, or has weights that
             are not finite.
     """
     path = data_root() / file
-    found = read_state(path, "the weights of the perceptual VGG16", "perceptual_weights")
-    state = {k: v for k, v in found.items() if k.startswith(("features.", "sobel."))}
-    with torch.random.fork_rng(devices=[]):  # what a step draws must not depend on the first use
+    named = read_state(path, "the weights of the perceptual VGG16", "perceptual_weights")
+    state = {k: v for k, v in named.items() if k.startswith(("features.", "sobel."))}
+    # Keep the generator's state: a step's draws must not depend on which step loads the network.
+    with torch.random.fork_rng(devices=[]):
         front, plain = nn.Sequential(), vgg("vgg16")
         if "sobel.0.weight" in state:
             front = nn.Sequential(nn.Conv2d(3, 1, 1), nn.Conv2d(1, 2, 3, padding=1))
@@ -67,11 +68,10 @@ def read_vgg16(file: str) -> nn.Sequential:
     whole = nn.ModuleDict({"sobel": front, "features": nn.Sequential(*layers)})
     try:
         whole.load_state_dict(state)
-    except RuntimeError:  # whose message is a list of all names
+    except RuntimeError:  # its message lists all names
         raise BadInput(
-            f"{path} is not a VGG16 with torchvision's names and shapes, with or without batch "
-            "norm, perhaps behind DeepCluster's Sobel filters; give such a file "
-            "(`perceptual_weights`)"
+            f"{path} is not a VGG16 with torchvision's names and shapes; set `perceptual_weights` "
+            "to a file of one, with or without batch norm and DeepCluster's Sobel filters"
         ) from None
     whole.double().eval()
     folded: list[Any] = []
@@ -81,10 +81,10 @@ def read_vgg16(file: str) -> nn.Sequential:
         else:
             folded.append(layer)
     folded[0] = nn.Sequential(*front, folded[0])
-    made = nn.Sequential(*folded).float()
-    if not all(parameter.isfinite().all() for parameter in made.parameters()):
+    network = nn.Sequential(*folded).float()
+    if not all(parameter.isfinite().all() for parameter in network.parameters()):
         raise BadInput(
-            f"{path} has weights that are not finite; place it anew, or set `perceptual_weights` "
-            "to another file"
+            f"{path} has weights that are not finite; replace it, or set `perceptual_weights` to "
+            "another file"
         )
-    return made.requires_grad_(False).eval().to(memory_format=torch.channels_last)
+    return network.requires_grad_(False).eval().to(memory_format=torch.channels_last)

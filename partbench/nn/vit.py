@@ -1,7 +1,7 @@
-"""Vision transformers of timm, read at their last block: DINO's and DINOv2's features.
+"""DINO's and DINOv2's features: keys and attention in the last block of timm's transformers.
 
-Weights come from the authors' files, never from the network. DINO: Caron et al., ICCV 2021;
-DINOv2: Oquab et al., TMLR 2024; with registers: Darcet et al., ICLR 2024.
+Weights come from the authors' files and are never downloaded. DINO is by Caron et al., ICCV 2021,
+DINOv2 by Oquab et al., TMLR 2024, and registers are by Darcet et al., ICLR 2024.
 """
 
 from typing import Any, Literal, NamedTuple, get_args
@@ -12,7 +12,7 @@ from pydantic import Field
 from torch import Tensor
 
 from partbench.files import data_root
-from partbench.nn.weights import misplaced, open_file
+from partbench.nn.weights import open_file, wrong_content
 from partbench.settings import Settings
 
 Backbone = Literal[
@@ -25,55 +25,56 @@ Backbone = Literal[
     "vit_small_patch14_reg4_dinov2",
     "vit_base_patch14_reg4_dinov2",
 ]
-"""Names of timm: the first four as DINO trained them, the others as DINOv2 did."""
+"""timm's names of the networks: DINO trained the first four, DINOv2 the others."""
 WIDTHS: dict[str, int] = {name: 384 if "small" in name else 768 for name in get_args(Backbone)}
-"""Channels, known without timm, whose import takes seconds."""
+"""Channels of each network, stated here because importing timm takes seconds."""
 SOURCES = (
     "https://github.com/facebookresearch/dino and https://github.com/facebookresearch/dinov2 "
-    "have them"
+    "provide them"
 )
-
 
 VITS16 = {
     "backbone": "vit_small_patch16_224",
     "stride": 8,
     "weights_file": "weights/dino_deitsmall16_pretrain.pth",
 }
-"""Settings of DINO's coarser network."""
+"""Settings for DINO's network with the larger patches."""
 
 
 class TransformerSettings(Settings):
-    """Which transformer describes images, and how finely: ViT-S/8 as Amir et al. (2021) have it."""
+    """The transformer that describes images; the defaults are those of Amir et al. (2021)."""
 
-    backbone: Backbone = Field("vit_small_patch8_224", description="transformer, named as in timm")
+    backbone: Backbone = Field(
+        "vit_small_patch8_224", description="transformer, by its name in timm"
+    )
     stride: int = Field(4, ge=1, description="pixels from patch to patch")
     weights_file: str = Field(
         "weights/dino_deitsmall8_pretrain.pth",
-        description="below the data root; a state_dict as its authors publish it. random: weights "
-        "that were never trained, the same every time",
+        description="path below the data root of a state_dict as its authors publish it; random: "
+        "fixed random weights",
     )
     side: int = Field(224, ge=32, description="pixels that the network sees")
 
 
 class Tokens(NamedTuple):
-    """What the last block makes of an image's h x w patches."""
+    """Keys and saliency of the h x w patches of images, from the last block."""
 
     keys: Tensor
-    """[B, C, h, w], of all heads together."""
+    """[B, C, h, w], the keys of all heads, concatenated."""
     saliency: Tensor
-    """[B, h, w], at least 0: how much the class token attends to each patch, a mean over heads."""
+    """[B, h, w], at least 0: the class token's attention to each patch, averaged over heads."""
 
 
 class Transformer:
-    """A frozen transformer, opened at its first use.
+    """A frozen transformer, which is loaded at its first use.
 
-    Not a module, so that it is neither trained, nor counted, nor saved with the method.
+    It is not a module, so that its parameters are not trained, counted or saved with the method's.
 
     Args:
-        name: which.
-        weights_file: below the data root, a state_dict as its authors publish it; `random`:
-            weights that were never trained, the same every time.
-        stride: pixels from patch to patch; below the patch's side, patches overlap.
+        name: the network's name in timm.
+        weights_file: path below the data root of a state_dict as its authors publish it;
+            `random` stands for fixed random weights.
+        stride: pixels from patch to patch; patches overlap if it is less than their side.
     """
 
     def __init__(self, name: Backbone, weights_file: str, stride: int) -> None:
@@ -84,7 +85,7 @@ class Transformer:
         """Return the keys and the saliency of normalised images [B, 3, H, W].
 
         Raises:
-            BadInput: the file of weights is missing, or holds something else.
+            BadInput: the file of weights is missing or holds something else.
         """
         if self.network is None:
             self.network = load(self.name, self.weights_file)
@@ -95,13 +96,14 @@ def load(name: Backbone, weights_file: str) -> Any:
     """Return a transformer of timm without its head, frozen, in eval mode.
 
     Raises:
-        BadInput: the file of weights is missing from the data root, or holds something else.
+        BadInput: the file of weights is missing from the data root or holds something else.
     """
-    # Here, not above: whoever only reads a configuration need not wait for it.
+    # Imported here because it takes seconds, which reading a configuration need not wait for.
     import timm
     from timm.models.vision_transformer import checkpoint_filter_fn
 
-    with torch.random.fork_rng(devices=[]):  # what a step draws must not depend on the first use
+    # Keep the generator's state: a step's draws must not depend on which step loads the network.
+    with torch.random.fork_rng(devices=[]):
         network: Any = timm.create_model(name, pretrained=False, num_classes=0)
     if weights_file == "random":
         _draw(network)
@@ -109,17 +111,17 @@ def load(name: Backbone, weights_file: str) -> Any:
     path, what = data_root() / weights_file, f"the weights of {name}"
     state = open_file(path, what, f"place it there ({SOURCES})")
     try:
-        if "mask_token" in state:  # DINOv2's files name some tokens otherwise than timm
+        if "mask_token" in state:  # DINOv2's files use other names for some tokens than timm
             state = checkpoint_filter_fn(state, network)
         network.load_state_dict(state)
-    except Exception as error:  # whatever else the file holds
+    except Exception as error:  # the file can hold anything
         remedy = ", or set `backbone` to what it holds"
-        raise misplaced(path, what, error, remedy) from None
+        raise wrong_content(path, what, error, remedy) from None
     return network.requires_grad_(False).eval()
 
 
 def _draw(network: Any) -> None:
-    """Draw all weights and places from N(0, 0.02), seed 0; biases are 0."""
+    """Draw all weights and position embeddings from a normal of SD 0.02, seed 0; biases are 0."""
     generator = torch.Generator().manual_seed(0)
     for name, parameter in network.named_parameters():
         if parameter.dim() > 1:
@@ -129,32 +131,36 @@ def _draw(network: Any) -> None:
 
 
 def embed(network: Any, images: Tensor, stride: int) -> tuple[Tensor, int, int]:
-    """Return the tokens of normalised images, the patches' last, and the patches' grid.
+    """Return the tokens of normalised images [B, 3, H, W], and the grid of their patches.
 
-    Places are interpolated bicubically from those trained, as DINO does. timm's own rule takes
-    another kernel, as it is made for fewer patches too, and wants sides that patches divide.
+    Position embeddings are interpolated bicubically from the trained ones, as DINO does. timm's
+    own rule is not used: it takes another kernel, because it also serves fewer patches, and it
+    needs sides that are multiples of the patch.
+
+    Returns:
+        The tokens [B, N, C], those of the patches last; the height and the width of the grid.
     """
     proj = network.patch_embed.proj
     patches = F.conv2d(images, proj.weight, proj.bias, stride)
     height, width = patches.shape[2:]
     prefix = [token for token in (network.cls_token, network.reg_token) if token is not None]
     first = torch.cat(prefix, 1)
-    places = network.pos_embed
-    if not network.no_embed_class:  # registers have no place, and the class token where they are
-        own, places = places.split([first.shape[1], places.shape[1] - first.shape[1]], 1)
+    positions = network.pos_embed
+    if not network.no_embed_class:  # otherwise `pos_embed` covers only the patches
+        own, positions = positions.split([first.shape[1], positions.shape[1] - first.shape[1]], 1)
         first = first + own
     if (height, width) != network.patch_embed.grid_size:
-        square = places.unflatten(1, network.patch_embed.grid_size).permute(0, 3, 1, 2)
+        square = positions.unflatten(1, network.patch_embed.grid_size).permute(0, 3, 1, 2)
         square = F.interpolate(square, (height, width), mode="bicubic")
-        places = square.flatten(2).transpose(1, 2)
-    tokens = patches.flatten(2).transpose(1, 2) + places
+        positions = square.flatten(2).transpose(1, 2)
+    tokens = patches.flatten(2).transpose(1, 2) + positions
     return torch.cat([first.expand(len(images), -1, -1), tokens], 1), height, width
 
 
 def read(network: Any, images: Tensor, stride: int) -> Tokens:
     """Return the last block's keys and saliency of normalised images [B, 3, H, W].
 
-    Queries and keys are computed here: the fused attention of timm keeps no weights.
+    Queries and keys are computed here because timm's fused attention does not return its weights.
     """
     x, height, width = embed(network, images, stride)
     x = network.blocks[:-1](x)

@@ -1,4 +1,4 @@
-"""The warps of SCOPS and of unsupervised parts: a bent lattice, turned, scaled and shifted."""
+"""The warps of SCOPS and of unsupervised parts: a bent lattice, rotated, scaled and shifted."""
 
 import torch
 from pydantic import Field
@@ -9,20 +9,20 @@ from partbench.settings import Settings
 
 
 class WarpSettings(Settings):
-    """Limits of uniform draws."""
+    """Limits of the uniform draws of a warp's parameters."""
 
     tps: float = Field(
         0.01, ge=0, description="largest displacement of the warps' 5 x 5 control points"
     )
-    rotation: float = Field(60.0, ge=0, description="largest, degrees")
+    rotation: float = Field(60.0, ge=0, description="largest rotation, degrees")
     scale: tuple[float, float] = Field(
         (0.7, 2.0), description="smallest and largest magnification; its inverse is uniform"
     )
-    translation: float = Field(0.1, ge=0, description="largest, in halves of the side")
+    translation: float = Field(0.1, ge=0, description="largest translation, in halves of the side")
 
 
 def draw_bent(warps: ThinPlateSpline, s: WarpSettings, n: int) -> Tensor:
-    """Return the weights of n random warps of C control points, [n, C + 3, 2]."""
+    """Draw n random warps with C control points; return their weights, [n, C + 3, 2]."""
     bend, turn, size, shift = (
         torch.rand(shape, device=warps.control.device)
         for shape in ((n, len(warps.control), 2), n, n, (n, 2))
@@ -40,17 +40,20 @@ def draw_bent(warps: ThinPlateSpline, s: WarpSettings, n: int) -> Tensor:
 def bent_similarity(
     warps: ThinPlateSpline, bend: Tensor, angle: Tensor, scale: Tensor, shift: Tensor
 ) -> Tensor:
-    """Return the weights of warps whose control points are displaced, turned, scaled and shifted.
+    """Return the weights of warps that bend, rotate, scale and shift the control points.
 
-    A control point c shows scale * R(angle) (c + bend) + shift of the original, and between them
-    the thin-plate spline interpolates.
+    At a control point c, the warped image shows the original at scale * R(angle) (c + bend) +
+    shift. Between control points the thin-plate spline interpolates.
 
     Args:
-        warps: with C control points.
+        warps: the spline, with C control points.
         bend: [n, C, 2], row by row, in halves of the side.
-        angle: [n], degrees; x turns towards y.
+        angle: [n], degrees; a positive angle turns x towards y.
         scale: [n].
-        shift: [n, 2].
+        shift: [n, 2], in halves of the side.
+
+    Returns:
+        [n, C + 3, 2].
     """
     rigid = similarity(bend[:, :0], -torch.deg2rad(angle), scale, shift)
     return warps.interpolate(rigid[:, :1] + (warps.control + bend) @ rigid[:, 1:])

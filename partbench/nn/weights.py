@@ -1,4 +1,4 @@
-"""Weights in files that a person places below the data root, read without running their code."""
+"""Files of weights that a person places below the data root, read without running their code."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,18 +10,18 @@ from torch import Tensor
 from partbench.errors import BadInput, in_short
 
 NESTED = ("state_dict", "model", "teacher")
-"""Under what a checkpoint may hold its state_dict."""
+"""Keys under which a checkpoint may hold its state_dict."""
 WRAPPERS = ("module", "backbone", "encoder_q")
-"""What the files of self-supervised networks put into torchvision's names."""
+"""Components that files of self-supervised networks add to torchvision's names."""
 
 
 def open_file(path: Path, what: str, remedy: str) -> Any:
-    """Return what `torch.save` wrote to a file, on the CPU; nothing that it holds is run.
+    """Load a file of `torch.save` to the CPU, without running any code that it holds.
 
     Args:
         path: the file.
-        what: the file holds, for the message, such as "the weights of vgg16".
-        remedy: what a user can do where the file is missing.
+        what: content of the file, for the message, such as "the weights of vgg16".
+        remedy: what the user can do if the file is missing.
 
     Raises:
         BadInput: the file is missing or cannot be read.
@@ -29,32 +29,32 @@ def open_file(path: Path, what: str, remedy: str) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
-        raise BadInput(f"{path} is missing, {what}; {remedy}") from None
+        raise BadInput(f"{path} ({what}) is missing; {remedy}") from None
     except Exception as error:  # torch raises anything on a damaged file
-        raise misplaced(path, what, error) from None
+        raise wrong_content(path, what, error) from None
 
 
-def misplaced(path: Path, what: str, error: Exception, remedy: str = "") -> BadInput:
-    """Return the error of a file that does not hold what it should.
+def wrong_content(path: Path, what: str, error: Exception, remedy: str = "") -> BadInput:
+    """Return the error for a file that does not hold what it should.
 
     Args:
         path: the file.
-        what: it should hold.
-        error: raised by the attempt to read it.
-        remedy: what else a user can do, such as ", or set `backbone` to what it holds".
+        what: the content that it should have.
+        error: the exception that reading it raised.
+        remedy: an alternative for the user, such as ", or set `backbone` to what it holds".
     """
-    return BadInput(
-        f"{path} does not hold {what} ({in_short(error)}); delete it and place it anew{remedy}"
-    )
+    return BadInput(f"{path} does not hold {what} ({in_short(error)}); replace it{remedy}")
 
 
 def read_state(path: Path, what: str, setting: str) -> dict[str, Tensor]:
-    """Return the tensors of a state_dict in a file by their names, without WRAPPERS.
+    """Return the tensors of a state_dict in a file by name, with WRAPPERS removed from the names.
+
+    A file that holds no state_dict gives an empty dictionary.
 
     Args:
-        path: a state_dict, or a checkpoint with one under NESTED.
-        what: the file is, for messages.
-        setting: that names the file, for messages.
+        path: a file with a state_dict, or with a checkpoint that has one under a key of NESTED.
+        what: content of the file, for messages.
+        setting: the setting that names the file, for messages.
 
     Raises:
         BadInput: the file is missing or cannot be read.
@@ -63,9 +63,9 @@ def read_state(path: Path, what: str, setting: str) -> dict[str, Tensor]:
     for key in NESTED:
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
-    named = content.items() if isinstance(content, Mapping) else ()
+    entries = content.items() if isinstance(content, Mapping) else ()
     return {
         ".".join(part for part in str(name).split(".") if part not in WRAPPERS): value
-        for name, value in named
+        for name, value in entries
         if isinstance(value, Tensor)
     }
