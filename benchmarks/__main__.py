@@ -10,19 +10,30 @@ with a GPU <name>.<card>.json.
 
 import importlib
 import sys
+from typing import NamedTuple
 
-# Alone, the linear probe takes all of its 10 folds.
+
+class Options(NamedTuple):
+    """Words of a benchmark's command line."""
+
+    toy: str
+    """Those that shrink it to seconds: tests/test_benchmarks.py runs it so."""
+    full: str = ""
+    """Those of a run of all benchmarks."""
+
+
 BENCHMARKS = {
-    "loader": (),
-    "preparation": (),
-    "training_step": (),
-    "fixed_cost": (),
-    "linear_probe": ("--folds", "1"),
-    "landmark_probe": (),
-    "part_metrics": (),
-    "dlp": (),
-    "dff": (),
-    "unsup_parts": (),
+    "loader": Options(toy="--images 128 --epochs 1"),
+    "preparation": Options(toy="--images 64 --rounds 1 --bytes 80000000"),
+    "training_step": Options(toy="--steps 5 --batch 4 --no-compile"),
+    "fixed_cost": Options(toy="--rounds 0 --config config/demo.yaml"),
+    # Alone, it takes all of its 10 folds.
+    "linear_probe": Options(toy="--folds 1 --samples 120 --features 300", full="--folds 1"),
+    "landmark_probe": Options(toy="--repeats 1"),
+    "part_metrics": Options(toy="--pixels 4000000 --repeats 1"),
+    "dlp": Options(toy="--size 96 --batch 2 --pairs 2 --turns 0"),
+    "dff": Options(toy="--rows 2000"),
+    "unsup_parts": Options(toy="--step --size 64 --batch 3"),
 }
 
 
@@ -30,9 +41,10 @@ def main(argv: list[str]) -> int:
     if argv and argv[0] not in BENCHMARKS:
         print((__doc__ or "").strip(), f"\nBenchmarks: {', '.join(BENCHMARKS)}.", sep="\n")
         return int(argv[0] not in ("-h", "--help"))
-    chosen = {argv[0]: argv[1:]} if argv else BENCHMARKS
-    for name, options in chosen.items():
-        importlib.import_module(f"benchmarks.{name}").main(list(options))
+    full = {name: options.full.split() for name, options in BENCHMARKS.items()}
+    chosen = {argv[0]: argv[1:]} if argv else full
+    for name, words in chosen.items():
+        importlib.import_module(f"benchmarks.{name}").main(words)
     return 0
 
 

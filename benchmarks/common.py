@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import psutil
+import torch
 from threadpoolctl import threadpool_info
 
 from partbench.provenance import cpu_name, device_name
@@ -53,6 +54,28 @@ def timed(run: Callable[[], Any], synchronize: Callable[[], Any] | None = None) 
         synchronize()
     wall = time.perf_counter() - wall
     return Seconds(wall, _cpu_seconds() - cpu)
+
+
+def added_memory(run: Callable[[], Any], device: str) -> int:
+    """Return how far a call raises the peak of this process's memory, bytes; on a GPU of tensors.
+
+    On Linux a new process starts at zero, even if it was spawned by one that holds more.
+    """
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    before = _peak_memory(device)
+    run()
+    return _peak_memory(device) - before
+
+
+def _peak_memory(device: str) -> int:
+    if device == "cuda":
+        return torch.cuda.max_memory_allocated()
+    status = Path("/proc/self/status")
+    if status.exists():  # rusage would count what the spawning process held, too
+        lines = status.read_text().splitlines()
+        return next(1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def median(times: Iterable[Seconds]) -> Seconds:

@@ -16,8 +16,6 @@ All that is compared runs in turn, so that other load on the machine hits all al
 turn counts.
 """
 
-import resource
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import nullcontext
@@ -43,26 +41,26 @@ STEP_TARGET, MEMORY_TARGET, PAIRS_TARGET = 2, 2, 10
 WAYS = ("ours", "ours_float32", "plain")
 
 
-def celeba(batch: int, device: str) -> tuple[DLP, Tensor]:
-    """Return the model, with a random VGG16, and images float32 [batch, 3, 160, 160], both new."""
+def celeba(size: int, batch: int, device: str) -> tuple[DLP, Tensor]:
+    """Return a new model, with a random VGG16, and new images float32 [batch, 3, size, size]."""
     torch.manual_seed(0)
-    method = DLP(resolve(DLP, f"k{K}", {}, ""), DataInfo(SIZE, 0)).to(device)
+    method = DLP(resolve(DLP, f"k{K}", {}, ""), DataInfo(size, 0)).to(device)
     network = perceptual.vgg("vgg16")[: PERCEPTUAL_LAYERS["vgg16"][-1] + 1].to(device)
     method.perceptual.network = network.requires_grad_(False).eval()
-    return method, torch.rand(batch, SIZE, SIZE, 3).permute(0, 3, 1, 2)
+    return method, torch.rand(batch, size, size, 3).permute(0, 3, 1, 2)
 
 
 class Training:
     """A model that takes its steps in one of the WAYS."""
 
-    def __init__(self, way: str, batch: int, device: str) -> None:
+    def __init__(self, way: str, size: int, batch: int, device: str) -> None:
         self.way, self.device = way, device
-        self.method, images = celeba(batch, device)
+        self.method, images = celeba(size, batch, device)
         if way == "plain":
             for layer in self.method.modules():
                 if isinstance(layer, nn.LeakyReLU):
                     layer.inplace = False
-            self.warper = plain_dlp.LoaderWarper(SIZE)
+            self.warper = plain_dlp.LoaderWarper(size)
             self.images = images.contiguous()
         else:
             self.method.to(memory_format=torch.channels_last)
@@ -89,7 +87,7 @@ class Training:
         self.adam.step()
 
 
-def check_same(device: str) -> float:
+def check_same(size: int, device: str) -> float:
     """Compute warps, loss and gradient both ways; return the largest difference of a loss term.
 
     Loss and gradient in float64 and of the same warped images: in float32 a rounding may decide
@@ -98,12 +96,12 @@ def check_same(device: str) -> float:
     Raises:
         AssertionError: a warped image, a term of the loss or a parameter's gradient differs.
     """
-    method, images = celeba(2, device)
+    method, images = celeba(size, 2, device)
     assert method.warper is not None
     weights = [method.warper.draw(len(images), spread) for spread in (WEAK, STRONG)]
     x = warp(images.to(device), method.warper.grid(weights[0]))
     x_prior = warp(x, method.warper.grid(weights[1]))
-    loader = plain_dlp.LoaderWarper(SIZE, keep=False)
+    loader = plain_dlp.LoaderWarper(size, keep=False)
     found = [loader.pair(*one) for one in zip(images, *(w.cpu() for w in weights), strict=True)]
     for ours, plain in zip((x, x_prior), zip(*found, strict=True), strict=True):
         torch.testing.assert_close(ours.cpu(), torch.stack(plain), rtol=0, atol=1e-3)
@@ -127,31 +125,23 @@ def check_same(device: str) -> float:
     return float(((one - other) / other).abs()[:4].max())
 
 
-def peak_bytes(way: str, batch: int, device: str, threads: int) -> int:
+def peak_bytes(way: str, size: int, batch: int, device: str, threads: int) -> int:
     """Return what the first step of a training adds to the memory of this process, at most."""
     torch.set_num_threads(threads)
-    training = Training(way, batch, device)
-    if device == "cuda":
-        before = torch.cuda.memory_allocated()
-        torch.cuda.reset_peak_memory_stats()
-        training.step()
-        return torch.cuda.max_memory_allocated() - before
-    unit = 1 if sys.platform == "darwin" else 1024
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    training.step()
-    return unit * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+    training = Training(way, size, batch, device)
+    return common.added_memory(training.step, device)
 
 
 def in_turn(
     runs: Mapping[str, Callable[[], Any]], turns: int, device: str
 ) -> dict[str, common.Seconds]:
-    """Time each as often as `turns` says, one after the other, after a turn that does not count."""
+    """Time all in turn, after a turn that does not count; with no turns, the first counts."""
     synchronize = torch.cuda.synchronize if device == "cuda" else None
     times: dict[str, list[common.Seconds]] = {name: [] for name in runs}
     for _ in range(turns + 1):
         for name, run in runs.items():
             times[name].append(common.timed(run, synchronize))
-    return {name: common.median(seconds[1:]) for name, seconds in times.items()}
+    return {name: common.median(seconds[1:] or seconds) for name, seconds in times.items()}
 
 
 def ratio(
@@ -167,15 +157,12 @@ def ratio(
     return result
 
 
-def compare_memory(batch: int, device: str) -> dict[str, Any]:
-    """Compare the peak memory of steps.
-
-    Comes before all else, as a process starts with the peak of the one that started it.
-    """
+def compare_memory(size: int, batch: int, device: str) -> dict[str, Any]:
+    """Compare the peak memory of steps."""
     peaks = {}
     for way in WAYS:
         with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-            arguments = (way, batch, device, torch.get_num_threads())
+            arguments = (way, size, batch, device, torch.get_num_threads())
             peaks[way] = pool.submit(peak_bytes, *arguments).result()
     less = peaks["plain"] / peaks["ours"]
     met = less >= MEMORY_TARGET
@@ -188,9 +175,9 @@ def compare_memory(batch: int, device: str) -> dict[str, Any]:
     return {"bytes": peaks, "ratio": less, "target": MEMORY_TARGET, "met": met}
 
 
-def compare_step(batch: int, turns: int, device: str) -> dict[str, Any]:
+def compare_step(size: int, batch: int, turns: int, device: str) -> dict[str, Any]:
     """Compare training steps."""
-    trainings = {way: Training(way, batch, device) for way in WAYS}
+    trainings = {way: Training(way, size, batch, device) for way in WAYS}
     took = in_turn({way: training.step for way, training in trainings.items()}, turns, device)
     return {
         "bf16": trainings["ours"].bf16,
@@ -259,13 +246,13 @@ def compare_glimpses(turns: int, device: str) -> dict[str, Any]:
     return results
 
 
-def compare_pairs(turns: int, device: str) -> dict[str, Any]:
-    """Compare the warped pairs of 64 images of 160 px, windows of 128 px."""
-    method, images = celeba(64, device)
+def compare_pairs(size: int, n: int, turns: int, device: str) -> dict[str, Any]:
+    """Compare the warped pairs of n images and the windows cut from them."""
+    method, images = celeba(size, n, device)
     on_device, one_by_one = images.to(device), images.contiguous()
     loaders = {
-        "kept": plain_dlp.LoaderWarper(SIZE),
-        "recomputed": plain_dlp.LoaderWarper(SIZE, keep=False),
+        "kept": plain_dlp.LoaderWarper(size),
+        "recomputed": plain_dlp.LoaderWarper(size, keep=False),
     }
     runs: dict[str, Callable[[], Any]] = {"ours": partial(method.pair, on_device)}
     runs |= {name: partial(loader.pairs, one_by_one) for name, loader in loaders.items()}
@@ -279,11 +266,13 @@ def compare_pairs(turns: int, device: str) -> dict[str, Any]:
 def main(argv: Sequence[str] | None = None) -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     parser = common.arguments(__doc__, "dlp")
+    parser.add_argument("--size", type=int, default=SIZE, help="pixels, 32 of them a margin")
     parser.add_argument("--batch", type=int, default=64 if device == "cuda" else 8)
+    parser.add_argument("--pairs", type=int, default=64, help="images warped at once")
     parser.add_argument("--turns", type=int, default=20 if device == "cuda" else 5)
     args = parser.parse_args(argv)
-    memory = compare_memory(args.batch, device)
-    difference = check_same(device)
+    memory = compare_memory(args.size, args.batch, device)
+    difference = check_same(args.size, device)
     print(
         f"dlp: ours and the plain formulation differ by {difference:.1g} of a loss term", flush=True
     )
@@ -291,15 +280,21 @@ def main(argv: Sequence[str] | None = None) -> None:
     result = {
         "largest_relative_difference": difference,
         "peak_memory": memory,
-        "training_step": compare_step(args.batch, args.turns, device),
+        "training_step": compare_step(args.size, args.batch, args.turns, device),
         "chamfer_kl": compare_chamfer(args.turns, device),
         "glimpses": compare_glimpses(args.turns, device),
-        "pairs": compare_pairs(args.turns, device),
+        "pairs": compare_pairs(args.size, args.pairs, args.turns, device),
     }
     machine = common.machine(
         device, ("torch", "torchvision"), torch_threads=torch.get_num_threads()
     )
-    task = {"size": SIZE, "k": K, "batch": args.batch, "turns": args.turns}
+    task = {
+        "size": args.size,
+        "k": K,
+        "batch": args.batch,
+        "pairs": args.pairs,
+        "turns": args.turns,
+    }
     common.write(args.out, "dlp", {"machine": machine, "task": task, **result})
 
 

@@ -60,9 +60,11 @@ sys.exit(status)
 """
 
 
-def start(command: Sequence[str], pycache: Path) -> tuple[common.Seconds, list[float], str]:
+def start(command: Sequence[str], pycache: Path | None) -> tuple[common.Seconds, list[float], str]:
     """Run a command to its end; return what it took, when it began and ended, its output."""
-    environment = {**os.environ, "PYTHONPYCACHEPREFIX": str(pycache), "PYTHONUNBUFFERED": ""}
+    environment = {**os.environ, "PYTHONUNBUFFERED": ""}
+    if pycache:
+        environment["PYTHONPYCACHEPREFIX"] = str(pycache)
     environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
     environment.pop("PYTHONDONTWRITEBYTECODE", None)
     done: list[subprocess.CompletedProcess[str]] = []
@@ -77,14 +79,14 @@ def start(command: Sequence[str], pycache: Path) -> tuple[common.Seconds, list[f
     return seconds, [began, time.time()], done[0].stdout
 
 
-def commands(folder: Path) -> dict[str, list[str]]:
+def commands(folder: Path, config: str) -> dict[str, list[str]]:
     """Return what is timed; `{out}` stands for a folder that is not there yet."""
     one_step = {"batch_size": 32, "images_per_epoch": 32, "epochs": 1}
     settings = json.dumps({"encoder_width": 16, "decoder_width": 16, **one_step})
     train = ["train", "--run", "/".join(RUN), "--settings", settings]
     train += ["--runtime", '{"device": "auto", "threads": 1}']
     train += ["--data", str(folder / "toy"), "--out", "{out}"]
-    paper = ["--nolock", "--configfile", "config/paper.yaml"]
+    paper = ["--nolock", "--configfile", config]
     return {
         "empty_python": [sys.executable, "-c", "pass"],
         "import_torch": [sys.executable, "-c", "import torch"],
@@ -94,7 +96,7 @@ def commands(folder: Path) -> dict[str, list[str]]:
     }
 
 
-def measure(rounds: int) -> dict[str, Any]:
+def measure(rounds: int, config: str) -> dict[str, Any]:
     times: dict[str, list[common.Seconds]] = {}
     stages: dict[str, list[float]] = {stage: [] for stage in STAGES}
     with tempfile.TemporaryDirectory() as name:
@@ -102,18 +104,20 @@ def measure(rounds: int) -> dict[str, Any]:
         toy = Toy(folder, Toy.Settings(size=32, train=32, val=1, test=1))
         with contextlib.redirect_stderr(io.StringIO()):
             prepare(toy, "toy", folder / "toy", 1)
+        pycache = folder / "pycache" if rounds else None
         for turn in range(rounds + 1):  # the first compiles modules and fills the page cache
-            for key, words in commands(folder).items():
+            for key, words in commands(folder, config).items():
                 command = [w.replace("{out}", str(folder / f"{key}{turn}")) for w in words]
-                seconds, (began, ended), output = start(command, folder / "pycache")
+                seconds, (began, ended), output = start(command, pycache)
                 times.setdefault(key, []).append(seconds)
-                if key == "cell_by_stage" and turn:
+                if key == "cell_by_stage" and (turn or not rounds):
                     marks = [began, *map(float, output.split()[-4:]), ended]
                     for stage, (a, b) in zip(STAGES, pairwise(marks), strict=True):
                         stages[stage].append(b - a)
     result: dict[str, Any] = {}
     for key, (first, *later) in times.items():
-        result[key] = {**common.median(later).json(), "first_run_wall": round(first.wall, 3)}
+        took = common.median(later or [first])
+        result[key] = {**took.json(), "first_run_wall": round(first.wall, 3)}
     medians = {
         stage: common.median(common.Seconds(t, 0) for t in values).wall
         for stage, values in stages.items()
@@ -125,9 +129,12 @@ def measure(rounds: int) -> dict[str, Any]:
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = common.arguments(__doc__, "fixed_cost")
-    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument(
+        "--rounds", type=int, default=2, help="0: the first runs count, with the user's __pycache__"
+    )
+    parser.add_argument("--config", default="config/paper.yaml", help="of the dry run")
     args = parser.parse_args(argv)
-    result = measure(args.rounds)
+    result = measure(args.rounds, args.config)
     for key, value in result.items():
         print(
             f"fixed_cost, {key}: {value['wall']:.3g} s (CPU {value['cpu']:.3g} s; "
@@ -137,7 +144,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parts = ", ".join(f"{key} {value:.3g} s" for key, value in split["stages"].items())
     print(f"fixed_cost, start to first batch: {split['to_first_batch']:.3g} s ({parts})")
     result["dry_run"] |= common.report_limit(
-        "fixed_cost, dry run of config/paper.yaml", result["dry_run"]["wall"], DRY_RUN_LIMIT
+        f"fixed_cost, dry run of {args.config}", result["dry_run"]["wall"], DRY_RUN_LIMIT
     )
     packages = ("torch", "snakemake", "lightning-fabric", "pydantic")
     common.write(args.out, "fixed_cost", {"machine": common.machine("cpu", packages), **result})

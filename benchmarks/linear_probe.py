@@ -38,13 +38,13 @@ TARGET = 10
 Solution = tuple[NDArray[np.float64], NDArray[np.float64]]  # coef [K, D], intercept [K]
 
 
-def make_features(seed: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+def make_features(width: int, seed: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     rng = np.random.default_rng(seed)
     labels = rng.permutation(np.arange(N_SAMPLES) % N_CLASSES)
     centres = 0.3 * rng.normal(size=(N_CLASSES, N_LATENTS))
     power = 1 / np.sqrt(np.arange(1, N_LATENTS + 1))
     latents = (rng.normal(size=(N_SAMPLES, N_LATENTS)) + centres[labels]) * power
-    mixing = rng.standard_normal((N_LATENTS, N_FEATURES), dtype=np.float32)
+    mixing = rng.standard_normal((N_LATENTS, width), dtype=np.float32)
     features = latents.astype(np.float32) @ mixing
     features += rng.standard_normal(features.shape, dtype=np.float32)
     return np.maximum(features, 0), labels
@@ -97,15 +97,15 @@ def best_setting(x: NDArray, y: NDArray, c: float, optimum: Solution) -> tuple[s
     return min(reached, key=reached.__getitem__)
 
 
-def compare(n_folds: int, seed: int) -> dict[str, Any]:
-    features, labels = make_features(seed)
+def compare(n_folds: int, samples: int, width: int, seed: int) -> dict[str, Any]:
+    features, labels = make_features(width, seed)
     rng = np.random.default_rng(seed)
     totals = {"ours": np.zeros(2), "sklearn": np.zeros(2)}
     worst = {name: dict.fromkeys(("coef", "objective", "gradient"), 0.0)
              for name in ("optimum", "ours", "sklearn")}  # fmt: skip
     settings: list[tuple[str, float]] = []
     for fold in range(n_folds):
-        chosen = rng.permutation(N_SAMPLES)[:FOLD_SIZE]
+        chosen = rng.permutation(N_SAMPLES)[:samples]
         x, y = features[chosen].astype(np.float64), labels[chosen]
         x = (x - x.mean(0)) / x.std(0)
         optima = fit_ours(x, y, tolerance=1e-10)
@@ -134,12 +134,13 @@ def compare(n_folds: int, seed: int) -> dict[str, Any]:
             f"scikit-learn {their_time[0]:.2f} s (CPU {their_time[1]:.2f})",
             flush=True,
         )
+    assert worst["ours"]["coef"] <= SAME, f"ours is not at the optimum: {worst['ours']}"
     ratio = common.report_ratio(
         f"linear_probe, {n_folds} folds", totals["ours"][0], totals["sklearn"][0], TARGET
     )
     return {
         "task": {
-            "folds": n_folds, "samples": FOLD_SIZE, "features": N_FEATURES,
+            "folds": n_folds, "samples": samples, "features": width,
             "classes": N_CLASSES, "cs": CS, "fits": n_folds * len(CS), "seed": seed,
         },
         "sklearn_settings": [f"C={c:g}: {s}, tol={t:g}"
@@ -154,12 +155,14 @@ def compare(n_folds: int, seed: int) -> dict[str, Any]:
 def main(argv: Sequence[str] | None = None) -> None:
     parser = common.arguments(__doc__, "linear_probe")
     parser.add_argument("--folds", type=int, default=10)
+    parser.add_argument("--samples", type=int, default=FOLD_SIZE, help="in a fold")
+    parser.add_argument("--features", type=int, default=N_FEATURES)
     parser.add_argument("--threads", type=int, default=1, help="BLAS threads, for both")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(argv)
     machine = common.solver_machine(args.threads)
     with threadpool_limits(args.threads):
-        result = compare(args.folds, args.seed)
+        result = compare(args.folds, args.samples, args.features, args.seed)
     common.write(args.out, "linear_probe", {"machine": machine, **result})
 
 

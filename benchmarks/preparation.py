@@ -106,8 +106,8 @@ def compare(folder: Path, images: int, rounds: int) -> dict[str, Any]:
     }
 
 
-def random_access(folder: Path) -> dict[str, Any]:
-    shape = (BYTES // (3 * SIDE**2), SIDE, SIDE, 3)
+def random_access(folder: Path, size: int) -> dict[str, Any]:
+    shape = (size // (3 * SIDE**2), SIDE, SIDE, 3)
     create_array(folder / "large.npy", np.uint8, shape)
     script = Path(__file__).with_name("random_access.py")
     command = [sys.executable, script, folder / "large.npy", str(BATCHES), str(BATCH)]
@@ -115,22 +115,24 @@ def random_access(folder: Path) -> dict[str, Any]:
     seconds = common.timed(lambda: said.append(subprocess.check_output(command, text=True)))
     early, most = map(float, said[0].split())
     print(
-        f"preparation, {BATCHES} random batches of a set of {BYTES >> 30} GiB: own memory "
-        f"{early:.0f} MiB after 10 batches, {most:.0f} MiB at the most, {seconds.wall:.3g} s",
+        f"preparation, {BATCHES} random batches of a set of {size / 2**30:.3g} GiB: own "
+        f"memory {early:.0f} MiB after 10 batches, {most:.0f} MiB at the most, "
+        f"{seconds.wall:.3g} s",
         flush=True,
     )
-    return {"bytes": BYTES, "early_mib": early, "most_mib": most, "seconds": seconds.json()}
+    return {"bytes": size, "early_mib": early, "most_mib": most, "seconds": seconds.json()}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = common.arguments(__doc__, "preparation")
     parser.add_argument("--images", type=int, default=10_000, help="files")
     parser.add_argument("--rounds", type=int, default=3, help="counted turns of each side")
+    parser.add_argument("--bytes", type=int, default=BYTES, help="of the set read at random")
     args = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as folder:
         compared = compare(Path(folder), args.images, args.rounds)
     with tempfile.TemporaryDirectory() as folder:
-        access = random_access(Path(folder))
+        access = random_access(Path(folder), args.bytes)
     machine = common.machine("cpu", ("pillow", "numpy"), workers=WORKERS)
     result = {"machine": machine, "size": SIZE, "faces": compared, "random_access": access}
     common.write(args.out, "preparation", result)

@@ -16,6 +16,7 @@ make no promise to sum in one order, so there the same seed differs by a little,
 The first step of a compiled model, compilation without any cache, is timed apart.
 """
 
+import argparse
 import shutil
 import statistics
 import warnings
@@ -27,7 +28,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torch._inductor import config as inductor
 
 from benchmarks import common
 from partbench.data.batch import Batch
@@ -35,7 +35,9 @@ from partbench.data.toy import Toy
 from partbench.method import DataInfo, resolve
 from partbench.methods.patchvae import PatchVAE
 
-SIZE, BATCH, STEPS, TURN, WARM, LAST = 32, 128, 100, 5, 10, 20
+SIZE, BATCH, STEPS, TURN = 32, 128, 100, 5
+WARM, LAST = 0.1, 0.2
+"""Share of the steps that are not timed, and of those whose loss is compared."""
 SEEDS = (0, 1, 2)
 
 
@@ -59,8 +61,10 @@ REFERENCE = Way(False, False, False)
 class Training:
     """A model that takes its steps `way`."""
 
-    def __init__(self, way: Way, seed: int, batches: Sequence[Tensor], device: str) -> None:
-        self.way, self.seed, self.device = way, seed, device
+    def __init__(
+        self, way: Way, seed: int, batches: Sequence[Tensor], steps: int, device: str
+    ) -> None:
+        self.way, self.seed, self.steps, self.device = way, seed, steps, device
         memory = torch.channels_last if way.channels_last else torch.contiguous_format
         self.batches = [b.to(device).contiguous(memory_format=memory) for b in batches]
         torch.manual_seed(seed)
@@ -88,25 +92,25 @@ class Training:
     def turn(self) -> None:
         """Take some steps, each timed."""
         synchronize = torch.cuda.synchronize if self.device == "cuda" else None
-        for _ in range(min(TURN, STEPS - len(self.losses))):
+        for _ in range(min(TURN, self.steps - len(self.losses))):
             self.seconds.append(common.timed(self.step, synchronize))
 
     @property
     def took(self) -> common.Seconds:
         """Return the median step, without the first ones."""
-        return common.median(self.seconds[WARM:])
+        return common.median(self.seconds[int(WARM * self.steps) :])
 
     @property
     def loss(self) -> float:
         """Return the mean loss of the last steps."""
-        return statistics.fmean(loss.item() for loss in self.losses[-LAST:])
+        return statistics.fmean(loss.item() for loss in self.losses[-int(LAST * self.steps) :])
 
 
-def toy_batches() -> list[Tensor]:
-    """Return batches of the embedded data set, float32 [128, 3, 32, 32] in [0, 1]."""
-    reader = Toy(Path(), Toy.Settings(size=SIZE, train=8 * BATCH))
-    images = np.stack([reader.sample("train", i).image for i in range(8 * BATCH)])
-    return list((torch.from_numpy(images).permute(0, 3, 1, 2) / 255).split(BATCH))
+def toy_batches(batch: int) -> list[Tensor]:
+    """Return batches of the embedded data set, float32 [batch, 3, 32, 32] in [0, 1]."""
+    reader = Toy(Path(), Toy.Settings(size=SIZE, train=8 * batch))
+    images = np.stack([reader.sample("train", i).image for i in range(8 * batch)])
+    return list((torch.from_numpy(images).permute(0, 3, 1, 2) / 255).split(batch))
 
 
 def why_no_compile(device: str) -> str:
@@ -124,7 +128,7 @@ def record(training: Training, reference: Training, noise: float) -> dict[str, A
     seconds, difference = training.took, training.loss - reference.loss
     return {
         "step": seconds.json(),
-        "images_per_second": round(BATCH / seconds.wall, 1),
+        "images_per_second": round(len(training.batches[0]) / seconds.wall, 1),
         "ratio": reference.took.wall / seconds.wall,
         "cpu_ratio": reference.took.cpu / seconds.cpu,
         "first_step_s": training.seconds[0].wall,
@@ -134,24 +138,27 @@ def record(training: Training, reference: Training, noise: float) -> dict[str, A
     }
 
 
-def compare(device: str) -> dict[str, Any]:
-    batches = toy_batches()
-    reason = why_no_compile(device)
+def compare(device: str, batch: int, steps: int, compiled: bool) -> dict[str, Any]:
+    batches = toy_batches(batch)
+    reason = why_no_compile(device) if compiled else "--no-compile"
     if reason:
         print(f"training_step: torch.compile is left out: {reason}", flush=True)
-    inductor.force_disable_caches = True
-    warnings.filterwarnings("ignore", message="dynamo_pgo force disabled")
+    else:
+        from torch._inductor import config as inductor  # as slow to import as torch itself
+
+        inductor.force_disable_caches = True
+        warnings.filterwarnings("ignore", message="dynamo_pgo force disabled")
     ways = [Way(*flags) for flags in product((False, True), repeat=3)]
     ways = [way for way in ways if not way.compile or (way.channels_last and not reason)]
-    trainings = [Training(way, SEEDS[0], batches, device) for way in ways]
-    seeds = [trainings[0], *(Training(REFERENCE, seed, batches, device) for seed in SEEDS[1:])]
-    while len(trainings[0].losses) < STEPS:
+    trainings = [Training(way, SEEDS[0], batches, steps, device) for way in ways]
+    others = [Training(REFERENCE, seed, batches, steps, device) for seed in SEEDS[1:]]
+    while len(trainings[0].losses) < steps:
         for training in trainings:
             training.turn()
-    for training in seeds[1:]:
-        while len(training.losses) < STEPS:
+    for training in others:
+        while len(training.losses) < steps:
             training.turn()
-    losses = [training.loss for training in seeds]
+    losses = [training.loss for training in (trainings[0], *others)]
     noise = max(losses) - min(losses)
     reference = trainings[0]
     results = {str(t.way): record(t, reference, noise) for t in trainings}
@@ -181,13 +188,23 @@ def compare(device: str) -> dict[str, Any]:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    args = common.arguments(__doc__, "training_step").parse_args(argv)
+    parser = common.arguments(__doc__, "training_step")
+    parser.add_argument("--batch", type=int, default=BATCH)
+    parser.add_argument("--steps", type=int, default=STEPS, help="of each training")
+    parser.add_argument(
+        "--compile",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="measure torch.compile, too",
+    )
+    args = parser.parse_args(argv)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     machine = common.machine(
         device, ("torch", "torchvision"), torch_threads=torch.get_num_threads()
     )
-    task = {"size": SIZE, "batch": BATCH, "steps": STEPS, "variant": "cifar100"}
-    common.write(args.out, "training_step", {"machine": machine, "task": task, **compare(device)})
+    task = {"size": SIZE, "batch": args.batch, "steps": args.steps, "variant": "cifar100"}
+    result = compare(device, args.batch, args.steps, args.compile)
+    common.write(args.out, "training_step", {"machine": machine, "task": task, **result})
 
 
 if __name__ == "__main__":

@@ -11,8 +11,6 @@ Each way runs in a process of its own. Peak memory is what its first step adds; 
 next steps' times counts (with no next step, the first).
 """
 
-import resource
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import nullcontext
@@ -135,9 +133,8 @@ def measure(
     step = _start(what, way, task, reference)
     device = task.device
     synchronize: Callable[[], Any] | None = torch.cuda.synchronize if device == "cuda" else None
-    before = _memory(device)
-    times = [common.timed(step, synchronize)]
-    peak = _memory(device) - before
+    times: list[common.Seconds] = []
+    peak = common.added_memory(lambda: times.append(common.timed(step, synchronize)), device)
     times += [common.timed(step, synchronize) for _ in range(turns)]
     return peak, common.median(times[1:] or times)
 
@@ -149,14 +146,6 @@ def _start(what: str, way: str, task: Task, reference: Path | None) -> Callable[
         return authors_parts.AuthorsTraining(reference, *task).step
     made = Terms(*task, torch.float32) if what == "terms" else Training(*task)
     return partial(made.step, way)
-
-
-def _memory(device: str) -> int:
-    """Return the peak of this process's memory so far, bytes; on a GPU that of its tensors."""
-    if device == "cuda":
-        return torch.cuda.max_memory_allocated()
-    unit = 1 if sys.platform == "darwin" else 1024
-    return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def compare(what: str, task: Task, turns: int, reference: Path | None) -> dict[str, Any]:
@@ -216,7 +205,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.reference and not args.step:
         parser.error("--reference is compared by the whole training step: give --step, too")
     whats = WHATS if args.step else WHATS[:1]
-    # Memory before all else, as a process starts with the peak of the one that started it.
     task = Task(args.size, args.batch, device)
     result = {
         what: compare(what, task, args.turns, args.reference if what == "step" else None)

@@ -284,7 +284,7 @@ def test_the_checksum_is_read_while_the_arrays_are_filled(
         again.extend(paths)
         return sha256(*paths)
 
-    monkeypatch.setattr(preparing, "sha256", rehash)
+    monkeypatch.setattr("partbench.data.journal.sha256", rehash)
     made = reader(Folder, make_folder(tmp_path / "in"), size=8)
     prepare(made, "mine", tmp_path / "out", workers)
     assert Prepared(tmp_path / "out").meta["checksum"] == checksum(tmp_path / "out")

@@ -1,7 +1,5 @@
 """Preparation: decode a data set once into the arrays that `prepared` describes."""
 
-import hashlib
-import json
 import os
 import shutil
 import time
@@ -14,10 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from partbench.data.image import Box, move_points, resize
+from partbench.data.journal import Checksum, Journal
 from partbench.data.prepared import CANVAS, FORMAT, WHOLE
 from partbench.data.reader import Reader, Sample
 from partbench.errors import BadInput
-from partbench.files import create_array, explained, locked, sha256, write_json
+from partbench.files import create_array, explained, locked, write_json
 from partbench.progress import Progress
 
 CHUNK, CHUNK_BYTES = 256, 32 << 20
@@ -45,7 +44,8 @@ def prepare(reader: Reader, name: str, out: Path, workers: int) -> None:
     aside = out.with_name(out.name + ".part")
     with locked(out.parent / f".{out.name}"), explained(aside):
         chosen = {split: _choose(reader, split, names) for split, names in reader.splits().items()}
-        journal, checksum = _Journal(aside, reader, chosen), _Checksum()
+        names = [choice.names for choice in chosen.values()]
+        journal, checksum = Journal(aside, reader, names), Checksum()
         splits = {}
         for split in sorted(chosen):
             splits[split] = journal.splits.get(split) or _Preparation(
@@ -104,98 +104,6 @@ def _choose(reader: Reader, split: str, names: Sequence[str]) -> _Choice:
     return _Choice(present, [names[i] for i in present], missing)
 
 
-class _Journal:
-    """What has been decoded into a folder, so that a stopped preparation can go on.
-
-    A file of json lines: what is being made; then the chunks that are on the disk; and the
-    splits that are finished.
-    """
-
-    def __init__(self, folder: Path, reader: Reader, chosen: dict[str, _Choice]) -> None:
-        self.path = folder / "journal.jsonl"
-        self.chunks: dict[str, dict[int, list[int]]] = {}
-        """Split -> start of a chunk -> positions of the images in it that were skipped."""
-        self.splits: dict[str, dict[str, Any]] = {}
-        names = json.dumps([choice.names for choice in chosen.values()])
-        begun = {
-            "format": FORMAT,
-            "reader": type(reader).__module__,
-            "settings": reader.settings.model_dump(mode="json"),
-            "code": sha256(*sorted(Path(__file__).parent.glob("*.py"))),
-            "samples": hashlib.sha256(names.encode()).hexdigest(),
-        }
-        lines = self._read()
-        if not lines or lines[0] != begun:
-            shutil.rmtree(folder, ignore_errors=True)
-            folder.mkdir(parents=True)
-            self._write(begun)
-            return
-        for line in lines[1:]:
-            if "chunk" in line:
-                self.chunks.setdefault(line["split"], {})[line["chunk"]] = line["skipped"]
-            elif "done" in line:
-                self.splits[line["split"]] = line["done"]
-            else:  # rows of the arrays had begun to move
-                self.chunks.pop(line["split"], None)
-
-    def _read(self) -> list[dict[str, Any]]:
-        if not self.path.exists():
-            return []
-        content = self.path.read_bytes()
-        whole = content.rfind(b"\n") + 1
-        os.truncate(self.path, whole)  # a killed process may have left half a line
-        return [json.loads(line) for line in content[:whole].splitlines()]
-
-    def _write(self, *lines: dict[str, Any]) -> None:
-        with self.path.open("a") as file:
-            file.writelines(f"{json.dumps(line)}\n" for line in lines)
-            file.flush()
-            os.fsync(file.fileno())
-
-    def add_chunks(self, split: str, chunks: dict[int, list[int]]) -> None:
-        """Note chunks whose arrays are on the disk."""
-        self.chunks.setdefault(split, {}).update(chunks)
-        self._write(
-            *({"split": split, "chunk": start, "skipped": s} for start, s in chunks.items())
-        )
-
-    def moving(self, split: str) -> None:
-        """Note that rows of the arrays are about to move."""
-        self._write({"split": split})
-
-    def finish(self, split: str, summary: dict[str, Any]) -> None:
-        """Note that a split is whole."""
-        self._write({"split": split, "done": summary})
-
-
-class _Checksum:
-    """The sha256 of files one after another, read while they are filled.
-
-    So a set larger than the memory is not read from the disk again, and the other processes
-    decode meanwhile. A caller that fills files in another order than `of` asks for loses that only.
-    """
-
-    def __init__(self) -> None:
-        self._digest = hashlib.sha256()
-        self._read: dict[Path, int] = {}
-        """File -> bytes of it that were read, in the order of reading."""
-
-    def read(self, path: Path, end: int | None = None) -> None:
-        """Go on with a file, up to byte `end` of it."""
-        with path.open("rb", buffering=0) as file:
-            at = file.seek(self._read.get(path, 0))
-            end = path.stat().st_size if end is None else end
-            while at < end:
-                block = file.read(min(end - at, 1 << 20))
-                self._digest.update(block)
-                at += len(block)
-        self._read[path] = at
-
-    def of(self, paths: Sequence[Path]) -> str:
-        """Return the sha256 of the files, in this order."""
-        return self._digest.hexdigest() if list(self._read) == list(paths) else sha256(*paths)
-
-
 class _Preparation:
     """The preparation of one split."""
 
@@ -205,8 +113,8 @@ class _Preparation:
         split: str,
         choice: _Choice,
         folder: Path,
-        journal: _Journal,
-        checksum: _Checksum,
+        journal: Journal,
+        checksum: Checksum,
     ) -> None:
         self.reader, self.split, self.choice = reader, split, choice
         self.folder, self.journal, self.checksum = folder, journal, checksum
