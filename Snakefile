@@ -48,6 +48,20 @@ rule all:
         [f"{RESULTS}/cells/{cell}.json" for cell in CELLS],
 
 
+# Jobs on this machine start as forks of one process; those on a cluster's nodes by themselves.
+FORKSERVER = Server()
+
+
+onstart:
+    if workflow.local_exec:
+        FORKSERVER.start(threads=min(CONFIG.runtime.threads, workflow.cores))
+
+
+onsuccess:
+    FORKSERVER.stop()
+
+
 onerror:
+    FORKSERVER.stop()
     # What has been finished is shown, with the logs of what failed.
     shell(f"python -m partbench report --results {RESULTS} --out {REPORT} || true")

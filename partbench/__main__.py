@@ -1,7 +1,13 @@
-"""`python -m partbench` is `partbench`."""
+"""`python -m partbench` is `partbench`, run by a fork server where there is one."""
 
-import sys
+from partbench import forkserver
 
-from partbench.cli import main
+forkserver.delegate()
 
-sys.exit(main())
+from partbench.cli import main  # noqa: E402
+
+try:
+    status = main()
+except SystemExit as end:
+    status = end.code  # type: ignore[assignment]
+forkserver.leave(status or 0)

@@ -16,6 +16,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 from partbench import config as grid
 from partbench import plugins
 from partbench.errors import BadInput
+from partbench.forkserver import Server
 from partbench.method import Method
 from partbench.probe import Probe
 
