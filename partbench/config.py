@@ -131,7 +131,8 @@ def check(values: Mapping[str, Any], where: str) -> Config:
         for name, evals in block.probes.items():
             for data in evals:
                 _known(data, config.data, f"{place}.probes.{name}")
-                needed = load_probe(name).annotations(probe_settings(config, name, data, place))
+                settings = probe_settings(config, name, data, place)
+                needed = load_probe(name).annotations(settings)
                 what = f"{place}.probes.{name} measures {{}}"
                 _check_annotations(config, data, needed, what)
     return config
