@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw
 from pydantic import BaseModel, Field, FiniteFloat, NonNegativeInt, PositiveInt, ValidationError
 
 from partbench.data.sheet import COLOURS
-from partbench.report import figures, text
+from partbench.report import figures, raster, text
 from partbench.report.figures import Line
 from partbench.report.panels import HEADLINE_SETTINGS, HEADLINES, View
 from partbench.report.read import Cell, Pictures, Results, found_on
@@ -151,7 +151,7 @@ def landmark_views(results: Results, colours: Mapping[str, int]) -> list[View]:
             "eval": evaluated,
             "pictures": [view for role, view in tiles if role == "method"],
             "controls": [view for role, view in tiles if role != "method"],
-            "charts": charts(found, key),
+            "charts": charts(found),
             "faces": faces_views(found, images.get(evaluated)),
             **table(found),
         }
@@ -204,7 +204,7 @@ def tiles_view(subject: Subject, pictures: Pictures) -> View | None:
         f"seed {pictures.seed}",
         "images": [
             (
-                figures.uri(side_by_side(tiles[i : i + TOGETHER]), **ENCODING),
+                raster.uri(side_by_side(tiles[i : i + TOGETHER]), **ENCODING),
                 f"Test images {i + 1} to {min(i + TOGETHER, shown)} with the "
                 f"{points.shape[1]} keypoints of {subject.name} drawn on",
             )
@@ -271,15 +271,15 @@ def side_by_side(tiles: Sequence[Image.Image]) -> Image.Image:
     return row
 
 
-def charts(found: Sequence[Subject], key: str) -> list[tuple[str, list[tuple[str, Markup]]]]:
+def charts(found: Sequence[Subject]) -> list[tuple[str, list[tuple[str, Markup]]]]:
     """Return the curves of the first seeds by setting, the honest one first."""
     first = [(subject, subject.cells[0]) for subject in found if subject.cells]
     titles = HEADLINE_SETTINGS["landmarks"]
     views = []
     for setting in sorted(titles, key=lambda name: name != HONEST):
         both = [
-            ("Images below an error (first seed)", error_chart(first, setting, key)),
-            ("Error with few annotations (first seed)", few_shot_chart(first, setting, key)),
+            ("Images below an error (first seed)", error_chart(first, setting)),
+            ("Error with few annotations (first seed)", few_shot_chart(first, setting)),
         ]
         drawn = [(title, svg) for title, svg in both if svg is not None]
         if drawn:
@@ -287,7 +287,7 @@ def charts(found: Sequence[Subject], key: str) -> list[tuple[str, list[tuple[str
     return views
 
 
-def error_chart(first: Sequence[tuple[Subject, Measured]], setting: str, key: str) -> Markup | None:
+def error_chart(first: Sequence[tuple[Subject, Measured]], setting: str) -> Markup | None:
     """Draw the cumulative error curves of one setting; None if there are none."""
     lines, spoken, failure_at = [], [], float("nan")
     for subject, cell in first:
@@ -305,15 +305,12 @@ def error_chart(first: Sequence[tuple[Subject, Measured]], setting: str, key: st
         lines,
         (f"error ({_unit(first)})", "images (%)"),
         f"Images with an error of at most {failure_at:g} %: {'; '.join(spoken)}",
-        f"{key}.errors.{setting}",
         within=(-2, 102),
         threshold=(failure_at, f"{failure_at:g} %"),
     )
 
 
-def few_shot_chart(
-    first: Sequence[tuple[Subject, Measured]], setting: str, key: str
-) -> Markup | None:
+def few_shot_chart(first: Sequence[tuple[Subject, Measured]], setting: str) -> Markup | None:
     """Draw error against annotations, with the mean shape's; None if there is nothing."""
     lines, spoken = [], []
     for subject, cell in first:
@@ -333,7 +330,6 @@ def few_shot_chart(
         lines,
         ("annotated images", f"error ({unit})"),
         f"Error in {unit} by number of annotations: {'; '.join(spoken)}",
-        f"{key}.few-shot.{setting}",
         level=(shapes[0], "mean shape") if shapes and shapes[0] > 0 else None,
         log=True,
     )
@@ -368,7 +364,7 @@ def faces_views(found: Sequence[Subject], images: np.ndarray | None) -> list[Vie
                 f"Least error ({unit})" if kind == "best" else f"Greatest error ({unit})",
                 [
                     (
-                        figures.uri(face_tile(np.array(images[face.index]), face), **ENCODING),
+                        raster.uri(face_tile(np.array(images[face.index]), face), **ENCODING),
                         f"Test image {face.index + 1}: {subject.name} is "
                         f"{text.number(face.error, '%')} {unit} off",
                         text.number(face.error, "%"),

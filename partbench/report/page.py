@@ -14,7 +14,7 @@ from markupsafe import Markup
 
 from partbench import published as literature
 from partbench.files import atomic
-from partbench.report import figures, text
+from partbench.report import figures, raster, text
 from partbench.report.landmarks import landmark_views
 from partbench.report.panels import View, optimism, panel_views, tally
 from partbench.report.papers import paper_views
@@ -163,7 +163,7 @@ def curve_views(runs: list[Run], colours: Mapping[str, int]) -> list[View]:
         key = text.address("curves", method, variant, train)
         terms = dict.fromkeys(c for run in same for c in run.log.columns if "/" in str(c))
         charts = []
-        for i, term in enumerate(terms):
+        for term in terms:
             title = term.removeprefix("all/").replace("/", ": ").replace("_", " ")
             seeds = [
                 run.log.set_index("images")[term].astype(float)
@@ -171,9 +171,7 @@ def curve_views(runs: list[Run], colours: Mapping[str, int]) -> list[View]:
                 if term in run.log.columns
             ]
             spoken = f"{title} of {text.name(method, variant)} against images seen"
-            charts.append(
-                (title, figures.curve(seeds, colours.get(method, 0), spoken, f"{key}.{i}"))
-            )
+            charts.append((title, figures.curve(seeds, colours.get(method, 0), spoken)))
         views.append(
             {
                 "id": key,
@@ -198,7 +196,7 @@ def picture_views(pictures: list[Pictures]) -> list[View]:
     views = []
     for (train, evaluated), same in groups.items():
         originals = same[0].arrays["originals"]
-        strips = [("Originals", "", figures.strip(originals))]
+        strips = [("Originals", "", raster.strip(originals))]
         for kind in ("reconstructions", "samples"):
             for picture in same:
                 if kind not in picture.arrays:
@@ -207,15 +205,15 @@ def picture_views(pictures: list[Pictures]) -> list[View]:
                 other = not np.array_equal(picture.arrays["originals"], originals)
                 if other and kind == "reconstructions":
                     strips.append(
-                        (title, "its own originals", figures.strip(picture.arrays["originals"]))
+                        (title, "its own originals", raster.strip(picture.arrays["originals"]))
                     )
                 what = f"{kind}, seed {picture.seed}"
-                strips.append((title, what, figures.strip(picture.arrays[kind])))
+                strips.append((title, what, raster.strip(picture.arrays[kind])))
         for picture in same:
             if "moved" in picture.arrays:
                 title, frames = text.name(picture.method, picture.variant), picture.arrays["moved"]
-                strips.append((title, "its surest particle moves", figures.strip(frames[::2])))
-                strips.append((title, "the same, moving", figures.animation(frames)))
+                strips.append((title, "its surest particle moves", raster.strip(frames[::2])))
+                strips.append((title, "the same, moving", raster.animation(frames)))
         views.append(
             {
                 "id": text.address("pictures", train, evaluated),
@@ -239,7 +237,7 @@ def data_views(results: Results) -> list[View]:
             "classes": len(data.meta.get("class_names", [])),
             "subset": data.meta.get("subset", False),
             "splits": data.meta.get("splits", {}),
-            "sheet": figures.sheet(data.sheet) if data.sheet else None,
+            "sheet": raster.sheet(data.sheet) if data.sheet else None,
         }
         for data in results.data
     ]

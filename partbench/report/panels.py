@@ -149,7 +149,7 @@ def group_view(
         "title": title,
         "metric": one["metric"],
         "setting": one["setting"],
-        "chart": figures.intervals(bars, label, f"{title}. {spoken}", key),
+        "chart": figures.intervals(bars, label, f"{title}. {spoken}"),
         "statements": statements(group),
         "rows": rows,
     }

@@ -13,7 +13,7 @@ from pydantic import BaseModel, Field, PositiveInt, ValidationError
 
 from partbench import published as literature
 from partbench.metrics.parts import Counts, contingency, matched_iou
-from partbench.report import figures, text
+from partbench.report import figures, raster, text
 from partbench.report.compare import ordered
 from partbench.report.figures import Bar
 from partbench.report.panels import View, row_view
@@ -105,10 +105,10 @@ def part_views(results: Results, colours: Mapping[str, int], published: pd.DataF
             "id": key,
             "train": train,
             "eval": evaluated,
-            "tables": tables(same, found, colours, key),
+            "tables": tables(same, found, colours),
             "strips": strips(found, data.get(evaluated)),
             "labelled": any(s.cell is not None and s.cell.details.at == "pixels" for s in found),
-            "confusions": confusions(found, key),
+            "confusions": confusions(found),
             "landmarks": landmark_table(same, published, evaluated, found),
         }
         if any(view[part] for part in ("tables", "strips", "confusions", "landmarks")):
@@ -151,7 +151,7 @@ def of_k(setting: str) -> int:
 
 
 def tables(
-    numbers: pd.DataFrame, found: Sequence[Subject], colours: Mapping[str, int], key: str
+    numbers: pd.DataFrame, found: Sequence[Subject], colours: Mapping[str, int]
 ) -> list[View]:
     """Return a table and charts for each K: numbers of different K are never held together."""
     cells = {subject.name: subject.cell for subject in found if subject.cell}
@@ -201,7 +201,7 @@ def tables(
                 "charts": [
                     (title, chart)
                     for metric, title in CHARTS
-                    if (chart := interval_chart(same, metric, title, int(k), colours, key))
+                    if (chart := interval_chart(same, metric, title, int(k), colours))
                 ],
             }
         )
@@ -226,7 +226,7 @@ def _records(table: pd.DataFrame) -> list[dict[str, object]]:
 
 
 def interval_chart(
-    numbers: pd.DataFrame, metric: str, title: str, k: int, colours: Mapping[str, int], key: str
+    numbers: pd.DataFrame, metric: str, title: str, k: int, colours: Mapping[str, int]
 ) -> Markup | None:
     """Draw a metric of all methods at one K, and above them the oracle's."""
     group = ordered(numbers[numbers["metric"] == metric])
@@ -252,7 +252,6 @@ def interval_chart(
         bars,
         f"{title} (%), higher is better",
         f"{full}. {spoken}",
-        text.address(key, "chart", metric, k),
     )
 
 
@@ -383,7 +382,7 @@ def row_of(tiles: Sequence[Image.Image]) -> Markup:
     row = Image.new("RGBA", (len(tiles) * (TILE + GAP) - GAP, TILE))
     for i, tile in enumerate(tiles):
         row.paste(tile, (i * (TILE + GAP), 0))
-    return figures.uri(row, quality=85, effort=4)
+    return raster.uri(row, quality=85, effort=4)
 
 
 def strips(found: Sequence[Subject], data: Data | None) -> list[View]:
@@ -459,7 +458,7 @@ def _pictured(pictures: Pictures) -> bool:
     )
 
 
-def confusions(found: Sequence[Subject], key: str) -> list[tuple[str, int, Markup]]:
+def confusions(found: Sequence[Subject]) -> list[tuple[str, int, Markup]]:
     """Return heat maps of the methods' first seeds, each with its name and width in rem.
 
     A row says to which parts the pixels, or points, of a true label go.
@@ -487,6 +486,6 @@ def confusions(found: Sequence[Subject], key: str) -> list[tuple[str, int, Marku
             for name, j in zip(names, shares.argmax(1), strict=True)
         )
         title = f"Parts of {subject.name} on the true labels: {spoken}"
-        chart = figures.heat(shares, names, columns, title, f"{key}.confusion.{len(views)}")
+        chart = figures.heat(shares, names, columns, title)
         views.append((subject.name, 7 + 2 * len(columns), chart))
     return views

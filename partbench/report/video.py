@@ -7,7 +7,7 @@ from markupsafe import Markup
 from PIL import Image, ImageDraw, ImageFont
 from pydantic import BaseModel, Field, FiniteFloat, ValidationError
 
-from partbench.report import figures, text
+from partbench.report import figures, raster, text
 from partbench.report.figures import Line
 from partbench.report.panels import View
 from partbench.report.read import Cell, Results
@@ -101,8 +101,7 @@ def chart(cell: Cell, details: Details, colours: Mapping[str, int]) -> Markup:
         f"{label} {decibels(values[0])} in step 1, {decibels(values[-1])} in step {len(values)}"
         for label, _, values in drawn
     )
-    key = text.address("psnr", cell.method, cell.variant, cell.train, cell.eval)
-    return figures.lines(lines, ("predicted frame", "PSNR (dB)"), f"PSNR in dB: {spoken}", key)
+    return figures.lines(lines, ("predicted frame", "PSNR (dB)"), f"PSNR in dB: {spoken}")
 
 
 def animations(cell: Cell, context: int) -> list[tuple[Markup, str]]:
@@ -117,7 +116,7 @@ def animations(cell: Cell, context: int) -> list[tuple[Markup, str]]:
         return []
     return [
         (
-            figures.animation(
+            raster.animation(
                 film(true[i], predicted[i], psnr[i], copied[i]), scale=1, duration=DURATION
             ),
             f"Test clip {i + 1}: true frames, prediction with a mean PSNR of "
