@@ -9,7 +9,7 @@ import pandas as pd
 
 from partbench.report import figures, text
 from partbench.report.compare import GROUP, best_floor, ordered, statements
-from partbench.report.read import Results
+from partbench.report.read import Results, records
 
 HONEST = "top1 held-out epoch"
 """What stands beside `top1`, the best test epoch, as the number without test-set selection."""
@@ -123,10 +123,7 @@ def group_view(
     setting = titles.get(one["setting"], one["setting"])
     title = one["metric"] + (f", {setting}" if setting else "")
     label = f"{one['metric']}{f' ({unit})' if unit else ''}, {better} is better"
-    rows = [
-        row_view({str(k): v for k, v in row.items()}, floor, wanted)
-        for row in group.to_dict("records")
-    ]
+    rows = [row_view(row, floor, wanted) for row in records(group)]
     order = {"ceiling": 0, "method": 1, "floor": 2}
     bars = [
         figures.Bar(

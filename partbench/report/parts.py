@@ -17,7 +17,7 @@ from partbench.report import figures, raster, text
 from partbench.report.compare import ordered
 from partbench.report.figures import Bar
 from partbench.report.panels import View, row_view
-from partbench.report.read import Cell, Data, Pictures, Results, found_on
+from partbench.report.read import Cell, Data, Pictures, Results, found_on, records
 
 COLOURS = (
     *("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#f0e442", "#56b4e9", "#d55e00", "#7f3c8d"),
@@ -166,7 +166,7 @@ def tables(
             own = same[names == name]
             if own.empty:
                 continue
-            by_metric = {row["metric"]: row_view(row, float("nan"), {}) for row in _records(own)}
+            by_metric = {row["metric"]: row_view(row, float("nan"), {}) for row in records(own)}
             cell = cells.get(name)
             rows.append(
                 {
@@ -176,7 +176,7 @@ def tables(
                     "values": [by_metric.get(metric) for metric, _ in COLUMNS],
                 }
             )
-        means = {row["metric"]: row["mean"] for row in _records(same)}
+        means = {row["metric"]: row["mean"] for row in records(same)}
         oracle = [means.get(f"oracle_{metric}") for metric, _ in COLUMNS]
         groups = [cell.details.groups for cell in cells.values() if cell.details.k == k]
         shown = [any(row["values"][i] for row in rows) for i in range(len(COLUMNS))]
@@ -221,10 +221,6 @@ def measured_on(numbers: pd.DataFrame, found: Sequence[Subject]) -> str:
     return f"{images}, {made}" if made else images
 
 
-def _records(table: pd.DataFrame) -> list[dict[str, object]]:
-    return [{str(k): v for k, v in row.items()} for row in table.to_dict("records")]
-
-
 def interval_chart(
     numbers: pd.DataFrame, metric: str, title: str, k: int, colours: Mapping[str, int]
 ) -> Markup | None:
@@ -240,7 +236,7 @@ def interval_chart(
         ends = (oracle["mean"], oracle["low"], oracle["high"])
         bars.append(Bar(f"Oracle, K = {k}", "ceiling", 0, *ends, [], said))
     order = {"ceiling": 0, "method": 1, "floor": 2}
-    for row in sorted(_records(group), key=lambda row: order.get(str(row["role"]), 1)):
+    for row in sorted(records(group), key=lambda row: order.get(str(row["role"]), 1)):
         view = row_view(row, float("nan"), {})
         said = f"{text.number(view['mean'], '%')}   [{view['interval']}]"
         ends = (view["mean"], view["low"], view["high"])
@@ -277,7 +273,7 @@ def landmark_table(
     ]
     names = list(dict.fromkeys(errors["setting"].str.partition(",")[0]))
     rows: dict[tuple[str, int], View] = {}
-    for row in _records(errors):
+    for row in records(errors):
         view = row_view(row, float("nan"), {})
         k = of_k(view["setting"])
         entry = rows.setdefault(
@@ -287,7 +283,7 @@ def landmark_table(
     constant = numbers[numbers["metric"] == CONSTANT]
     floor = dict(zip(constant["setting"].str.partition(",")[0], constant["mean"], strict=True))
     papers: dict[tuple[str, int], View] = {}
-    for row in _records(theirs):
+    for row in records(theirs):
         name, k = text.name(str(row["method"]), str(row["variant"])), int(str(row["k"] or 0))
         entry = papers.setdefault(
             (name, k), {"name": name, "k": k, "status": row["status"], "values": {}}
