@@ -8,8 +8,9 @@ import pandas as pd
 
 from partbench import published as literature
 from partbench.report import text
-from partbench.report.panels import View, row_view
+from partbench.report.panels import row_view
 from partbench.report.read import Results, records
+from partbench.report.section import View
 
 
 def paper_views(results: Results, published: pd.DataFrame) -> list[View]:

@@ -2,6 +2,7 @@
 
 import base64
 import io
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,18 @@ def strip(images: np.ndarray, most: int = 8) -> Markup:
         canvas[:, left : left + size, :3] = image
         canvas[:, left : left + size, 3] = 255
     return uri(Image.fromarray(canvas))
+
+
+def row(tiles: Sequence[Image.Image], gap: int = 4) -> Markup:
+    """Return pictures of one size in a row, with transparent gaps, as a data URI.
+
+    There are many of these: neither the page nor the wait for it should grow with them.
+    """
+    width, height = tiles[0].size
+    whole = Image.new("RGBA", (len(tiles) * (width + gap) - gap, height))
+    for i, tile in enumerate(tiles):
+        whole.paste(tile, (i * (width + gap), 0))
+    return uri(whole, quality=85, effort=4)
 
 
 def animation(frames: np.ndarray, scale: int = 3, duration: int = 80) -> Markup:
