@@ -12,6 +12,11 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
+from partbench.probe import Setting
+from partbench.probes.classify import ClassifySetting, Freeze
+from partbench.probes.landmarks import INTERCEPT, PLAIN, LandmarkSetting
+from partbench.probes.parts import FOREGROUNDS, Foreground, PartSetting
+
 SCRIPT = "<script>alert(1)</script>"
 HOSTILE = "<img src=x onerror=alert(1)>"
 """Without a slash, so that it can be a folder's name."""
@@ -39,7 +44,7 @@ FAKES = (
     Fake("raw_pixels", "paper", "floor", 38.0),
     Fake("supervised", "demo", "ceiling", 88.0),
 )
-SETTINGS = ("frozen conv1", "frozen conv1-3", "frozen conv1-5")
+FROZEN: tuple[Freeze, ...] = ("conv1", "conv1-3", "conv1-5")
 KEYPOINTS = {
     ("patchvae", "demo"): 4.0,
     ("patchvae", "lw+demo"): 6.0,
@@ -103,7 +108,7 @@ def make(folder: Path, *, comparable: bool = False, seeds: int = 3, extra: int =
 
 def summarise(metrics: pd.DataFrame) -> pd.DataFrame:
     """Return one row a number over seeds, with a rough interval: only its form matters here."""
-    key = ["method", "variant", "train", "eval", "probe", "metric", "setting"]
+    key = ["method", "variant", "train", "eval", "probe", "metric", "setting", "settings"]
     rows = []
     for names, same in metrics[metrics["status"] == "done"].groupby(key, sort=False):
         first, values = same.iloc[0], same["value"].to_numpy()
@@ -123,7 +128,10 @@ def summarise(metrics: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _row(fake: Fake, train: str, seed: int, probe: str, **values: Any) -> dict[str, Any]:
+def _row(
+    fake: Fake, train: str, seed: int, probe: str, setting: Setting | None = None, **values: Any
+) -> dict[str, Any]:
+    setting = setting or Setting()
     run = f"{fake.method}/{fake.variant}/{train}/{seed}"
     return {
         "method": fake.method,
@@ -133,7 +141,8 @@ def _row(fake: Fake, train: str, seed: int, probe: str, **values: Any) -> dict[s
         "eval": train,
         "probe": probe,
         "metric": "",
-        "setting": "",
+        "setting": str(setting),
+        "settings": json.dumps(setting.record(), sort_keys=True),
         "value": np.nan,
         "unit": "",
         "better": "higher",
@@ -191,28 +200,35 @@ def _landmarks(folder: Path, fake: Fake, seed: int) -> list[dict[str, Any]]:
     rng = np.random.default_rng((seed, int(level)))
     errors = np.sort(rng.gamma(4, level / 4, 60))
     true = np.array([[8.0, 10.0], [22.0, 10.0], [15.0, 20.0]])
-    lower = {"": 1.2, "intercept": 1.0, "no background": 1.3, "no background, intercept": 1.1}
+    without = LandmarkSetting(background=False)
+    lower = {
+        PLAIN: 1.2,
+        INTERCEPT: 1.0,
+        without: 1.3,
+        LandmarkSetting(background=False, intercept=True): 1.1,
+    }
     unit = "% inter-ocular"
-    numbers = [
+    failed = float(100 * (errors > 10).mean())
+    numbers: list[tuple[str, LandmarkSetting, float, str]] = [
         *(("iod_error", s, float(errors.mean() * factor), unit) for s, factor in lower.items()),
-        *(("failure_rate", s, float(100 * (errors > 10).mean()), "%") for s in ("", "intercept")),
-        *([("implicit_intercept", "", 0.31, unit)] if fake.method == "vae" else []),
-        ("mean_shape", "", 9.5, unit),
-        ("equivariance", "", level / 3, "% of window side"),
+        *(("failure_rate", s, failed, "%") for s in (PLAIN, INTERCEPT)),
+        *([("implicit_intercept", PLAIN, 0.31, unit)] if fake.method == "vae" else []),
+        ("mean_shape", PLAIN, 9.5, unit),
+        ("equivariance", PLAIN, level / 3, "% of window side"),
     ]
     thresholds = np.linspace(0, 15, 31)
     curves: dict[str, Any] = {"cumulative errors": {}, "few-shot": {}}
-    for setting in ("", "intercept"):
+    for setting in (PLAIN, INTERCEPT):
         scaled = errors * lower[setting]
         shares = [float((scaled <= threshold).mean()) for threshold in thresholds]
         area = float(np.maximum(0, 1 - scaled / 10).mean())
-        curves["cumulative errors"][setting] = {
+        curves["cumulative errors"][str(setting)] = {
             "thresholds": thresholds.tolist(),
             "share": shares,
             "area": area,
             "area up to": 10.0,
         }
-        curves["few-shot"][setting] = {
+        curves["few-shot"][str(setting)] = {
             str(n): {"mean": level * (1 + 20 / n), "sd": None if n == 2000 else level / n}
             for n in (2000, 1, 10, 100)
         }
@@ -231,11 +247,11 @@ def _landmarks(folder: Path, fake: Fake, seed: int) -> list[dict[str, Any]]:
     run = f"{fake.method}/{fake.variant}/toy/{seed}"
     cells = folder / "cells" / run / "toy"
     cells.mkdir(parents=True, exist_ok=True)
-    details = {"K": points.shape[1], "background": background, **curves}
+    details = {"k": points.shape[1], "background": background, **curves}
     details["faces"] = {"best": faces[:8], "worst": faces[:-9:-1]}
     keys = ("metric", "setting", "value", "unit")
     metrics = [dict(zip(keys, number, strict=True)) for number in numbers]
-    _write(cells / "landmarks.json", {"metrics": metrics, "details": details})
+    _write(cells / "landmarks.json", {"metrics": _recorded(metrics), "details": details})
     if seed == 0:
         path = cells / "pictures.npz"
         arrays = dict(np.load(path)) if path.exists() else {}
@@ -254,7 +270,7 @@ def _parts(folder: Path, fake: Fake, seed: int) -> list[dict[str, Any]]:
     rng = np.random.default_rng((seed, int(100 * level)))
     own = fake.method == "bigan"
     k = 6 if own else 4
-    known = "own foreground" if own else "ground-truth mask"
+    known: Foreground = "own" if own else "mask"
     true = part_map()
     named = rng.permutation(k)  # the same for all images of a seed: parts have no names
     parts = np.where(
@@ -267,25 +283,26 @@ def _parts(folder: Path, fake: Fake, seed: int) -> list[dict[str, Any]]:
     for image in parts:
         np.add.at(table, (true, np.where(inside, image + 1, 0)), 1)
     nmi = 100 * level**2 + float(rng.normal(0, 1.5))
-    numbers = [
-        ("fg_nmi", f"K = {k}", nmi),
-        ("fg_ari", f"K = {k}", 0.8 * nmi),
-        ("fg_mean_iou", f"K = {k}", 0.7 * nmi),
-        ("oracle_fg_nmi", f"K = {k}", 88.0 + k),
-        ("oracle_fg_ari", f"K = {k}", 82.0 + k),
-        ("oracle_fg_mean_iou", f"K = {k}", 60.0 + k),
-        ("nmi", f"K = {k}, {known}", 60 + nmi / 3),
-        ("ari", f"K = {k}, {known}", 80 + nmi / 6),
-        ("part_consistency", f"K = {k}", 30 + 0.7 * nmi),
-        ("equivariance_agreement", f"K = {k}", 20 + 0.8 * nmi),
+    of_k, full = PartSetting(k=k), PartSetting(k=k, foreground=known)
+    numbers: list[tuple[str, PartSetting, float]] = [
+        ("fg_nmi", of_k, nmi),
+        ("fg_ari", of_k, 0.8 * nmi),
+        ("fg_mean_iou", of_k, 0.7 * nmi),
+        ("oracle_fg_nmi", of_k, 88.0 + k),
+        ("oracle_fg_ari", of_k, 82.0 + k),
+        ("oracle_fg_mean_iou", of_k, 60.0 + k),
+        ("nmi", full, 60 + nmi / 3),
+        ("ari", full, 80 + nmi / 6),
+        ("part_consistency", of_k, 30 + 0.7 * nmi),
+        ("equivariance_agreement", of_k, 20 + 0.8 * nmi),
     ]
     run = f"{fake.method}/{fake.variant}/toy/{seed}"
     cells = folder / "cells" / run / "toy"
     cells.mkdir(parents=True, exist_ok=True)
     details = {
-        "K": k,
+        "k": k,
         "at": "pixels",
-        "foreground": known,
+        "foreground": FOREGROUNDS[known],
         "labels": ["background", *PART_NAMES],
         "background column": True,
         "table": table.tolist(),
@@ -295,14 +312,14 @@ def _parts(folder: Path, fake: Fake, seed: int) -> list[dict[str, Any]]:
     metrics = [dict(zip(keys, number, strict=True)) for number in numbers]
     if fake.method != "vae":
         metrics += [
-            {"metric": metric, "setting": f"{name}, K = {k}, whole images", "value": value}
+            {"metric": metric, "setting": PartSetting(on=name, k=k, crop="whole"), "value": value}
             for name, value in (("CUB-001", 15.0), ("all", 11.0))
             for metric, value in (
                 ("landmark_error", value + float(rng.normal())),
                 ("constant_landmark_error", value + 12),
             )
         ]
-    _write(cells / "parts.json", {"metrics": metrics, "details": details})
+    _write(cells / "parts.json", {"metrics": _recorded(metrics), "details": details})
     if seed == 0:
         path = cells / "pictures.npz"
         arrays = dict(np.load(path)) if path.exists() else {}
@@ -320,6 +337,11 @@ def _parts(folder: Path, fake: Fake, seed: int) -> list[dict[str, Any]]:
         )
         for metric in metrics
     ]
+
+
+def _recorded(metrics: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return metrics as they stand in a cell's json file."""
+    return [metric | {"setting": metric["setting"].record()} for metric in metrics]
 
 
 def part_map(size: int = 32) -> np.ndarray:
@@ -344,12 +366,12 @@ def _classify(
             seed,
             "classify",
             metric=metric,
-            setting=setting,
+            setting=ClassifySetting(frozen=frozen),
             unit="%",
             value=level - 4 * depth - lost + float(rng.normal(0, 0.3)),
         )
         for metric, lost in (("top1", 0.0), ("top1 held-out epoch", 0.8))
-        for depth, setting in enumerate(SETTINGS)
+        for depth, frozen in enumerate(FROZEN)
     ]
 
 

@@ -3,7 +3,8 @@ import json
 import re
 import shutil
 import subprocess
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
@@ -14,34 +15,30 @@ import pandas as pd
 import pytest
 from fake_results import HOSTILE, PART_NAMES, SCRIPT, make
 
-from partbench import published
+from partbench import probes, published
 from partbench.data.sheet import COLOURS
-from partbench.report import landmarks, text
+from partbench.probes.parts import PartSetting
+from partbench.report import sections as fragments
+from partbench.report import text
 from partbench.report.compare import outcome, statements
-from partbench.report.landmarks import TILE, keypoint_tile, landmark_views
+from partbench.report.keypoint_tiles import TILE, keypoint_tile
 from partbench.report.page import palette, write
 from partbench.report.panels import panel_views
 from partbench.report.papers import paper_views
-from partbench.report.parts import (
-    COLOURS as PART_COLOURS,
-)
-from partbench.report.parts import (
+from partbench.report.part_tiles import COLOURS as PART_COLOURS
+from partbench.report.part_tiles import label_colours, legend, part_tile
+from partbench.report.part_tiles import palette as part_palette
+from partbench.report.read import read
+from partbench.report.section import Task, View, sections, tasks
+from partbench.report.sections import landmarks
+from partbench.report.sections.parts import (
     Measured,
+    Pictures,
     Subject,
-    label_colours,
     landmark_table,
-    legend,
-    part_views,
     strips,
-    tinted,
+    subject_of,
 )
-from partbench.report.parts import (
-    palette as part_palette,
-)
-from partbench.report.parts import (
-    subjects as part_subjects,
-)
-from partbench.report.read import Pictures, read
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 PROBE = """<script>
@@ -246,6 +243,20 @@ def test_a_failed_cell_fails_its_published_rows(results: Path, tmp_path: Path) -
     assert verdicts(tmp_path, published.load()).count(("failed", "boom")) == 3
 
 
+def task_of(results: Path, probe: str) -> Task:
+    """Return a probe's task on toy."""
+    found = read(results)
+    same = tasks(found, probe, palette(found), published.load())
+    return next(task for task in same if task.eval == "toy")
+
+
+def view_of(results: Path, probe: str) -> View:
+    """Return what a probe's section shows of toy."""
+    view = sections()[probe].view(task_of(results, probe))
+    assert view is not None
+    return view
+
+
 def section(page: str, name: str) -> str:
     """Return a section of a page."""
     return page[page.index(f'<section id="{name}">') :].partition("</section>")[0]
@@ -253,7 +264,7 @@ def section(page: str, name: str) -> str:
 
 def test_landmark_panels_open_with_two_settings(results: Path) -> None:
     found = read(results)
-    panels = {panel["probe"]: panel for panel in panel_views(found, palette(found))}
+    panels = {panel["probe"]: panel for panel in panel_views(found, palette(found), sections())}
     panel = panels["landmarks"]
     assert [group["title"] for group in panel["first"]] == [
         "iod_error, papers\N{RIGHT SINGLE QUOTATION MARK} protocol: no intercept",
@@ -266,7 +277,7 @@ def test_landmark_panels_open_with_two_settings(results: Path) -> None:
 
 
 def test_the_numbers_behind_landmarks(results: Path) -> None:
-    [view] = landmark_views(read(results), palette(read(results)))
+    view = view_of(results, "landmarks")
     rows = {row["name"]: row for row in view["table"]}
     assert list(rows) == [
         *("PatchVAE (demo)", "PatchVAE (lw+demo)", "VAE (demo)", "Random initialisation (demo)")
@@ -290,7 +301,7 @@ def test_the_numbers_behind_landmarks(results: Path) -> None:
 
 
 def test_keypoints_curves_and_faces_are_shown(results: Path, page: str) -> None:
-    [view] = landmark_views(read(results), palette(read(results)))
+    view = view_of(results, "landmarks")
     assert [one["title"] for one in view["pictures"]] == [
         *("PatchVAE (demo)", "PatchVAE (lw+demo)", "VAE (demo)")
     ]
@@ -309,8 +320,8 @@ def test_keypoints_curves_and_faces_are_shown(results: Path, page: str) -> None:
     assert "VAE (demo) 105.0 with 1 and 5.0 with 2000" in html.unescape(few)
     means = [
         np.mean([cell.error.value for cell in subject.cells if cell.error])
-        for subject in landmarks.subjects(read(results), palette(read(results)), "toy", "toy")
-        if subject.role == "method"
+        for method in task_of(results, "landmarks").methods
+        if (subject := landmarks.subject_of(method)) and subject.role == "method"
     ]
     names = [one["title"] for one in view["pictures"]]
     assert [one["title"] for one in view["faces"]] == [names[i] for i in np.argsort(means)]
@@ -369,7 +380,7 @@ def drop_pictures(results: Path) -> None:
 
 def drop_cells(results: Path) -> None:
     for path in results.rglob("landmarks.json"):
-        path.write_text('{"metrics": [], "details": {"K": "many"}}')
+        path.write_text('{"metrics": [], "details": {"k": "many"}}')
 
 
 def drop_curves(results: Path) -> None:
@@ -394,8 +405,7 @@ def test_what_is_missing_of_keypoints_is_left_out(
 ) -> None:
     results = make(tmp_path / "fake", seeds=1)
     damage(results)
-    found = read(results)
-    [view] = landmark_views(found, palette(found))
+    view = view_of(results, "landmarks")
     parts = ("pictures", "controls", "charts", "faces", "table")
     assert {part for part in parts if not view[part]} == gone
 
@@ -403,18 +413,12 @@ def test_what_is_missing_of_keypoints_is_left_out(
 def test_images_out_of_reach_are_left_out(results: Path, tmp_path: Path) -> None:
     shutil.copytree(results, tmp_path, dirs_exist_ok=True)
     np.save(tmp_path / "data" / "toy" / "test.images.npy", np.zeros((3, 32, 32, 3), np.uint8))
-    found = read(tmp_path)
-    [view] = landmark_views(found, palette(found))
+    view = view_of(tmp_path, "landmarks")
     assert [[len(row) for _, row in one["rows"]] for one in view["faces"]] == [[3]] * 3
 
 
-def parts_of(results: Path) -> dict[str, Any]:
-    [view] = part_views(read(results), palette(read(results)), published.load())
-    return view
-
-
 def test_numbers_of_different_k_never_share_a_table(results: Path, page: str) -> None:
-    view = parts_of(results)
+    view = view_of(results, "parts")
     assert [table["k"] for table in view["tables"]] == [4, 6]
     four, six = view["tables"]
     names = ["PatchVAE (demo)", "VAE (demo)", "Random initialisation (demo)"]
@@ -445,8 +449,23 @@ def test_numbers_of_different_k_never_share_a_table(results: Path, page: str) ->
     assert "nan" not in words(section(page, "parts")).lower().split()
 
 
+def test_settings_of_parts_decide_by_their_fields(results: Path) -> None:
+    task = task_of(results, "parts")
+    numbers = task.numbers
+    old = numbers[(numbers["metric"] == "fg_ari") & (numbers["method"] == "patchvae")]
+    old = old.assign(mean=1.0, settings=[PartSetting(k=4, legacy=True)])
+    cropped = [setting.model_copy(update={"crop": "tight"}) for setting in numbers["settings"]]
+    both = pd.concat([numbers.assign(settings=cropped), old])
+    view = sections()["parts"].view(task._replace(numbers=both))
+    assert view is not None
+    four = view["tables"][0]
+    assert four["on"] == "all pixels of 60 test images, box crops"
+    assert four["rows"][0]["values"][1]["mean"] > 10
+    assert all(row["mean"] != 1 for table in view["tables"] for row in table["rows"][0]["values"])
+
+
 def test_the_same_images_through_every_method(results: Path) -> None:
-    view = parts_of(results)
+    view = view_of(results, "parts")
     names = ["PatchVAE (demo)", "VAE (demo)", "BiGAN (demo)", "Random initialisation (demo)"]
     assert [strip["title"] for strip in view["strips"]] == ["Images", "Truth", *names]
     assert [name for _, name in view["strips"][1]["legend"]] == list(PART_NAMES)
@@ -454,18 +473,20 @@ def test_the_same_images_through_every_method(results: Path) -> None:
     for (_, _, svg), parts in zip(view["confusions"], (4, 4, 6, 4), strict=True):
         assert "head mostly part" in svg
         assert "background mostly background" in svg
-        assert svg.count("<path") >= parts * 5
+        assert svg.count("<rect") >= parts * 5
 
 
 def measured(table: Any, labels: list[str], at: str = "landmarks") -> Measured:
-    details = {"K": len(table[0]), "at": at, "foreground": "", "labels": labels, "table": table}
+    details = {"k": len(table[0]), "at": at, "foreground": "", "labels": labels, "table": table}
     return Measured.model_validate({"details": details | {"background column": False}})
 
 
 def test_parts_of_all_methods_have_the_colours_of_their_labels() -> None:
     one = measured([[9, 0, 1], [0, 0, 8], [0, 0, 0]], ["head", "legs", "tail"])
     other = measured([[0, 1, 9], [7, 0, 1], [0, 0, 0]], ["head", "legs", "tail"])
-    first, second = (part_palette(3, cell.table, label_colours(cell)) for cell in (one, other))
+    first, second = (
+        part_palette(3, cell.table, label_colours(cell.table.sum(1))) for cell in (one, other)
+    )
     assert first[[0, 2]].tolist() == second[[2, 0]].tolist() == [0, 1]
     for numbers in (first, second, part_palette(16)):
         assert len(set(numbers.tolist())) == len(numbers)
@@ -477,8 +498,8 @@ def test_of_many_labels_the_rare_ones_share_a_colour_and_no_two_parts_do() -> No
     table[[3, 57, 20, 8], [0, 1, 2, 3]] = [4, 3, 2, 1]
     names = [str(i) for i in range(58)]
     cell = measured(table.tolist(), names)
-    assert part_palette(4, cell.table, label_colours(cell)).tolist() == [0, 1, 2, 3]
-    assert legend(cell) == [
+    assert part_palette(4, cell.table, label_colours(cell.table.sum(1))).tolist() == [0, 1, 2, 3]
+    assert legend(cell.table.sum(1), names) == [
         (PART_COLOURS[i], n) for n, i in (("3", 0), ("8", 3), ("20", 2), ("57", 1))
     ]
     table[:, 0] += 100 - np.arange(58)
@@ -486,10 +507,14 @@ def test_of_many_labels_the_rare_ones_share_a_colour_and_no_two_parts_do() -> No
     table[41:, 0] = 0
     table[50, 2] = table[51, 3] = 5
     cell = measured(table.tolist(), names)
-    numbers = part_palette(4, cell.table, label_colours(cell))
+    numbers = part_palette(4, cell.table, label_colours(cell.table.sum(1)))
     assert len(set(numbers.tolist())) == 4
-    assert [name for _, name in legend(cell)][-1] == "all others"
-    assert len(legend(cell)) == len({colour for colour, _ in legend(cell)}) == len(PART_COLOURS)
+    assert [name for _, name in legend(cell.table.sum(1), names)][-1] == "all others"
+    assert (
+        len(legend(cell.table.sum(1), names))
+        == len({colour for colour, _ in legend(cell.table.sum(1), names)})
+        == len(PART_COLOURS)
+    )
 
 
 def test_without_labelled_pixels_parts_have_the_colours_of_the_first_methods_parts() -> None:
@@ -499,7 +524,7 @@ def test_without_labelled_pixels_parts_have_the_colours_of_the_first_methods_par
     parts[:, 0] = 255
     renamed = np.where(parts == 255, 255, (parts + 1) % 3).astype(np.uint8)
     shown = [
-        Subject(name, "method", Pictures(name, "", "", "0", "", arrays), None, None)
+        Subject(name, "method", 0, Pictures.read(arrays), "0", None, None)
         for name, arrays in (
             ("one", {"originals": images, "parts": parts}),
             ("other", {"originals": images, "parts": renamed}),
@@ -513,7 +538,8 @@ def test_pictures_are_coloured_by_a_cell_of_their_own_seed(tmp_path: Path) -> No
     results = make(tmp_path / "fake", seeds=2)
     for path in results.glob("cells/vae/*/toy/0/toy/parts.json"):
         path.unlink()
-    found = {s.name: s for s in part_subjects(read(results), {}, "toy", "toy")}
+    methods = task_of(results, "parts").methods
+    found = {s.name: s for method in methods if (s := subject_of(method))}
     assert found["VAE (demo)"].cell is not None
     assert found["VAE (demo)"].pictured is None
     assert found["PatchVAE (demo)"].pictured is found["PatchVAE (demo)"].cell is not None
@@ -525,7 +551,7 @@ def test_the_background_is_grey_and_parts_are_not() -> None:
     labels = np.full((8, 8), 255)
     labels[:, :4] = 1
     colours = np.array([[0, 0, 0], [255, 0, 0]], np.uint8)
-    tile = np.asarray(tinted(image, labels, colours))
+    tile = np.asarray(part_tile(image, labels, colours))
     left, right = tile[60, 10], tile[60, 110]
     assert left[0] > 150
     assert left[1] == left[2] == 0
@@ -533,7 +559,7 @@ def test_the_background_is_grey_and_parts_are_not() -> None:
 
 
 def test_published_landmark_errors_stand_below_ours(results: Path, page: str) -> None:
-    numbers = pd.read_parquet(results / "summary.parquet").query("probe == 'parts'")
+    numbers = task_of(results, "parts").numbers
     view = landmark_table(numbers, published.load(), "cub-whole")
     assert view is not None
     assert view["columns"] == ["CUB-001", "all"]
@@ -556,7 +582,7 @@ def test_published_landmark_errors_stand_below_ours(results: Path, page: str) ->
 
 def damage_parts(results: Path) -> None:
     for path in results.rglob("parts.json"):
-        path.write_text('{"details": {"K": 4}}')
+        path.write_text('{"details": {"k": 4}}')
 
 
 def other_pictures(results: Path) -> None:
@@ -580,11 +606,108 @@ def test_what_is_missing_of_parts_is_left_out(
 ) -> None:
     results = make(tmp_path / "fake", seeds=1)
     damage(results)
-    view = parts_of(results)
+    view = view_of(results, "parts")
     shown = ("tables", "strips", "confusions", "landmarks")
     assert {part for part in shown if not view[part]} == gone
     if damage is damage_parts:
         assert [strip["title"] for strip in view["strips"]][:2] == ["Images", "PatchVAE (demo)"]
+
+
+SHADOWS = """
+from partbench.probe import Probe, Setting
+
+
+class ShadowSetting(Setting):
+    hour: int = 0
+
+
+class Shadows(Probe):
+    Setting = ShadowSetting
+"""
+SHADOW_SECTION = """
+from partbench.probes.shadows import ShadowSetting
+from partbench.report.section import Section
+
+
+class ShadowSection(Section):
+    title = "Cast shadows"
+    order = 35
+    headline = ("length",)
+    headline_settings = {ShadowSetting(hour=12): "at noon"}
+
+    def view(self, task):
+        cells = [cell for method in task.methods for cell in method.cells]
+        hours = [setting.hour for setting in task.numbers["settings"]]
+        shown = {"eval": task.eval, "hours": hours}
+        return shown | {"cell": cells[0].record["details"]} if cells else None
+
+    def note(self, numbers):
+        return {"n": len(numbers)}
+"""
+SHADOW_FRAGMENT = """
+{% macro intro() %}<p>Shadows move.</p>{% endmacro %}
+{% macro task(view) %}<p>{{ view.eval }} at {{ view.hours | join(" and ") }}: {{ view.cell }}</p>
+{% endmacro %}
+{% macro note(view) %}The sun decides {{ view.n }} numbers.{% endmacro %}
+"""
+
+
+@pytest.fixture
+def shadows(results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Results with a probe whose code lies in three files outside the package."""
+    for name, base, code in (
+        ("shadows.py", probes, SHADOWS),
+        ("shadows.py", fragments, SHADOW_SECTION),
+        ("shadows.html", fragments, SHADOW_FRAGMENT),
+    ):
+        folder = tmp_path / base.__name__
+        folder.mkdir(exist_ok=True)
+        (folder / name).write_text(code)
+        monkeypatch.setattr(base, "__path__", [*base.__path__, str(folder)])
+    folder = tmp_path / "results"
+    shutil.copytree(results, folder)
+    cell = folder / "cells" / "vae" / "demo" / "toy" / "0" / "toy" / "shadows.json"
+    cell.write_text(json.dumps({"details": SCRIPT}))
+    summary = pd.read_parquet(folder / "summary.parquet")
+    mine = summary[summary["method"] == "vae"].head(3).assign(probe="shadows", metric="length")
+    mine = mine.assign(setting=["hour 9", "hour 12", ""], variant="demo", train="toy", eval="toy")
+    mine = mine.assign(settings=['{"hour": 9}', '{"hour": 12}', '{"minute": 1}'])
+    pd.concat([summary, mine]).to_parquet(folder / "summary.parquet")
+    yield folder
+    for module in ("partbench.probes.shadows", "partbench.report.sections.shadows"):
+        sys.modules.pop(module, None)
+
+
+def test_a_section_of_a_new_probe_is_found_by_its_name(shadows: Path) -> None:
+    page = render(shadows, published.load())
+    links = [link for link in outline(page).links if not link.startswith("#run")]
+    assert links.index("#keypoints") < links.index("#cast-shadows") < links.index("#parts")
+    said = words(section(page, "cast-shadows"))
+    assert f"Cast shadows Shadows move. toy at 9 and 12: {SCRIPT}" in said  # and not of minute 1
+    assert "shadows. The sun decides 3 numbers." in words(section(page, "protocols"))
+    found = read(shadows)
+    panels = {p["probe"]: p for p in panel_views(found, palette(found), sections())}
+    assert [group["title"] for group in panels["shadows"]["first"]] == ["length, at noon"]
+    assert len(panels["shadows"]["more"]) == 2
+
+
+def test_a_probe_without_a_section_has_its_charts_and_tables(results: Path, page: str) -> None:
+    assert "generation" not in sections()
+    found = read(results)
+    panels = {p["probe"]: p for p in panel_views(found, palette(found), sections())}
+    assert [group["title"] for group in panels["generation"]["first"]] == ["psnr"]
+    assert "generation on toy: psnr" in words(section(page, "cells"))
+    assert "generation." not in words(section(page, "protocols"))
+
+
+def test_numbers_of_another_version_are_left_out_of_sections(results: Path, tmp_path: Path) -> None:
+    shutil.copytree(results, tmp_path, dirs_exist_ok=True)
+    summary = pd.read_parquet(results / "summary.parquet").drop(columns="settings")
+    summary.to_parquet(tmp_path / "summary.parquet")
+    assert task_of(results, "parts").numbers["settings"].map(lambda s: s.k).isin([4, 6]).all()
+    assert task_of(tmp_path, "parts").numbers.empty
+    assert view_of(tmp_path, "parts")["tables"] == []
+    assert "part_consistency" in words(render(tmp_path, published.load()))
 
 
 def nothing(results: Path) -> None:

@@ -29,7 +29,7 @@ from partbench.probes.video import ROUNDING, Video, VideoSetting, VideoSettings,
 from partbench.published import load as published
 from partbench.report.page import render
 from partbench.report.read import read
-from partbench.report.video import GAP, LABEL, TILE, film
+from partbench.report.sections.video import GAP, LABEL, TILE, film
 from partbench.run import Run, Runtime
 from partbench.train import Stopped, train
 

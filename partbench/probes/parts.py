@@ -125,11 +125,17 @@ class PartSetting(Setting):
             self.on,
             f"K = {self.k}",
             FOREGROUNDS[self.foreground],
-            f"{self.labels} labels" if self.labels else "",
-            CROPS.get(self.crop, f"crop {self.crop}") if self.crop else "",
+            self.seen,
             "legacy: labels with background" if self.legacy else "",
         )
         return ", ".join(filter(None, words))
+
+    @property
+    def seen(self) -> str:
+        """What the true labels were read from, in words; empty for pixels as they are."""
+        labels = f"{self.labels} labels" if self.labels else ""
+        crop = CROPS.get(self.crop, f"crop {self.crop}") if self.crop else ""
+        return ", ".join(filter(None, [labels, crop]))
 
 
 def foreground_of(predicted: PartArrays, prepared: Prepared) -> Foreground:

@@ -6,6 +6,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import pandas as pd
 
+from partbench.report.read import records
 from partbench.report.text import listed, name
 
 GROUP = ["train", "eval", "probe", "metric", "setting"]
@@ -34,15 +35,15 @@ def outcome(a: Mapping[Any, Any], b: Mapping[Any, Any]) -> Outcome:
 
 def statements(group: pd.DataFrame) -> list[Statement]:
     """Return a statement for every trained method of a group, best first."""
-    records = ordered(group).to_dict("records")
-    floors = [row for row in records if row["role"] == "floor"]
+    rows = records(ordered(group))
+    floors = [row for row in rows if row["role"] == "floor"]
     if not floors:
         return [
             Statement(
                 "unknown", "No floor control", "was measured here: nothing to be held against."
             )
         ]
-    trained = [row for row in records if row["role"] == "method"]
+    trained = [row for row in rows if row["role"] == "method"]
     proper = {row["method"] for row in trained}
     return [_state(row, floors, proper) for row in trained]
 
@@ -61,25 +62,25 @@ def best_floor(group: pd.DataFrame) -> float:
 
 def _state(row: Mapping[Any, Any], floors: list[dict[Any, Any]], proper: set[str]) -> Statement:
     title = name(row["method"], row["variant"])
-    found: dict[Outcome, list[str]] = {"better": [], "overlap": [], "worse": [], "unknown": []}
+    by_outcome: dict[Outcome, list[str]] = {"better": [], "overlap": [], "worse": [], "unknown": []}
     for floor in floors:
         control = name(floor["method"], floor["variant"])
         if floor["method"] not in proper:  # an untrained method keeps its proper name
             control = control[0].lower() + control[1:]
-        found[outcome(row, floor)].append(control)
+        by_outcome[outcome(row, floor)].append(control)
     seeds = " (one seed)" if row["seeds"] == 1 else ""
-    if len(found["better"]) == len(floors):
-        text = f"beats {listed(found['better'])}{seeds}: the intervals do not overlap."
+    if len(by_outcome["better"]) == len(floors):
+        text = f"beats {listed(by_outcome['better'])}{seeds}: the intervals do not overlap."
         return Statement("beats", title, text)
-    if len(found["unknown"]) == len(floors):
+    if len(by_outcome["unknown"]) == len(floors):
         return Statement("unknown", title, "cannot be judged: there is no interval.")
     clauses = []
-    if found["overlap"]:
-        clauses.append(f"does not beat {listed(found['overlap'])}: the intervals overlap")
-    if found["worse"]:
-        clauses.append(f"is worse than {listed(found['worse'])}")
-    if found["better"]:
-        clauses.append(f"beats {listed(found['better'])}")
-    if found["unknown"]:
-        clauses.append(f"cannot be held against {listed(found['unknown'])}, without interval")
+    if by_outcome["overlap"]:
+        clauses.append(f"does not beat {listed(by_outcome['overlap'])}: the intervals overlap")
+    if by_outcome["worse"]:
+        clauses.append(f"is worse than {listed(by_outcome['worse'])}")
+    if by_outcome["better"]:
+        clauses.append(f"beats {listed(by_outcome['better'])}")
+    if by_outcome["unknown"]:
+        clauses.append(f"cannot be held against {listed(by_outcome['unknown'])}, without interval")
     return Statement("mixed", title, f"{'; '.join(clauses)}{seeds}.")

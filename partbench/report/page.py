@@ -5,26 +5,26 @@ import re
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import ChoiceLoader, Environment, FileSystemLoader, PrefixLoader, StrictUndefined
 from markupsafe import Markup
 
 from partbench import published as literature
 from partbench.files import atomic
-from partbench.report import figures, text
-from partbench.report.landmarks import landmark_views
-from partbench.report.panels import View, optimism, panel_views, tally
+from partbench.outputs import movement, reconstructions, samples
+from partbench.report import figures, raster, text
+from partbench.report import sections as fragments
+from partbench.report.panels import panel_views, tally
 from partbench.report.papers import paper_views
-from partbench.report.parts import part_views
-from partbench.report.read import RUN, Pictures, Results, Run, read
-from partbench.report.video import video_views
+from partbench.report.read import RUN, PictureRecord, Results, RunRecord, read
+from partbench.report.section import Section, View, sections, tasks
 
 HERE = Path(__file__).parent
 STATES = ("done", "failed", "missing", "not applicable")
-Item = TypeVar("Item", Run, Pictures)
+Item = TypeVar("Item", RunRecord, PictureRecord)
 
 
 def write(results: Path, out: Path, published: pd.DataFrame) -> None:
@@ -42,24 +42,13 @@ def write(results: Path, out: Path, published: pd.DataFrame) -> None:
 
 def render(results: Results, published: pd.DataFrame) -> str:
     """Return the page."""
-    environment = Environment(
-        loader=FileSystemLoader(HERE),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {
-        "number": text.number,
-        "duration": text.duration,
-        "listed": text.listed,
-        "json": lambda value: json.dumps(value, ensure_ascii=False),
-    }
+    templates = environment()
     colours = palette(results)
-    panels = panel_views(results, colours)
+    by_probe = sections()
+    panels = panel_views(results, colours, by_probe)
     papers = paper_views(results, published)
     runs = in_order(results.runs, colours)
-    return environment.get_template("page.html").render(
+    return templates.get_template("page.html").render(
         css=Markup((HERE / "page.css").read_text()),
         js=Markup((HERE / "page.js").read_text()),
         title=results.config.get("name", ""),
@@ -72,26 +61,84 @@ def render(results: Results, published: pd.DataFrame) -> str:
         labels=literature.LABELS,
         settings=settings_views(runs),
         curves=curve_views(runs, colours),
-        landmarks=landmark_views(results, colours),
-        parts=part_views(results, colours, published),
-        videos=video_views(results, colours),
+        sections=section_views(results, colours, published, by_probe, templates),
         pictures=picture_views(in_order(results.pictures, colours)),
         data=data_views(results),
-        optimism=optimism(results.summary),
-        probes=sorted(set(results.metrics["probe"]) | set(results.summary["probe"])),
+        notes=note_views(results, by_probe, templates),
         runs=[run_view(run, results.metrics) for run in runs],
         holes=hole_views(results.metrics),
         misfits=misfit_views(results.metrics),
     )
 
 
+def environment() -> Environment:
+    """Return the page's templates; a section's own is `sections/<probe>.html`, wherever it lies."""
+    of_sections = PrefixLoader({"sections": FileSystemLoader(list(fragments.__path__))})
+    templates = Environment(
+        loader=ChoiceLoader([of_sections, FileSystemLoader(HERE)]),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    templates.filters |= {
+        "number": text.number,
+        "duration": text.duration,
+        "listed": text.listed,
+        "json": lambda value: json.dumps(value, ensure_ascii=False),
+    }
+    return templates
+
+
+def section_views(
+    results: Results,
+    colours: Mapping[str, int],
+    published: pd.DataFrame,
+    by_probe: Mapping[str, Section],
+    templates: Environment,
+) -> list[View]:
+    """Return the sections that have something to show, or say that there is nothing."""
+    views = []
+    for probe, section in by_probe.items():
+        if not section.title:
+            continue
+        fragment: Any = templates.get_template(f"sections/{probe}.html").module
+        shown = [section.view(task) for task in tasks(results, probe, colours, published)]
+        written = [fragment.task(view) for view in shown if view is not None]
+        if written or section.empty:
+            views.append(
+                {
+                    "id": section.title.lower().replace(" ", "-"),
+                    "title": section.title,
+                    "intro": fragment.intro(),
+                    "tasks": written,
+                    "empty": section.empty,
+                }
+            )
+    return views
+
+
+def note_views(
+    results: Results, by_probe: Mapping[str, Section], templates: Environment
+) -> list[View]:
+    """Return what a reader must know of the probes that were asked for."""
+    asked = {*results.metrics["probe"], *results.summary["probe"]}
+    views = []
+    for probe, section in by_probe.items():
+        fragment: Any = templates.get_template(f"sections/{probe}.html").module
+        if probe in asked and hasattr(fragment, "note"):
+            numbers = results.summary[results.summary["probe"] == probe]
+            views.append({"probe": probe, "text": fragment.note(section.note(numbers))})
+    return views
+
+
 def palette(results: Results) -> dict[str, int]:
     """Return each trained method's colour: the same in every chart, whatever else ran."""
     blocks = [name for block in results.config.get("runs", []) for name in block["methods"]]
-    found = [*blocks, *results.summary["method"], *(run.method for run in results.runs)]
+    names = [*blocks, *results.summary["method"], *(run.method for run in results.runs)]
     metrics = results.metrics  # an untrained run of a method is a control, the method is not
     controls = set(metrics["method"]) - set(metrics.loc[metrics["role"] == "method", "method"])
-    methods = [method for method in dict.fromkeys(found) if method not in controls]
+    methods = [method for method in dict.fromkeys(names) if method not in controls]
     return {method: i % figures.COLOURS for i, method in enumerate(methods)}
 
 
@@ -130,7 +177,7 @@ def overview(results: Results) -> View:
     }
 
 
-def settings_views(runs: list[Run]) -> list[View]:
+def settings_views(runs: list[RunRecord]) -> list[View]:
     """Return the settings that differ from the paper's; seeds that agree make one entry."""
     views: dict[tuple[str, ...], View] = {}
     for run in runs:
@@ -152,10 +199,10 @@ def settings_views(runs: list[Run]) -> list[View]:
     return list(views.values())
 
 
-def curve_views(runs: list[Run], colours: Mapping[str, int]) -> list[View]:
+def curve_views(runs: list[RunRecord], colours: Mapping[str, int]) -> list[View]:
     """Return the training curves of each method, one small chart a term."""
     views = []
-    groups: dict[tuple[str, str, str], list[Run]] = {}
+    groups: dict[tuple[str, str, str], list[RunRecord]] = {}
     for run in runs:
         if "images" in run.log and len(run.log) > 1:
             groups.setdefault((run.method, run.variant, run.train), []).append(run)
@@ -163,7 +210,7 @@ def curve_views(runs: list[Run], colours: Mapping[str, int]) -> list[View]:
         key = text.address("curves", method, variant, train)
         terms = dict.fromkeys(c for run in same for c in run.log.columns if "/" in str(c))
         charts = []
-        for i, term in enumerate(terms):
+        for term in terms:
             title = term.removeprefix("all/").replace("/", ": ").replace("_", " ")
             seeds = [
                 run.log.set_index("images")[term].astype(float)
@@ -171,9 +218,7 @@ def curve_views(runs: list[Run], colours: Mapping[str, int]) -> list[View]:
                 if term in run.log.columns
             ]
             spoken = f"{title} of {text.name(method, variant)} against images seen"
-            charts.append(
-                (title, figures.curve(seeds, colours.get(method, 0), spoken, f"{key}.{i}"))
-            )
+            charts.append((title, figures.curve(seeds, colours.get(method, 0), spoken)))
         views.append(
             {
                 "id": key,
@@ -186,9 +231,9 @@ def curve_views(runs: list[Run], colours: Mapping[str, int]) -> list[View]:
     return views
 
 
-def picture_views(pictures: list[Pictures]) -> list[View]:
+def picture_views(pictures: list[PictureRecord]) -> list[View]:
     """Return, for each data set, every method's pictures of the same images, one seed each."""
-    groups: dict[tuple[str, str], list[Pictures]] = {}
+    groups: dict[tuple[str, str], list[PictureRecord]] = {}
     seen = set()
     for picture in pictures:
         key = (picture.method, picture.variant, picture.train, picture.eval)
@@ -198,24 +243,24 @@ def picture_views(pictures: list[Pictures]) -> list[View]:
     views = []
     for (train, evaluated), same in groups.items():
         originals = same[0].arrays["originals"]
-        strips = [("Originals", "", figures.strip(originals))]
-        for kind in ("reconstructions", "samples"):
-            for picture in same:
-                if kind not in picture.arrays:
-                    continue
-                title = text.name(picture.method, picture.variant)
-                other = not np.array_equal(picture.arrays["originals"], originals)
-                if other and kind == "reconstructions":
-                    strips.append(
-                        (title, "its own originals", figures.strip(picture.arrays["originals"]))
-                    )
-                what = f"{kind}, seed {picture.seed}"
-                strips.append((title, what, figures.strip(picture.arrays[kind])))
+        strips = [("Originals", "", raster.strip(originals))]
         for picture in same:
-            if "moved" in picture.arrays:
-                title, frames = text.name(picture.method, picture.variant), picture.arrays["moved"]
-                strips.append((title, "its surest particle moves", figures.strip(frames[::2])))
-                strips.append((title, "the same, moving", figures.animation(frames)))
+            if decoded := reconstructions.Pictures.read(picture.arrays):
+                title = text.name(picture.method, picture.variant)
+                if not np.array_equal(decoded.originals, originals):
+                    strips.append((title, "its own originals", raster.strip(decoded.originals)))
+                what = f"reconstructions, seed {picture.seed}"
+                strips.append((title, what, raster.strip(decoded.reconstructions)))
+        for picture in same:
+            if drawn := samples.Pictures.read(picture.arrays):
+                title = text.name(picture.method, picture.variant)
+                strips.append((title, f"samples, seed {picture.seed}", raster.strip(drawn.samples)))
+        for picture in same:
+            if moved := movement.Pictures.read(picture.arrays):
+                title = text.name(picture.method, picture.variant)
+                what = "its surest particle moves"
+                strips.append((title, what, raster.strip(moved.frames[::2])))
+                strips.append((title, "the same, moving", raster.animation(moved.frames)))
         views.append(
             {
                 "id": text.address("pictures", train, evaluated),
@@ -239,13 +284,13 @@ def data_views(results: Results) -> list[View]:
             "classes": len(data.meta.get("class_names", [])),
             "subset": data.meta.get("subset", False),
             "splits": data.meta.get("splits", {}),
-            "sheet": figures.sheet(data.sheet) if data.sheet else None,
+            "sheet": raster.sheet(data.sheet) if data.sheet else None,
         }
         for data in results.data
     ]
 
 
-def run_view(run: Run, metrics: pd.DataFrame) -> View:
+def run_view(run: RunRecord, metrics: pd.DataFrame) -> View:
     """Return one run's provenance."""
     same = (metrics[RUN] == [run.method, run.variant, run.train, run.seed]).all(axis=1)
     files = sorted(set(metrics.loc[same & (metrics["status"] == "done"), "path"]) - {""})

@@ -9,45 +9,30 @@ import pandas as pd
 
 from partbench.report import figures, text
 from partbench.report.compare import GROUP, best_floor, ordered, statements
-from partbench.report.read import Results
+from partbench.report.read import Results, records
+from partbench.report.section import Section, View
 
-HONEST = "top1 held-out epoch"
-"""What stands beside `top1`, the best test epoch, as the number without test-set selection."""
-HEADLINES = (
-    "accuracy",
-    HONEST,
-    "top1",
-    "iod_error",
-    "box_error",
-    "image_error",
-    "fg_nmi",
-    "fid",
-    "psnr",
-)
-"""A probe's first metric is the first of these that it has; the others are folded away."""
-HEADLINE_SETTINGS: Mapping[str, Mapping[str, str]] = {
-    "landmarks": {
-        "": "papers\N{RIGHT SINGLE QUOTATION MARK} protocol: no intercept",
-        "intercept": "honest: with intercept",
-    },
-    "video": {"": "mean over the predicted frames"},
-}
-"""Probe -> the settings of its first metric that are not folded away, and what they are called; a
-probe that is not here has none folded."""
 CELL = ["method", "variant", "train", "eval", "probe"]
-View = dict[str, Any]
-"""What the template reads of one thing."""
 
 
-def panel_views(results: Results, colours: Mapping[str, int]) -> list[View]:
-    """Return a panel for each probe, training and evaluation data: charts, words and a table."""
+def panel_views(
+    results: Results, colours: Mapping[str, int], sections: Mapping[str, Section]
+) -> list[View]:
+    """Return a panel for each probe, training and evaluation data: charts, words and a table.
+
+    Args:
+        results: the results.
+        colours: of the methods, see `partbench.report.page.palette`.
+        sections: by probe; one without a section opens with its first metric.
+    """
     panels = []
     wanted = asked(results.metrics)
     by_data = results.summary.groupby(["probe", "train", "eval"], sort=False)
     for (probe, train, evaluated), table in by_data:
         names = list(dict.fromkeys(table["metric"]))
-        metric = next((m for m in HEADLINES if m in names), names[0])
-        settings = HEADLINE_SETTINGS.get(str(probe), {})
+        section = sections.get(str(probe), Section())
+        metric = next((m for m in section.headline if m in names), names[0])
+        settings = {str(setting): title for setting, title in section.headline_settings.items()}
         places = {(metric, setting): i for i, setting in enumerate(settings)}
         groups = [
             group_view(same, colours, wanted, settings if same["metric"].iloc[0] == metric else {})
@@ -123,10 +108,7 @@ def group_view(
     setting = titles.get(one["setting"], one["setting"])
     title = one["metric"] + (f", {setting}" if setting else "")
     label = f"{one['metric']}{f' ({unit})' if unit else ''}, {better} is better"
-    rows = [
-        row_view({str(k): v for k, v in row.items()}, floor, wanted)
-        for row in group.to_dict("records")
-    ]
+    rows = [row_view(row, floor, wanted) for row in records(group)]
     order = {"ceiling": 0, "method": 1, "floor": 2}
     bars = [
         figures.Bar(
@@ -149,7 +131,7 @@ def group_view(
         "title": title,
         "metric": one["metric"],
         "setting": one["setting"],
-        "chart": figures.intervals(bars, label, f"{title}. {spoken}", key),
+        "chart": figures.intervals(bars, label, f"{title}. {spoken}"),
         "statements": statements(group),
         "rows": rows,
     }
@@ -191,13 +173,3 @@ def tally(panels: list[View]) -> list[View]:
                     }
                 )
     return lines
-
-
-def optimism(summary: pd.DataFrame) -> tuple[float, float] | None:
-    """Return the least and the most that choosing the epoch on the test set adds, in points."""
-    key = [*CELL, "setting"]
-    best, honest = (
-        summary[summary["metric"] == m].set_index(key)["mean"] for m in ("top1", HONEST)
-    )
-    added = (best - honest).dropna()
-    return (float(added.min()), float(added.max())) if len(added) else None

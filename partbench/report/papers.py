@@ -1,46 +1,50 @@
 """Every published number beside ours, with its verdict."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import pandas as pd
 
 from partbench import published as literature
 from partbench.report import text
-from partbench.report.panels import View, row_view
-from partbench.report.read import Results
+from partbench.report.panels import row_view
+from partbench.report.read import Results, records
+from partbench.report.section import View
 
 
 def paper_views(results: Results, published: pd.DataFrame) -> list[View]:
     """Return each paper's published rows beside ours, with verdicts; papers that ran first."""
     comparable = bool(results.config.get("comparable"))
     failed = results.metrics[results.metrics["status"] == "failed"].assign(metric="", setting="")
+    summary_of, failed_of = _by_number(results.summary), _by_number(failed)
     changes = {(r.method, r.variant, r.train): r.record.get("changes", {}) for r in results.runs}
     papers = []
     for paper, rows in published.groupby("paper", sort=False):
         variants = {m: set(same["variant"]) for m, same in rows.groupby("method")}
         views = []
-        for row in rows.to_dict("records"):
-            known = {str(key): value for key, value in row.items()}
-            ours = literature.match(known, results.summary, variants[known["method"]])
-            failure = "" if ours else _failure(known, failed, variants[known["method"]])
+        for row in records(rows):
+            cell = (row["method"], row["probe"], row["dataset"])
+            ours_of_metric = summary_of((*cell, row["metric"]))
+            ours = literature.match(row, ours_of_metric, variants[row["method"]])
+            failed_cells = failed_of((*cell, ""))
+            failure = "" if ours else _failure(row, failed_cells, variants[row["method"]])
             key = (ours["method"], ours["variant"], ours["train"]) if ours else ("", "", "")
-            found = literature.verdict(
-                known,
+            verdict = literature.verdict(
+                row,
                 ours,
                 comparable=comparable,
-                overrides=results.config.get("probes", {}).get(known["probe"], {}),
+                overrides=results.config.get("probes", {}).get(row["probe"], {}),
                 changes=changes.get(key),
                 failure=failure,
             )
             views.append(
                 {
-                    **known,
-                    "id": text.address("published", *(known[c] for c in literature.KEY)),
-                    "name": text.name(known["method"], known["variant"]),
+                    **row,
+                    "id": text.address("published", *(row[c] for c in literature.KEY)),
+                    "name": text.name(row["method"], row["variant"]),
                     "ours": row_view(ours, float("nan"), {}) if ours else None,
-                    "verdict": found,
+                    "verdict": verdict,
                 }
             )
         counts = Counter(view["verdict"].label for view in views)
@@ -67,6 +71,18 @@ def source_view(source: str, rows: list[View]) -> View:
     }
 
 
+def _by_number(table: pd.DataFrame) -> Callable[[tuple[str, ...]], pd.DataFrame]:
+    """Return what gives the rows of a method, a probe, a published data set and a metric.
+
+    Hundreds of published rows ask for theirs; most find nothing.
+    """
+    of_dataset = table["eval"].map(literature.version_of)
+    keys = [table["method"], table["probe"], of_dataset, table["metric"]]
+    groups = {tuple(map(str, key)): same for key, same in table.groupby(keys)}
+    nothing = table.head(0)
+    return lambda key: groups.get(key, nothing)
+
+
 def _failure(row: Mapping[str, Any], failed: pd.DataFrame, variants: Iterable[str]) -> str:
     """Return the last line of the log of the failed cell that should have been this row's."""
     cell = literature.match(row, failed, variants)
@@ -77,7 +93,7 @@ def _failure(row: Mapping[str, Any], failed: pd.DataFrame, variants: Iterable[st
 
 
 def _by(rows: list[View], key: str) -> dict[str, list[View]]:
-    found: dict[str, list[View]] = {}
+    groups: dict[str, list[View]] = {}
     for row in rows:
-        found.setdefault(row[key], []).append(row)
-    return found
+        groups.setdefault(row[key], []).append(row)
+    return groups

@@ -2,12 +2,15 @@
 
 import json
 import zipfile
-from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+
+from partbench.outputs.arrays import read_images
 
 METRICS = [
     "method",
@@ -18,6 +21,7 @@ METRICS = [
     "probe",
     "metric",
     "setting",
+    "settings",
     "value",
     "unit",
     "better",
@@ -45,6 +49,7 @@ SUMMARY = [
     "probe",
     "metric",
     "setting",
+    "settings",
     "role",
     "mean",
     "low",
@@ -62,7 +67,7 @@ SUMMARY = [
 RUN = ["method", "variant", "train", "seed"]
 
 
-class Run(NamedTuple):
+class RunRecord(NamedTuple):
     """One training."""
 
     method: str
@@ -92,8 +97,11 @@ class Data(NamedTuple):
     """Of its test split, uint8 [N, S, S], likewise."""
 
 
-class Pictures(NamedTuple):
-    """What one run makes of the pictured images of a data set; uint8 [n, S, S, 3] each."""
+class PictureRecord(NamedTuple):
+    """What one run makes of the pictured images of a data set: its pictures.npz.
+
+    Each capability reads its own of it: `partbench.outputs.<capability>.Pictures.read(arrays)`.
+    """
 
     method: str
     variant: str
@@ -103,18 +111,27 @@ class Pictures(NamedTuple):
     arrays: dict[str, np.ndarray]
 
 
-class Cell(NamedTuple):
-    """What one probe found of one run on a data set."""
+@dataclass(frozen=True)
+class CellRecord:
+    """What one probe measured of one run on a data set; its files are read when asked for."""
 
     method: str
     variant: str
     train: str
     seed: str
     eval: str
-    record: dict[str, Any]
+    path: Path
     """Its json file."""
-    arrays: dict[str, np.ndarray]
-    """Its npz file, empty where there is none."""
+
+    @cached_property
+    def record(self) -> dict[str, Any]:
+        """Its json file's content."""
+        return _json(self.path)
+
+    @cached_property
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Its npz file's content, empty where there is none."""
+        return _arrays(self.path.with_suffix(".npz"))
 
 
 class Results(NamedTuple):
@@ -123,15 +140,11 @@ class Results(NamedTuple):
     config: dict[str, Any]
     metrics: pd.DataFrame
     summary: pd.DataFrame
-    runs: list[Run]
+    runs: list[RunRecord]
     data: list[Data]
-    pictures: list[Pictures]
-    landmarks: list[Cell]
-    """The cells of the landmark probe."""
-    videos: list[Cell]
-    """The cells of the video probe."""
-    parts: list[Cell]
-    """The cells of the parts probe."""
+    pictures: list[PictureRecord]
+    cells: dict[str, list[CellRecord]]
+    """By probe."""
 
 
 def read(folder: Path) -> Results:
@@ -140,7 +153,7 @@ def read(folder: Path) -> Results:
     for path in sorted((folder / "runs").glob("*/*/*/*/")):
         method, variant, train, seed = path.parts[-4:]
         record, log = _json(path / "train.json"), _log(path / "log.jsonl")
-        runs.append(Run(method, variant, train, seed, record, log))
+        runs.append(RunRecord(method, variant, train, seed, record, log))
     data = []
     for path in sorted((folder / "data").glob("*/meta.json")):
         sheet = path.with_name("sheet.png")
@@ -151,9 +164,14 @@ def read(folder: Path) -> Results:
     pictures = []
     for path in sorted((folder / "cells").glob("*/*/*/*/*/pictures.npz")):
         arrays = _arrays(path)
-        if "originals" in arrays:
+        if read_images(arrays, "originals") is not None:
             method, variant, train, seed, evaluated = path.parts[-6:-1]
-            pictures.append(Pictures(method, variant, train, seed, evaluated, arrays))
+            pictures.append(PictureRecord(method, variant, train, seed, evaluated, arrays))
+    cells: dict[str, list[CellRecord]] = {}
+    for path in sorted((folder / "cells").glob("*/*/*/*/*/*.json")):
+        method, variant, train, seed, evaluated = path.parts[-6:-1]
+        cell = CellRecord(method, variant, train, seed, evaluated, path)
+        cells.setdefault(path.stem, []).append(cell)
     return Results(
         _json(folder / "config.json"),
         _table(folder / "metrics.parquet", METRICS),
@@ -161,70 +179,14 @@ def read(folder: Path) -> Results:
         runs,
         data,
         pictures,
-        _cells(folder, "landmarks"),
-        _cells(folder, "video"),
-        _cells(folder, "parts"),
+        cells,
     )
 
 
-class Found(NamedTuple):
-    """What the results have of a method on a data set."""
-
-    method: str
-    variant: str
-    role: str
-    pictures: Pictures | None
-    """Of the first seed that has any."""
-    cells: list[Cell]
-    """By seed."""
-
-
-def found_on(
-    results: Results,
-    cells: Sequence[Cell],
-    array: str,
-    train: str,
-    evaluated: str,
-    methods: Iterable[str],
-) -> list[Found]:
-    """Return the methods with cells or pictures on a data set, trained ones first.
-
-    Args:
-        results: the results.
-        cells: those of one probe.
-        array: what pictures must hold.
-        train: the training data.
-        evaluated: the evaluation data.
-        methods: in the page's order.
-    """
-    roles = {
-        (str(row.method), str(row.variant)): str(row.role)
-        for row in results.metrics[["method", "variant", "role"]].drop_duplicates().itertuples()
-    }
-    of: dict[tuple[str, str], list[Cell]] = {}
-    for cell in cells:
-        if (cell.train, cell.eval) == (train, evaluated):
-            of.setdefault((cell.method, cell.variant), []).append(cell)
-    pictures: dict[tuple[str, str], Pictures] = {}
-    for item in results.pictures:
-        if (item.train, item.eval) == (train, evaluated) and array in item.arrays:
-            pictures.setdefault((item.method, item.variant), item)
-    found = [
-        Found(*key, roles.get(key, "method"), pictures.get(key), of.get(key, []))
-        for key in dict.fromkeys([*of, *pictures])
-    ]
-    places = {method: i for i, method in enumerate(methods)}
-    return sorted(found, key=lambda f: (f.role != "method", places.get(f.method, len(places))))
-
-
-def _cells(folder: Path, probe: str) -> list[Cell]:
-    """Return the cells of one probe."""
-    cells = []
-    for path in sorted((folder / "cells").glob(f"*/*/*/*/*/{probe}.json")):
-        method, variant, train, seed, evaluated = path.parts[-6:-1]
-        arrays = _arrays(path.with_suffix(".npz"))
-        cells.append(Cell(method, variant, train, seed, evaluated, _json(path), arrays))
-    return cells
+def records(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return the rows of a table as dictionaries; `to_dict` takes four times as long."""
+    names = [str(column) for column in table.columns]
+    return [dict(zip(names, row, strict=True)) for row in table.to_numpy(object).tolist()]
 
 
 def _json(path: Path) -> dict[str, Any]:
@@ -282,5 +244,5 @@ def _table(path: Path, columns: list[str]) -> pd.DataFrame:
         elif column in numeric | {"seeds", "version"}:
             table[column] = pd.to_numeric(table[column])
         elif column != "values":
-            table[column] = table[column].fillna("").astype(str)
+            table[column] = table[column].astype(object).fillna("").astype(str)
     return table

@@ -1,22 +1,39 @@
 """What is behind the video probe's numbers: predicted clips beside the true ones, PSNR by step."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
+import pandas as pd
 from markupsafe import Markup
 from PIL import Image, ImageDraw, ImageFont
 from pydantic import BaseModel, Field, FiniteFloat, ValidationError
 
-from partbench.report import figures, text
+from partbench.outputs.predictions import Films
+from partbench.probes.video import VideoSetting
+from partbench.report import figures, raster, text
 from partbench.report.figures import Line
-from partbench.report.panels import View
-from partbench.report.read import Cell, Results
+from partbench.report.read import CellRecord
+from partbench.report.section import MethodRecord, Section, Task, View
 
 TILE, LABEL, GAP = 128, 34, 6
 """Side of a frame, height of what stands below it, and the gap between two; pixels."""
 DURATION = 500
 """Of a frame, milliseconds: long enough to read its PSNR."""
 GROUND, WORDS, GIVEN = (24, 26, 30), (240, 240, 240), (150, 155, 165)
+
+
+class VideoSection(Section):
+    """Predicted clips, PSNR by step, and whether a prediction beats the last frame again."""
+
+    title = "Video"
+    order = 50
+    headline = ("psnr",)
+    headline_settings = {VideoSetting(): "mean over the predicted frames"}
+
+    def view(self, task: Task) -> View | None:
+        """Return what the section shows of one task."""
+        views = [view for method in task.methods if (view := view_of(method, task))]
+        return {"train": task.train, "eval": task.eval, "methods": views} if views else None
 
 
 class ByStep(BaseModel):
@@ -34,36 +51,34 @@ class Details(BaseModel):
     by_step: ByStep = Field(alias="by step")
 
 
-def video_views(results: Results, colours: Mapping[str, int]) -> list[View]:
-    """Return what the section Video shows: an entry for each method and data set, first seeds."""
-    views: dict[tuple[str, ...], View] = {}
-    for cell in results.videos:
-        key = (cell.method, cell.variant, cell.train, cell.eval)
+def view_of(method: MethodRecord, task: Task) -> View | None:
+    """Return a method's entry, of the first seed that has a whole cell; None if there is none."""
+    for cell in method.cells:
         try:
             details = Details.model_validate(cell.record.get("details"))
         except ValidationError:  # damaged, or from another version
             continue
-        if key not in views:
-            views[key] = {
-                "id": text.address("video", *key),
-                "name": text.name(cell.method, cell.variant),
-                "train": cell.train,
-                "eval": cell.eval,
-                "seed": cell.seed,
-                "context": details.context,
-                "verdict": verdict(results, cell),
-                "chart": chart(cell, details, colours),
-                "clips": animations(cell, details.context),
-            }
-    return list(views.values())
+        key = (method.method, method.variant, task.train, task.eval)
+        return {
+            "id": text.address("video", *key),
+            "name": method.name,
+            "seed": cell.seed,
+            "context": details.context,
+            "verdict": verdict(method, task.numbers),
+            "chart": chart(method, details.by_step),
+            "clips": animations(cell),
+        }
+    return None
 
 
-def verdict(results: Results, cell: Cell) -> str:
+def verdict(method: MethodRecord, numbers: pd.DataFrame) -> str:
     """Return in words whether the prediction is better than the last frame again."""
-    table = results.summary
-    where = {"method": cell.method, "variant": cell.variant, "train": cell.train}
-    where |= {"eval": cell.eval, "probe": "video", "metric": "gain", "setting": ""}
-    rows = table[(table[list(where)] == list(where.values())).all(axis=1)]
+    rows = numbers[
+        (numbers["method"] == method.method)
+        & (numbers["variant"] == method.variant)
+        & (numbers["metric"] == "gain")
+        & (numbers["settings"] == VideoSetting())
+    ]
     if not len(rows):
         return ""
     row = rows.iloc[0]
@@ -85,46 +100,36 @@ def decibels(value: float) -> str:
     return f"{value:.2f}".replace("-", "\N{MINUS SIGN}")
 
 
-def chart(cell: Cell, details: Details, colours: Mapping[str, int]) -> Markup:
+def chart(method: MethodRecord, by_step: ByStep) -> Markup:
     """Draw PSNR against steps: prediction, last frame again, and what the decoder could show."""
-    name = text.name(cell.method, cell.variant)
     drawn = [
-        (name, "method", details.by_step.prediction),
-        ("last frame again", "floor", details.by_step.copied),
-        ("told the true particles", "ceiling", details.by_step.told),
+        (method.name, "method", by_step.prediction),
+        ("last frame again", "floor", by_step.copied),
+        ("told the true particles", "ceiling", by_step.told),
     ]
     lines = [
-        Line(label, role, colours.get(cell.method, 0), range(1, len(values) + 1), values)
+        Line(label, role, method.colour, range(1, len(values) + 1), values)
         for label, role, values in drawn
     ]
     spoken = "; ".join(
         f"{label} {decibels(values[0])} in step 1, {decibels(values[-1])} in step {len(values)}"
         for label, _, values in drawn
     )
-    key = text.address("psnr", cell.method, cell.variant, cell.train, cell.eval)
-    return figures.lines(lines, ("predicted frame", "PSNR (dB)"), f"PSNR in dB: {spoken}", key)
+    return figures.lines(lines, ("predicted frame", "PSNR (dB)"), f"PSNR in dB: {spoken}")
 
 
-def animations(cell: Cell, context: int) -> list[tuple[Markup, str]]:
+def animations(cell: CellRecord) -> list[tuple[Markup, str]]:
     """Return the first test clips, each an animation with its description; none if damaged."""
-    names = ("true", "predicted", "psnr", "copy_psnr")
-    if not set(names) <= set(cell.arrays):
-        return []
-    true, predicted, psnr, copied = (cell.arrays[name] for name in names)
-    steps = true.shape[1] - context if true.ndim == 5 else 0
-    fits = predicted.shape == (len(true), steps, *true.shape[2:])
-    if not fits or psnr.shape != copied.shape or psnr.shape != predicted.shape[:2]:
+    films = Films.read(cell.arrays)
+    if films is None:
         return []
     return [
         (
-            figures.animation(
-                film(true[i], predicted[i], psnr[i], copied[i]), scale=1, duration=DURATION
-            ),
-            f"Test clip {i + 1}: true frames, prediction with a mean PSNR of "
-            f"{decibels(psnr[i].mean())} dB, last frame again with "
-            f"{decibels(copied[i].mean())} dB",
+            raster.animation(film(true, predicted, psnr, copied), scale=1, duration=DURATION),
+            f"Test clip {number}: true frames, prediction with a mean PSNR of "
+            f"{decibels(psnr.mean())} dB, last frame again with {decibels(copied.mean())} dB",
         )
-        for i in range(len(true))
+        for number, (true, predicted, psnr, copied) in enumerate(zip(*films, strict=True), start=1)
     ]
 
 
