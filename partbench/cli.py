@@ -10,6 +10,8 @@ from typing import Any
 from partbench import __version__
 from partbench.errors import BadInput
 
+CODE = "fingerprint of the code, to be written into the result; default: computed"
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; return the exit status.
@@ -125,6 +127,7 @@ def _parser() -> argparse.ArgumentParser:
     prepare.add_argument("--settings", required=True)
     prepare.add_argument("--out", type=Path, required=True)
     prepare.add_argument("--workers", type=int, default=1)
+    prepare.add_argument("--code", help=CODE)
 
     foreground = command(
         "foreground",
@@ -135,12 +138,14 @@ def _parser() -> argparse.ArgumentParser:
     foreground.add_argument("--model", type=Path, required=True)
     foreground.add_argument("--data", type=Path, required=True)
     foreground.add_argument("--runtime", default="{}")
+    foreground.add_argument("--code", help=CODE)
     foreground.add_argument("--out", type=Path, required=True)
 
     train = command("train", _train, "Stage: train one run, or resume it.")
     train.add_argument("--run", dest="key", required=True, help="method/variant/train/seed")
     train.add_argument("--settings", required=True)
     train.add_argument("--runtime", default="{}")
+    train.add_argument("--code", help=CODE)
     train.add_argument("--data", type=Path, required=True)
     train.add_argument("--out", type=Path, required=True)
 
@@ -159,6 +164,7 @@ def _parser() -> argparse.ArgumentParser:
     probe.add_argument("--data", type=Path, required=True)
     probe.add_argument("--settings", required=True)
     probe.add_argument("--runtime", default="{}")
+    probe.add_argument("--code", help=CODE)
     probe.add_argument("--out", type=Path, required=True)
 
     report = command("report", _report, "Gather a results folder into tables and the page.")
@@ -295,15 +301,18 @@ def _fetch_weights(args: argparse.Namespace) -> None:
 
 
 def _prepare(args: argparse.Namespace) -> None:
+    from partbench import fingerprint
     from partbench.data.prepare import prepare
     from partbench.data.prepared import Prepared
     from partbench.data.sheet import write_sheet
 
-    prepare(_reader(args), args.data_set, args.out, args.workers)
+    code = args.code or fingerprint.of_preparation(args.reader)
+    prepare(_reader(args), args.data_set, args.out, args.workers, code)
     write_sheet(Prepared(args.out), args.out / "sheet.png")
 
 
 def _foreground(args: argparse.Namespace) -> None:
+    from partbench import fingerprint
     from partbench.data.prepared import Prepared
     from partbench.data.sheet import write_sheet
     from partbench.foreground import find_foreground
@@ -312,20 +321,22 @@ def _foreground(args: argparse.Namespace) -> None:
 
     runtime = Runtime.parse(_json(args.runtime, "--runtime"), "runtime")
     device = device_of(runtime)
-    find_foreground(args.data_set, args.model, args.data, args.out, device, runtime.threads)
+    code = args.code or fingerprint.of_foreground()
+    find_foreground(args.data_set, args.model, args.data, args.out, device, runtime.threads, code)
     write_sheet(Prepared(args.out), args.out / "sheet.png")
 
 
 def _train(args: argparse.Namespace) -> None:
-    from partbench import method
+    from partbench import fingerprint, method
     from partbench.run import Runtime
     from partbench.train import Stopped, train
 
     run = _run(args.key)
     settings = method.load(run.method).Settings.parse(_json(args.settings, "--settings"), args.key)
     runtime = Runtime.parse(_json(args.runtime, "--runtime"), "runtime")
+    code = args.code or fingerprint.of_training(run.method)
     try:
-        train(run, settings, runtime, args.data, args.out)
+        train(run, settings, runtime, args.data, args.out, code)
     except Stopped as stopped:
         print(stopped, file=sys.stderr)
         raise SystemExit(75) from None
@@ -343,14 +354,15 @@ def _extract(args: argparse.Namespace) -> None:
 
 
 def _probe(args: argparse.Namespace) -> None:
-    from partbench import plugins
+    from partbench import fingerprint, plugins
     from partbench.probe import Probe, measure
     from partbench.run import Runtime
 
     cls = plugins.load("probes", args.probe, Probe)  # type: ignore[type-abstract]
     settings = cls.Settings.parse(_json(args.settings, "--settings"), f"probes.{args.probe}")
     runtime = Runtime.parse(_json(args.runtime, "--runtime"), "runtime")
-    measure(cls(), _run(args.key), args.source, args.data, settings, runtime, args.out)
+    code = args.code or fingerprint.of_probe(cls)
+    measure(cls(), _run(args.key), args.source, args.data, settings, runtime, args.out, code)
 
 
 def _report(args: argparse.Namespace) -> None:

@@ -23,7 +23,10 @@ import hashlib
 from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from partbench.probe import Probe
 
 ROOT = Path(__file__).parent
 
@@ -31,6 +34,7 @@ PLUMBING = {
     "errors": "ends a stage with a message, so there is no result",
     "files": "writes bytes to the disk and reads the same bytes back",
     "fingerprint": "describes the code",
+    "outputs.capability": "checks a method, and ends a stage or lets it go on",
     "plugins": "finds a class by its name; the module of that class is an entry",
     "progress": "prints",
     "provenance": "describes the machine",
@@ -55,15 +59,19 @@ def of_training(method: str) -> str:
     return fingerprint("partbench.train", f"partbench.methods.{method}")
 
 
-def of_extraction() -> str:
-    """Return the fingerprint of writing a run's outputs."""
-    return fingerprint("partbench.extract")
+def of_extraction(capabilities: Iterable[str]) -> str:
+    """Return the fingerprint of writing and drawing some capabilities of a run."""
+    return fingerprint(*_extraction(capabilities))
 
 
-def of_probe(probe: str, extracted: bool) -> str:
-    """Return the fingerprint of measuring a cell, by outputs that are `extracted` before or not."""
-    extraction = ["partbench.extract"] if extracted else []
-    return fingerprint("partbench.probe", f"partbench.probes.{probe}", *extraction)
+def of_probe(probe: "type[Probe]") -> str:
+    """Return the fingerprint of a probe's cells: of measuring and of writing what it reads."""
+    extraction = _extraction(probe.needs) if probe.reads == "outputs" else []
+    return fingerprint("partbench.probe", probe.__module__, *extraction)
+
+
+def _extraction(capabilities: Iterable[str]) -> list[str]:
+    return ["partbench.extract", *(f"partbench.outputs.{name}" for name in capabilities)]
 
 
 def of_report(root: Path = ROOT) -> str:

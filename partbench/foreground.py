@@ -25,7 +25,7 @@ BATCH = 64
 
 
 def find_foreground(
-    name: str, model: Path, data: Path, out: Path, device: str, threads: int
+    name: str, model: Path, data: Path, out: Path, device: str, threads: int, code: str = ""
 ) -> None:
     """Write the data set `data` again, with the foreground that a run predicts as its masks.
 
@@ -36,6 +36,7 @@ def find_foreground(
         out: folder to make; whole or absent.
         device: "cpu" or "cuda".
         threads: CPU threads.
+        code: fingerprint of the code that finds it.
 
     Raises:
         BadInput: the model or the data cannot be read, do not fit, or the run's method has no
@@ -67,7 +68,12 @@ def find_foreground(
         masks = sha256(*sorted(aside.glob("*.mask.npy")))
         checksum = hashlib.sha256((prepared.meta["checksum"] + masks).encode()).hexdigest()
         foreground = {"by": str(run), "of": prepared.meta["data_set"], "mean IoU, %": overlap}
-        changed = {"data_set": name, "checksum": checksum, "foreground": foreground}
+        changed = {
+            "data_set": name,
+            "code": code,
+            "checksum": checksum,
+            "foreground": foreground,
+        }
         write_json(aside / "meta.json", prepared.meta | changed)
         shutil.rmtree(out, ignore_errors=True)
         aside.rename(out)

@@ -208,6 +208,7 @@ def measure(
     settings: Settings,
     runtime: Runtime,
     out: Path,
+    code: str = "",
 ) -> None:
     """Measure one cell and write `out` (json) and, beside it, what else the probe returns.
 
@@ -221,6 +222,7 @@ def measure(
         settings: the probe's.
         runtime: device and threads.
         out: the cell's json file; it is written last, so a cell that has it is whole.
+        code: fingerprint of the code that measures.
 
     Raises:
         BadInput: what the probe raises; a number is not finite, or its setting is not of the
@@ -265,7 +267,7 @@ def measure(
             "data_checksum": meta["checksum"],
             "subset": meta["subset"],
             "seconds": round(time.monotonic() - began, 3),
-            "provenance": provenance(device),
+            "provenance": provenance(device, code),
         },
     )
     for path in result.scratch:

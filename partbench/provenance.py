@@ -1,4 +1,4 @@
-"""Where a result comes from: commit, versions, machine, command."""
+"""Where a result comes from: code, commit, versions, machine, command."""
 
 import importlib.metadata
 import platform
@@ -13,9 +13,15 @@ from typing import Any
 PACKAGES = ("torch", "torchvision", "numpy", "scipy", "scikit-learn", "lightning-fabric")
 
 
-def provenance(device: str) -> dict[str, Any]:
-    """Return what is needed to repeat a result made now on `device` ("cpu" or "cuda")."""
+def provenance(device: str, code: str) -> dict[str, Any]:
+    """Return what is needed to repeat a result made now.
+
+    Args:
+        device: "cpu" or "cuda".
+        code: the fingerprint of the code that made it.
+    """
     return {
+        "code": code,
         **_commit(),
         "command": shlex.join(["partbench", *sys.argv[1:]]),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -29,22 +35,24 @@ def provenance(device: str) -> dict[str, Any]:
 
 @cache
 def _commit() -> dict[str, Any]:
-    """Return the commit of the code that runs, and whether the code differs from it."""
-    here = Path(__file__).parent
+    """Return the commit of the code that runs, and whether the code differs from it.
+
+    It differs if a file that git tracks is changed or this package holds one that git does not.
+    """
     try:
-        commit = subprocess.run(
-            ["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=True
-        ).stdout.strip()
-        status = subprocess.run(
-            ["git", "--no-optional-locks", "status", "--porcelain", "--untracked-files=no"],
-            cwd=here,
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout
+        commit = _git("rev-parse", "HEAD")
+        changed = _git("--no-optional-locks", "status", "--porcelain", "--untracked-files=no")
+        untracked = _git("ls-files", "--others", "--exclude-standard")  # of this folder
     except (OSError, subprocess.CalledProcessError):
         return {"commit": "not a git checkout", "dirty": False}
-    return {"commit": commit, "dirty": bool(status.strip())}
+    return {"commit": commit, "dirty": bool(changed or untracked)}
+
+
+def _git(*command: str) -> str:
+    """Return what git says in the folder of this package."""
+    here = Path(__file__).parent
+    done = subprocess.run(["git", *command], cwd=here, capture_output=True, text=True, check=True)
+    return done.stdout.strip()
 
 
 @cache

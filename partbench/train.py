@@ -45,7 +45,7 @@ class Stopped(Exception):
     """A signal asked the run to stop; its state is in the checkpoint."""
 
 
-def train(run: Run, settings: Any, runtime: Runtime, data: Path, out: Path) -> None:
+def train(run: Run, settings: Any, runtime: Runtime, data: Path, out: Path, code: str = "") -> None:
     """Train one run, or resume it where it stopped.
 
     Args:
@@ -54,6 +54,7 @@ def train(run: Run, settings: Any, runtime: Runtime, data: Path, out: Path) -> N
         runtime: device, precision, threads.
         data: the folder of the prepared training data.
         out: the run's folder.
+        code: fingerprint of the code that trains.
 
     Raises:
         BadInput: the data do not fit the method, the checkpoint is another run's, a loss is not
@@ -75,11 +76,11 @@ def train(run: Run, settings: Any, runtime: Runtime, data: Path, out: Path) -> N
     if runtime.devices > 1:
         fabric.launch()
     if fabric.global_rank:
-        _Training(fabric, run, settings, runtime, Prepared(data), out).go()
+        _Training(fabric, run, settings, runtime, Prepared(data), out, code).go()
         return
     with locked(out):
         sweep(out)
-        _Training(fabric, run, settings, runtime, Prepared(data), out).go()
+        _Training(fabric, run, settings, runtime, Prepared(data), out, code).go()
 
 
 class _Mixed(MixedPrecision):
@@ -91,10 +92,17 @@ class _Mixed(MixedPrecision):
 
 class _Training:
     def __init__(
-        self, fabric: Fabric, run: Run, settings: Any, runtime: Runtime, data: Prepared, out: Path
+        self,
+        fabric: Fabric,
+        run: Run,
+        settings: Any,
+        runtime: Runtime,
+        data: Prepared,
+        out: Path,
+        code: str,
     ) -> None:
         self.fabric, self.run, self.settings = fabric, run, settings
-        self.runtime, self.data, self.out = runtime, data, out
+        self.runtime, self.data, self.out, self.code = runtime, data, out, code
         cls = methods.load(run.method)
         split = data.training_split(cls.learns_from)
         methods.check_reads(cls, split.frames, str(split.folder))
@@ -233,6 +241,7 @@ class _Training:
         self._means()  # a state that is not finite must not take the place of a good one
         state = {
             "identity": json.dumps(self.identity, sort_keys=True),
+            "code": self.code,
             "step": self.step,
             "seconds": self.seconds,
             "lines": self.lines,
@@ -253,6 +262,9 @@ class _Training:
         if state:
             self.step, self.seconds = state["step"], state["seconds"]
             self.lines, self.window = state["lines"], state["window"]
+            begun = state.get("code", "unknown")
+            # "a+b": the code a began the run, b resumed it.
+            self.code = begun if begun.endswith(self.code) else f"{begun}+{self.code}"
             self.method.load_state_dict(state["model"])
             for name, optimizer in self.optimizers.items():
                 optimizer.load_state_dict(state["optimizers"][name])
@@ -322,7 +334,7 @@ class _Training:
                 "images_per_second": round(images / self.seconds, 1) if images else None,
                 "peak_memory_mb": round(peak / 2**20, 1),
                 "final": {k: v for k, v in last.items() if "/" in k},
-                "provenance": provenance(device),
+                "provenance": provenance(device, self.code),
             },
         )
         save_model(self.method, self.identity, self.out / "model.pt")

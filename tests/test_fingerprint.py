@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 
 from partbench import fingerprint as code
+from partbench import plugins
 from partbench.fingerprint import PLUMBING, ROOT, WHOLE, _Target, _Text, fingerprint
+from partbench.probe import Probe
 
 Take = Callable[[dict[str, str]], str]
 LAYERS = """
@@ -245,7 +247,7 @@ def test_plumbing_is_not_followed(take: Take) -> None:
 
 def test_plumbing_exists_and_has_its_reasons() -> None:
     for module, reason in PLUMBING.items():
-        assert (ROOT / f"{module}.py").is_file()
+        assert ROOT.joinpath(*module.split(".")).with_suffix(".py").is_file()
         assert reason
     assert not {"settings", "method", "model", "probe", "train"} & PLUMBING.keys()
 
@@ -304,17 +306,15 @@ def test_text_says_what_it_refers_to() -> None:
 
 def test_every_stage_has_a_fingerprint() -> None:
     """Each reaches what it is made by, and not what only others use."""
-    training = {name: code.of_training(name) for name in ("patchvae", "vae", "zhang", "kmeans")}
-    probes = {name: code.of_probe(name, extracted=True) for name in ("linear", "parts")}
-    others = [
-        code.of_probe("linear", extracted=False),
-        code.of_preparation("toy"),
-        code.of_preparation("cub"),
+    base: type[Probe] = Probe  # type: ignore[type-abstract]
+    stages = [
+        *(code.of_preparation(reader) for reader in ("toy", "cub")),
+        *(code.of_training(method) for method in ("patchvae", "vae", "zhang", "kmeans")),
+        *(code.of_extraction([name]) for name in ("features", "keypoints")),
+        *(code.of_probe(plugins.load("probes", name, base)) for name in ("linear", "classify")),
         code.of_foreground(),
-        code.of_extraction(),
         code.of_report(),
     ]
-    stages = [*training.values(), *probes.values(), *others]
     assert len(set(stages)) == len(stages)
 
 

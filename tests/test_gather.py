@@ -44,7 +44,7 @@ def write_run(results: Path, key: str, **changes: Any) -> None:
     record = {
         "settings": method_settings(CONFIG, method, variant).model_dump(mode="json"),
         "subset": False,
-        "provenance": {"device": "a card"},
+        "provenance": {"device": "a card", "code": "aaa"},
         "seconds": 12.5,
         "peak_memory_mb": 300.0,
         "data_checksum": "toy's",
@@ -81,7 +81,7 @@ def write_cell(
         "subset": False,
         "version": 1,
         "data_checksum": f"{data}'s",
-        "provenance": {"commit": "abc", "dirty": True},
+        "provenance": {"code": "bbb", "commit": "abc", "dirty": True},
         "metrics": [metric],
     }
     write_json(path, cell | changes)
@@ -132,6 +132,8 @@ def test_a_number_carries_where_it_comes_from(results: Path) -> None:
         "version": 1,
         "data_checksum": "toy's",
         "train_checksum": "toy's",
+        "code": "bbb",
+        "train_code": "aaa",
         "commit": "abc",
         "dirty": True,
         "device": "a card",

@@ -1,5 +1,6 @@
 """The training loop: learns, repeats itself bit for bit, stops and goes on, and loses nothing."""
 
+import contextlib
 import json
 import os
 import pickle
@@ -264,6 +265,21 @@ def test_a_run_stopped_at_any_step_ends_as_if_it_had_not_been(
         out = stopped(name, tiny, tmp_path / str(step), monkeypatch, step)
         assert not (out / "model.pt").exists()
         assert_same_result(whole, run_small(name, tiny, out))
+
+
+@pytest.mark.parametrize(
+    ("codes", "recorded"), [(["a1", "a1", "a1"], "a1"), (["a1", "b2", "b2"], "a1+b2")]
+)
+def test_a_run_names_all_the_code_that_trained_it(
+    codes: list[str], recorded: str, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, settings = Run("vae", "paper", "toy", 0), small("vae")
+    for step, code in zip((4, 7, None), codes, strict=True):
+        with monkeypatch.context() as patch, contextlib.suppress(Stopped):
+            if step:
+                stop_at(patch, step)
+            train(run, settings, CPU, tiny, tmp_path, code)
+    assert json.loads((tmp_path / "train.json").read_text())["provenance"]["code"] == recorded
 
 
 def test_a_log_line_covers_its_steps_however_often_the_run_was_stopped(

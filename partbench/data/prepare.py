@@ -25,7 +25,7 @@ NOTE_SECONDS = 2.0
 """Between two notes in the journal: waiting for the disk after each chunk would cost more."""
 
 
-def prepare(reader: Reader, name: str, out: Path, workers: int) -> None:
+def prepare(reader: Reader, name: str, out: Path, workers: int, code: str = "") -> None:
     """Decode a data set once, into the folder `out`.
 
     Written aside and renamed, so `out` is whole or absent. What a stopped process had decoded is
@@ -36,6 +36,7 @@ def prepare(reader: Reader, name: str, out: Path, workers: int) -> None:
         name: its name in the configuration.
         out: the folder to make; replaced if it is there.
         workers: processes.
+        code: fingerprint of the code that prepares.
 
     Raises:
         BadInput: a file is missing, broken or impossible (see `DataSettings` for what may be
@@ -56,6 +57,7 @@ def prepare(reader: Reader, name: str, out: Path, workers: int) -> None:
                     checksum.read(path)
         meta = {
             "format": FORMAT,
+            "code": code,
             "data_set": name,
             "reader": type(reader).__module__.rpartition(".")[2],
             "settings": reader.settings.model_dump(mode="json"),
