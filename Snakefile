@@ -10,7 +10,7 @@ min_version("9.0")
 
 if "name" not in config:
 
-    configfile: "config/paper.yaml"
+    configfile: f"{workflow.basedir}/config/paper.yaml"
 
 
 include: "workflow/rules/common.smk"
@@ -29,6 +29,7 @@ wildcard_constraints:
     seed=r"\d+",
     run=r"[^/]+/[^/]+/[^/]+/\d+",
     eval="[^/]+",
+    probe="[^/]+",
 
 
 localrules:

@@ -1,6 +1,6 @@
 """One pass of a run over an evaluation set: writes all that the probes will read.
 
-Each capability of `partbench.outputs` says which files it writes. Beside them goes `pictures.npz`
+Each capability of `partbench.outputs` says which files it writes. Beside them goes an npz of pictures
 for the report: `originals`, uint8 [n, S, S, 3], the first test samples, and what each capability
 of the method draws of them.
 """
@@ -85,7 +85,7 @@ def _draw(
     usable: dict[str, Capability],
     device: torch.device,
 ) -> dict[str, NDArray[Any]]:
-    """Return the arrays of pictures.npz."""
+    """Return the arrays of the pictures."""
     split = prepared.split("test")
     arrays: dict[str, NDArray[Any]] = {"originals": np.array(split.images[:PICTURES])}
     for capability in usable.values():

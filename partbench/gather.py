@@ -154,7 +154,7 @@ def _why(cell: Cell, results: Path, logs: Path) -> str:
         (results / "data" / cell.run.train / "meta.json", f"prepare/{cell.run.train}"),
         (results / "data" / cell.eval / "meta.json", f"prepare/{cell.eval}"),
         (run / "model.pt", f"train/{cell.run}"),
-        (results / "outputs" / f"{cell.run}/{cell.eval}", f"extract/{cell.run}/{cell.eval}"),
+        (results / "outputs" / str(cell), f"extract/{cell}"),
         (results / "cells" / f"{cell}.json", f"probe/{cell}"),
     ]
     for product, stage in stages:

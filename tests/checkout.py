@@ -1,5 +1,6 @@
 """A copy of the repository, in which tests edit files and run the workflow."""
 
+import ast
 import os
 import re
 import shutil
@@ -35,11 +36,15 @@ class Checkout:
 
     Args:
         folder: where to put it; made here.
+        copied: another one, to be copied with its results.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, copied: "Checkout | None" = None) -> None:
         self.folder = folder
         ignored = shutil.ignore_patterns("__pycache__", "*.egg-info")
+        if copied:
+            shutil.copytree(copied.folder, folder, ignore=ignored)
+            return
         folder.mkdir(parents=True)
         for part in PARTS:
             source = REPOSITORY / part
@@ -53,12 +58,22 @@ class Checkout:
         (self.folder / name).write_text(yaml.safe_dump(config, sort_keys=False))
         return name
 
-    def run(self, *command: str) -> subprocess.CompletedProcess[str]:
-        """Run `python -m` something here; stderr goes into stdout."""
+    def edit(self, path: str, function: str) -> None:
+        """Add a statement to a function of a module of partbench, or to a method of its classes."""
+        file = self.folder / "partbench" / path
+        lines = file.read_text().splitlines(keepends=True)
+        nodes = ast.walk(ast.parse("".join(lines)))
+        body = next(n.body for n in nodes if isinstance(n, ast.FunctionDef) and n.name == function)
+        last = body[-1]
+        lines.insert(last.lineno - 1, f"{' ' * last.col_offset}edited = 1\n")
+        file.write_text("".join(lines))
+
+    def run(self, *command: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+        """Run `python -m` something, here unless told where; stderr goes into stdout."""
         hidden = {"PARTBENCH_DATA", "PYTHONPATH", "SNAKEMAKE_PROFILE"}
         return subprocess.run(
             [sys.executable, "-m", *command],
-            cwd=self.folder,
+            cwd=cwd or self.folder,
             env={key: value for key, value in os.environ.items() if key not in hidden},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

@@ -253,7 +253,7 @@ def _landmarks(folder: Path, fake: Fake, seed: int) -> list[dict[str, Any]]:
     metrics = [dict(zip(keys, number, strict=True)) for number in numbers]
     _write(cells / "landmarks.json", {"metrics": _recorded(metrics), "details": details})
     if seed == 0:
-        path = cells / "pictures.npz"
+        path = cells / "linear.pictures.npz"
         arrays = dict(np.load(path)) if path.exists() else {}
         images = {"originals": _images(np.random.default_rng(7), 8)}
         np.savez(path, **(images | arrays), keypoints=points.astype(np.float32))
@@ -321,7 +321,7 @@ def _parts(folder: Path, fake: Fake, seed: int) -> list[dict[str, Any]]:
         ]
     _write(cells / "parts.json", {"metrics": _recorded(metrics), "details": details})
     if seed == 0:
-        path = cells / "pictures.npz"
+        path = cells / "linear.pictures.npz"
         arrays = dict(np.load(path)) if path.exists() else {}
         images = {"originals": _images(np.random.default_rng(7), 8)}
         shown = np.where(inside, parts, 255).astype(np.uint8)
@@ -413,7 +413,7 @@ def _run(folder: Path, fake: Fake, train: str, seed: int, rng: np.random.Generat
         cells = folder / "cells" / fake.method / fake.variant / train / str(seed) / train
         cells.mkdir(parents=True, exist_ok=True)
         np.savez(
-            cells / "pictures.npz",
+            cells / "linear.pictures.npz",
             originals=images if fake.method != "bigan" else images[::-1],
             reconstructions=np.clip(images + noise, 0, 255).astype(np.uint8),
             samples=_images(rng, 8),

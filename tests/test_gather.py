@@ -191,7 +191,7 @@ def test_the_first_stage_without_its_product_is_the_one_that_failed(results: Pat
     stages = [
         ("prepare/toy", results / "data" / "toy" / "meta.json"),
         (f"train/{key}", results / "runs" / key / "model.pt"),
-        (f"extract/{key}/toy", results / "outputs" / key / "toy" / "test.features.npy"),
+        (f"extract/{key}/toy/linear", results / "outputs" / key / "toy" / "linear" / "f.npy"),
         (f"probe/{key}/toy/linear", None),
     ]
     for stage, _ in stages:

@@ -374,7 +374,7 @@ def drop_images(results: Path) -> None:
 
 
 def drop_pictures(results: Path) -> None:
-    for path in results.rglob("pictures.npz"):
+    for path in results.rglob("*.pictures.npz"):
         path.unlink()
 
 
@@ -586,7 +586,7 @@ def damage_parts(results: Path) -> None:
 
 
 def other_pictures(results: Path) -> None:
-    for path in results.rglob("pictures.npz"):
+    for path in results.rglob("*.pictures.npz"):
         arrays = dict(np.load(path))
         if "parts" in arrays:
             np.savez(path, **(arrays | {"parts": arrays["parts"][:, :3]}))

@@ -98,7 +98,7 @@ class Data(NamedTuple):
 
 
 class PictureRecord(NamedTuple):
-    """What one run makes of the pictured images of a data set: its pictures.npz.
+    """What one run makes of the pictured images of a data set.
 
     Each capability reads its own of it: `partbench.outputs.<capability>.Pictures.read(arrays)`.
     """
@@ -161,12 +161,16 @@ def read(folder: Path) -> Results:
         parts = _opened(path.with_name("test.parts.npy"), ())
         shown = sheet if sheet.exists() else None
         data.append(Data(path.parent.name, _json(path), shown, images, parts))
-    pictures = []
-    for path in sorted((folder / "cells").glob("*/*/*/*/*/pictures.npz")):
+    pictures: dict[Path, PictureRecord] = {}
+    for path in sorted((folder / "cells").glob("*/*/*/*/*/*.pictures.npz")):
+        # Each extraction draws all that the run offers, so one probe's pictures do for the others.
+        if path.parent in pictures:
+            continue
         arrays = _arrays(path)
         if read_images(arrays, "originals") is not None:
             method, variant, train, seed, evaluated = path.parts[-6:-1]
-            pictures.append(PictureRecord(method, variant, train, seed, evaluated, arrays))
+            record = PictureRecord(method, variant, train, seed, evaluated, arrays)
+            pictures[path.parent] = record
     cells: dict[str, list[CellRecord]] = {}
     for path in sorted((folder / "cells").glob("*/*/*/*/*/*.json")):
         method, variant, train, seed, evaluated = path.parts[-6:-1]
@@ -178,7 +182,7 @@ def read(folder: Path) -> Results:
         _table(folder / "summary.parquet", SUMMARY),
         runs,
         data,
-        pictures,
+        list(pictures.values()),
         cells,
     )
 

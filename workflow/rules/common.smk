@@ -1,6 +1,5 @@
 """The grid of the configuration, as file names; every function of the workflow stands here."""
 
-import ast
 import os
 import sys
 from pathlib import Path
@@ -8,16 +7,22 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 
 sys.path.insert(0, workflow.basedir)
-# The jobs run the same Python as Snakemake does, with partbench from this checkout.
-os.environ.update(PATH=f"{Path(sys.executable).parent}:{os.getenv('PATH', '')}")
+# The jobs run the same Python as Snakemake does, with partbench from this checkout, wherever
+# `--directory` puts the results.
+os.environ.update(
+    PATH=f"{Path(sys.executable).parent}:{os.getenv('PATH', '')}",
+    PYTHONPATH=f"{workflow.basedir}:{os.getenv('PYTHONPATH', '')}".rstrip(":"),
+    PYTHONSAFEPATH="1",
+)
 # Jobs stand side by side: threads that wait must not spin.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from partbench import config as grid
-from partbench import plugins
+from partbench import fingerprint, plugins
 from partbench.errors import BadInput
 from partbench.forkserver import Server
 from partbench.method import Method
+from partbench.outputs.capability import offered_by
 from partbench.probe import Probe
 
 ENVIRONMENT = f"{workflow.basedir}/environment.yml"
@@ -38,23 +43,8 @@ PROBES = sorted({cell.probe for cell in CELLS})
 PROBE_CLASSES = {probe: plugins.load("probes", probe, Probe) for probe in PROBES}
 
 
-def sources(package, name):
-    """Return the file of a method, reader or probe, and those of its kind that it imports."""
-    found, waiting = set(), [f"partbench/{package}/{name}.py"]
-    while waiting:
-        path = waiting.pop()
-        found.add(path)
-        for node in ast.walk(ast.parse(Path(workflow.basedir, path).read_text())):
-            if isinstance(node, ast.ImportFrom) and node.module:
-                parts = node.module.split(".")
-                if parts[:-1] in (["partbench", package], ["partbench", "nn"]):
-                    waiting.append(str(Path(*parts).with_suffix(".py")))
-        waiting = [p for p in waiting if p not in found]
-    return sorted(found)
-
-
 def data_set_code(wildcards):
-    return sources("data", CONFIG.data[wildcards.data_set]["reader"])
+    return fingerprint.of_preparation(CONFIG.data[wildcards.data_set]["reader"])
 
 
 def data_set_reader(wildcards):
@@ -101,13 +91,15 @@ def weights_of(method):
     return weights
 
 
-def needs_of_probes(wildcards):
-    """Return what the probes read of a run's outputs on a data set, separated by commas."""
-    cells = [
-        cell for cell in CELLS if (str(cell.run), cell.eval) == (wildcards.run, wildcards.eval)
-    ]
-    needs = {need for cell in cells for need in PROBE_CLASSES[cell.probe].needs}
-    return ",".join(sorted(needs))
+def extraction_code(wildcards):
+    """Return the fingerprint of writing outputs and drawing all that a run's method offers."""
+    method = wildcards.run.partition("/")[0]
+    return fingerprint.of_extraction(offered_by(plugins.load("methods", method, Method)))
+
+
+def needs_of_probe(wildcards):
+    """Return what a probe reads of a run's outputs, separated by commas."""
+    return ",".join(PROBE_CLASSES[wildcards.probe].needs)
 
 
 def probe_settings(probe):

@@ -1,12 +1,14 @@
+# Each probe has its outputs to itself: they are temporary, so that a probe that is added would
+# else make them again for all, and be measured with all.
 rule extract:
     input:
         model=f"{RESULTS}/runs/{{run}}/model.pt",
         data=f"{RESULTS}/data/{{eval}}/meta.json",
     output:
-        outputs=temp(directory(f"{RESULTS}/outputs/{{run}}/{{eval}}")),
-        pictures=f"{RESULTS}/cells/{{run}}/{{eval}}/pictures.npz",
+        outputs=temp(directory(f"{RESULTS}/outputs/{{run}}/{{eval}}/{{probe}}")),
+        pictures=f"{RESULTS}/cells/{{run}}/{{eval}}/{{probe}}.pictures.npz",
     log:
-        f"{RESULTS}/logs/extract/{{run}}/{{eval}}.log",
+        f"{RESULTS}/logs/extract/{{run}}/{{eval}}/{{probe}}.log",
     conda:
         ENVIRONMENT
     threads: CONFIG.runtime.threads
@@ -17,7 +19,8 @@ rule extract:
     params:
         runtime=runtime,
         data=folder_of_meta,
-        needs=needs_of_probes,
+        needs=needs_of_probe,
+        code=extraction_code,
     shell:
         "python -m partbench extract --model {input.model} --data {params.data}"
         " --needs {params.needs}"

@@ -1,7 +1,6 @@
 rule prepare:
     input:
         files=f"{RESULTS}/data/{{data_set}}.files.json",
-        code=data_set_code,
     output:
         meta=f"{RESULTS}/data/{{data_set}}/meta.json",
     log:
@@ -18,10 +17,12 @@ rule prepare:
     params:
         reader=data_set_reader,
         settings=data_set_settings,
+        code=data_set_code,
         out=lambda wildcards, output: str(Path(output.meta).parent),
     shell:
         "python -m partbench prepare --data-set {wildcards.data_set} --reader {params.reader}"
-        " --settings {params.settings:q} --workers {threads} --out {params.out} 2> {log}"
+        " --settings {params.settings:q} --workers {threads} --code {params.code}"
+        " --out {params.out} 2> {log}"
 
 
 if any(FOUND.values()):
@@ -46,7 +47,9 @@ if any(FOUND.values()):
         params:
             runtime=runtime,
             data=folder_of_meta,
+            code=fingerprint.of_foreground(),
             out=lambda wildcards, output: str(Path(output.meta).parent),
         shell:
             "python -m partbench foreground --data-set {wildcards.data_set} --model {input.model}"
-            " --data {params.data} --runtime {params.runtime:q} --out {params.out} 2> {log}"
+            " --data {params.data} --runtime {params.runtime:q} --code {params.code}"
+            " --out {params.out} 2> {log}"

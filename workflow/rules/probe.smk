@@ -9,10 +9,9 @@ for probe in PROBES:
             source=(
                 f"{RESULTS}/runs/{{run}}/model.pt"
                 if on_model
-                else f"{RESULTS}/outputs/{{run}}/{{eval}}"
+                else f"{RESULTS}/outputs/{{run}}/{{eval}}/{probe}"
             ),
             data=f"{RESULTS}/data/{{eval}}/meta.json",
-            code=sources("probes", probe),
         output:
             cell=f"{RESULTS}/cells/{{run}}/{{eval}}/{probe}.json",
             samples=f"{RESULTS}/cells/{{run}}/{{eval}}/{probe}.parquet",
@@ -28,9 +27,10 @@ for probe in PROBES:
         params:
             probe=probe,
             settings=probe_settings(probe),
+            code=fingerprint.of_probe(PROBE_CLASSES[probe]),
             runtime=runtime,
             data=folder_of_meta,
         shell:
             "python -m partbench probe {params.probe} --run {wildcards.run}"
             " --source {input.source} --data {params.data} --settings {params.settings:q}"
-            " --runtime {params.runtime:q} --out {output.cell} 2> {log}"
+            " --runtime {params.runtime:q} --code {params.code} --out {output.cell} 2> {log}"

@@ -16,7 +16,6 @@ rule report:
     input:
         config=f"{RESULTS}/config.json",
         cells=[f"{RESULTS}/cells/{cell}.json" for cell in CELLS],
-        published="partbench/published.csv",
     output:
         page=REPORT,
         tables=expand(
@@ -30,5 +29,6 @@ rule report:
         ENVIRONMENT
     params:
         results=folder_of_config,
+        code=fingerprint.of_report(),
     shell:
         "python -m partbench report --results {params.results} --out {output.page} 2> {log}"

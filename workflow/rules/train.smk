@@ -6,7 +6,6 @@ for method in METHODS:
             f"train_{method}"
         input:
             data=f"{RESULTS}/data/{{train}}/meta.json",
-            code=sources("methods", method),
             weights=weights_of(method),
         output:
             model=f"{RESULTS}/runs/{method}/{{variant}}/{{train}}/{{seed}}/model.pt",
@@ -23,6 +22,7 @@ for method in METHODS:
         params:
             run=f"{method}/{{variant}}/{{train}}/{{seed}}",
             settings=train_settings(method),
+            code=fingerprint.of_training(method),
             # Other arithmetic rounds otherwise, so it trains again.
             arithmetic=(CONFIG.runtime.precision, CONFIG.runtime.compile),
             runtime=runtime,
@@ -30,4 +30,5 @@ for method in METHODS:
             out=folder_of_model,
         shell:
             "python -m partbench train --run {params.run} --settings {params.settings:q}"
-            " --runtime {params.runtime:q} --data {params.data} --out {params.out} 2> {log}"
+            " --runtime {params.runtime:q} --code {params.code} --data {params.data}"
+            " --out {params.out} 2> {log}"
