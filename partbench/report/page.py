@@ -110,7 +110,7 @@ def section_views(
                 {
                     "id": section.title.lower().replace(" ", "-"),
                     "title": section.title,
-                    "intro": fragment.intro(),
+                    "intro": fragment.intro() if hasattr(fragment, "intro") else "",
                     "tasks": written,
                     "empty": section.empty,
                 }
