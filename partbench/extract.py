@@ -1,8 +1,8 @@
 """One pass of a run over an evaluation set: writes all that the probes will read.
 
-Each capability of `partbench.outputs` says which files it writes. Beside them goes an npz of pictures
-for the report: `originals`, uint8 [n, S, S, 3], the first test samples, and what each capability
-of the method draws of them.
+Each capability of `partbench.outputs` says which files it writes. Beside them goes an npz of
+pictures for the report: `originals`, uint8 [n, S, S, 3], the first test samples, and what each
+capability of the method draws of them.
 """
 
 import shutil

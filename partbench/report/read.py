@@ -169,8 +169,7 @@ def read(folder: Path) -> Results:
         arrays = _arrays(path)
         if read_images(arrays, "originals") is not None:
             method, variant, train, seed, evaluated = path.parts[-6:-1]
-            record = PictureRecord(method, variant, train, seed, evaluated, arrays)
-            pictures[path.parent] = record
+            pictures[path.parent] = PictureRecord(method, variant, train, seed, evaluated, arrays)
     cells: dict[str, list[CellRecord]] = {}
     for path in sorted((folder / "cells").glob("*/*/*/*/*/*.json")):
         method, variant, train, seed, evaluated = path.parts[-6:-1]
