@@ -64,8 +64,8 @@ class Section:
     - `note(view)`: what a reader of the probe's numbers must know, from the view that `note`
       returns; it stands in "What the protocols hide".
 
-    A section with a title has the first two. A probe without these files still has its charts and
-    tables.
+    A section with a title has at least `task`. A probe without these files still has its charts
+    and tables.
     """
 
     title: ClassVar[str] = ""
