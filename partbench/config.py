@@ -51,7 +51,7 @@ class Config(Settings):
     runs: list[Block] = Field(min_length=1)
 
 
-class FoundForeground(Settings):
+class PredictedForeground(Settings):
     """A data set that repeats another one with the foreground that a run predicts."""
 
     of: str = Field(description="the other data set, a key of `data` with a reader")
@@ -169,34 +169,34 @@ def load_probe(name: str, where: str = "command line") -> type[Probe]:
     return plugins.load("probes", name, Probe, where)  # type: ignore[type-abstract]
 
 
-def found_foreground(config: Config, name: str, where: str = "") -> FoundForeground | None:
+def predicted_foreground(config: Config, name: str, where: str = "") -> PredictedForeground | None:
     """Return how a data set gets a predicted foreground; None if it has a reader instead."""
     values = config.data[name]
     if "reader" in values or not values.keys() & {"of", "by"}:
         return None
-    return FoundForeground.parse(values, f"{where}: data.{name}")
+    return PredictedForeground.parse(values, f"{where}: data.{name}")
 
 
 def _check_foreground(config: Config, name: str, where: str) -> None:
-    found = found_foreground(config, name, where)
-    if found is None:
+    predicted = predicted_foreground(config, name, where)
+    if predicted is None:
         return
     place = f"{where}: data.{name}"
     readers = {key: values for key, values in config.data.items() if "reader" in values}
-    for key in (found.of, found.run.train):
+    for key in (predicted.of, predicted.run.train):
         _known(key, readers, place)
-    method_settings(config, found.run.method, found.run.variant, f"{place}.by")
-    if not capabilities()["part_maps"].offered_by(methods.load(found.run.method)):
+    method_settings(config, predicted.run.method, predicted.run.variant, f"{place}.by")
+    if not capabilities()["part_maps"].offered_by(methods.load(predicted.run.method)):
         raise BadInput(
-            f"{place}.by: {found.run.method} offers no part maps, hence no foreground; name a run "
-            "of a method that does, such as `foreground`"
+            f"{place}.by: {predicted.run.method} offers no part maps, hence no foreground; name a "
+            "run of a method that does, such as `foreground`"
         )
 
 
 def load_reader(config: Config, name: str, where: str = "") -> type[Reader]:
     """Return the reader class of the data set `name`, or of the one that it repeats."""
-    if found := found_foreground(config, name, where):
-        name = found.of
+    if predicted := predicted_foreground(config, name, where):
+        name = predicted.of
     reader = config.data[name].get("reader")
     if reader is None:
         raise BadInput(f"{where}: data.{name} has no key 'reader'")
@@ -211,8 +211,8 @@ def _frames(config: Config, name: str) -> int:
 
 def data_settings(config: Config, name: str, where: str = "") -> DataSettings:
     """Return the validated settings of the data set `name`, or of the one that it repeats."""
-    if found := found_foreground(config, name, where):
-        name = found.of
+    if predicted := predicted_foreground(config, name, where):
+        name = predicted.of
     values = {k: v for k, v in config.data[name].items() if k != "reader"}
     return load_reader(config, name, where).Settings.parse(values, f"{where}: data.{name}")
 
@@ -239,7 +239,7 @@ def runs(config: Config) -> list[Run]:
         for variant in variants
         for seed in (config.seeds if block.seeds is None else block.seeds)
     }
-    foregrounds = (found_foreground(config, name) for name in config.data)
+    foregrounds = (predicted_foreground(config, name) for name in config.data)
     trainings |= {foreground.run: None for foreground in foregrounds if foreground}
     return list(trainings)
 

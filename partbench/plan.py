@@ -17,9 +17,9 @@ from partbench.config import (
     Config,
     cells,
     data_settings,
-    found_foreground,
     load_reader,
     method_settings,
+    predicted_foreground,
     probe_settings,
     runs,
 )
@@ -139,8 +139,8 @@ def _check_data(config: Config, name: str) -> list[str]:
     if (Path("results") / config.name / "data" / name / "meta.json").exists():
         return [f"ok    {name}: prepared"]
     settings = data_settings(config, name)
-    if found := found_foreground(config, name):
-        return [f"ok    {name}: {found.of} with the foreground of {found.by}"]
+    if predicted := predicted_foreground(config, name):
+        return [f"ok    {name}: {predicted.of} with the foreground of {predicted.by}"]
     files = files_read(config.data[name]["reader"], settings)
     missing = [file for file in files if not file.ready(data_root())]
     if missing and not settings.subset and all(file.urls for file in missing):

@@ -1,4 +1,4 @@
-"""Numbers from the literature, and the verdict on one of ours held against one of theirs."""
+"""Numbers from the literature, and verdicts that compare ours with them."""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -127,7 +127,7 @@ def verdict(
     overrides: Mapping[str, Any] | None = None,
     failure: str = "",
 ) -> Verdict:
-    """Hold a row of our summary against a published row.
+    """Compare a row of our summary with a published row.
 
     The rule, in this order; the first that applies decides:
 
@@ -184,27 +184,27 @@ def _obstacles(
     changes: Mapping[str, Any],
     overrides: Mapping[str, Any],
 ) -> list[str]:
-    """Return every reason why the two numbers must not be held against each other."""
-    found = []
+    """Return every reason why the two numbers must not be compared."""
+    obstacles = []
     if not comparable:
-        found.append("the configuration is a reduced one")
+        obstacles.append("the configuration is a reduced one")
     if ours["reduced"] or changes:
         listed = ", ".join(f"{key} {used} for {paper}" for key, (paper, used) in changes.items())
-        found.append(f"settings differ from the paper's{f' ({listed})' if listed else ''}")
+        obstacles.append(f"settings differ from the paper's{f' ({listed})' if listed else ''}")
     measured = [f"{key} {value}" for key, value in overrides.items() if key not in SELECTIONS]
     if measured:
-        found.append(f"the probe's settings were changed ({', '.join(measured)})")
+        obstacles.append(f"the probe's settings were changed ({', '.join(measured)})")
     if ours["subset"]:
-        found.append("the data set is incomplete")
+        obstacles.append("the data set is incomplete")
     if version_of(ours["train"]) not in (row["dataset"], *TRANSFERS.get(row["dataset"], ())):
-        found.append(f"trained on {ours['train']}")
+        obstacles.append(f"trained on {ours['train']}")
     if ours["unit"] != row["unit"]:
-        found.append(f"our unit is {ours['unit'] or 'none'}, theirs is {row['unit'] or 'none'}")
+        obstacles.append(f"our unit is {ours['unit'] or 'none'}, theirs is {row['unit'] or 'none'}")
     if not all(np.isfinite(ours[key]) for key in ("mean", "low", "high")):
-        found.append("our number has no interval")
+        obstacles.append("our number has no interval")
     if _unmatched(row):
-        found.append(f"the published protocol differs: {row['note']}")
-    return found
+        obstacles.append(f"the published protocol differs: {row['note']}")
+    return obstacles
 
 
 def _unmatched(row: Mapping[str, Any]) -> bool:

@@ -340,7 +340,7 @@ def test_the_profile_is_where_snakemake_looks() -> None:
     assert not (REPOSITORY / "profiles").exists()
 
 
-FOUND: dict[str, Any] = {
+PREDICTED: dict[str, Any] = {
     **TINY,
     "name": "found",
     "data": {**TINY["data"], "toy-found": {"of": "toy", "by": "principal_foreground/demo/toy/0"}},
@@ -359,7 +359,7 @@ FOUND: dict[str, Any] = {
 @pytest.mark.timeout(300)
 def test_a_foreground_is_found_by_a_run_of_the_workflow(tmp_path: Path) -> None:
     here = Checkout(tmp_path / "partbench")
-    config = here.configure(FOUND)
+    config = here.configure(PREDICTED)
     assert rules(here.planned(config)) == sorted(
         [
             *("configuration", "fetch", "prepare", "train_principal_foreground", "foreground"),

@@ -1,8 +1,11 @@
 """What one training step sees, and what a method may be told beside the images."""
 
-from typing import Literal, NamedTuple
+from __future__ import annotations
 
-from torch import Tensor
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+if TYPE_CHECKING:  # what prepares data needs no torch
+    from torch import Tensor
 
 LearnsFrom = Literal["images", "labels", "landmarks", "mask", "parts"]
 """What a training is told: the images alone, or one annotation beside them."""

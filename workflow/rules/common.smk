@@ -37,7 +37,7 @@ REPORT = "report/index.html" if CONFIG.name == "paper" else f"report/{CONFIG.nam
 GPUS = 0 if CONFIG.runtime.device == "cpu" else CONFIG.runtime.devices
 CELLS = [cell for cell in grid.cells(CONFIG) if not cell.skip]
 RUNS = sorted({cell.run for cell in CELLS})
-FOUND = {name: grid.found_foreground(CONFIG, name) for name in CONFIG.data}
+PREDICTED = {name: grid.predicted_foreground(CONFIG, name) for name in CONFIG.data}
 METHODS = sorted({run.method for run in grid.runs(CONFIG)})
 PROBES = sorted({cell.probe for cell in CELLS})
 PROBE_CLASSES = {probe: plugins.load("probes", probe, Probe) for probe in PROBES}
@@ -51,17 +51,17 @@ def data_set_reader(wildcards):
     return CONFIG.data[wildcards.data_set]["reader"]
 
 
-def names_of(found):
-    """Return a pattern of the data sets whose foreground is found by a run, or not."""
-    return "|".join(name for name in CONFIG.data if bool(FOUND[name]) == found)
+def names_of(predicted):
+    """Return a pattern of the data sets whose foreground a run predicts, or the others."""
+    return "|".join(name for name in CONFIG.data if bool(PREDICTED[name]) == predicted)
 
 
 def model_of_foreground(wildcards):
-    return f"{RESULTS}/runs/{FOUND[wildcards.data_set].run}/model.pt"
+    return f"{RESULTS}/runs/{PREDICTED[wildcards.data_set].run}/model.pt"
 
 
 def data_of_foreground(wildcards):
-    return f"{RESULTS}/data/{FOUND[wildcards.data_set].of}/meta.json"
+    return f"{RESULTS}/data/{PREDICTED[wildcards.data_set].of}/meta.json"
 
 
 def data_set_settings(wildcards):

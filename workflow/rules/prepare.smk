@@ -6,7 +6,7 @@ rule prepare:
     log:
         f"{RESULTS}/logs/prepare/{{data_set}}.log",
     wildcard_constraints:
-        data_set=names_of(found=False),
+        data_set=names_of(predicted=False),
     priority: 100  # before trainings: it takes every core, and is weighed against as many of them
     conda:
         ENVIRONMENT
@@ -25,7 +25,7 @@ rule prepare:
         " --out {params.out} 2> {log}"
 
 
-if any(FOUND.values()):
+if any(PREDICTED.values()):
 
     rule foreground:
         input:
@@ -36,7 +36,7 @@ if any(FOUND.values()):
         log:
             f"{RESULTS}/logs/foreground/{{data_set}}.log",
         wildcard_constraints:
-            data_set=names_of(found=True),
+            data_set=names_of(predicted=True),
         conda:
             ENVIRONMENT
         threads: CONFIG.runtime.threads
