@@ -40,7 +40,9 @@ def statements(group: pd.DataFrame) -> list[Statement]:
     if not floors:
         return [
             Statement(
-                "unknown", "No floor control", "was measured here: nothing to be held against."
+                "unknown",
+                "No floor control",
+                "was measured here, so there is nothing to compare with.",
             )
         ]
     trained = [row for row in rows if row["role"] == "method"]
@@ -82,5 +84,5 @@ def _state(row: Mapping[Any, Any], floors: list[dict[Any, Any]], proper: set[str
     if by_outcome["better"]:
         clauses.append(f"beats {listed(by_outcome['better'])}")
     if by_outcome["unknown"]:
-        clauses.append(f"cannot be held against {listed(by_outcome['unknown'])}, without interval")
+        clauses.append(f"cannot be compared with {listed(by_outcome['unknown'])}, without interval")
     return Statement("mixed", title, f"{'; '.join(clauses)}{seeds}.")
