@@ -83,6 +83,8 @@ class Jobs:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            # A shell starts what it runs in the background with SIGINT ignored.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
 
     def run(self, *arguments: str, **options: Any) -> tuple[int, str, str]:
@@ -374,7 +376,7 @@ def test_a_training_stopped_by_a_signal_saves_its_state(
     process.terminate()
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 75
-    assert "run again to go on" in errors
+    assert "run the same command again to resume" in errors
     assert "Traceback" not in errors
     assert (tmp_path / "run" / "checkpoint.pt").exists()
 
