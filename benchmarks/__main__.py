@@ -27,6 +27,7 @@ BENCHMARKS = {
     "preparation": Options(toy="--images 64 --rounds 1 --bytes 80000000"),
     "training_step": Options(toy="--steps 5 --batch 4 --no-compile"),
     "fixed_cost": Options(toy="--rounds 0 --config config/demo.yaml"),
+    "cells": Options(toy="--cells 1"),
     "demo": Options(toy="--config benchmarks/tiny.yaml --cores 1"),
     # Alone, it takes all of its 10 folds.
     "linear_probe": Options(toy="--folds 1 --samples 120 --features 300", full="--folds 1"),
