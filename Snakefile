@@ -65,4 +65,4 @@ onsuccess:
 onerror:
     FORKSERVER.stop()
     # What has been finished is shown, with the logs of what failed.
-    shell(f"python -m partbench report --results {RESULTS} --out {REPORT} || true")
+    shell("python -m partbench report --results {RESULTS:q} --out {REPORT:q} || true")

@@ -228,8 +228,7 @@ def _score_linear(args: argparse.Namespace) -> None:
     from partbench.score import linear
 
     settings = LinearSettings.parse(_json(args.settings, "--settings"), "--settings")
-    result = linear.score(*_train_and_test(args), settings, args.seed)
-    print(json.dumps(result, indent=1))
+    _print(linear.score(*_train_and_test(args), settings, args.seed), args)
 
 
 def _score_landmarks(args: argparse.Namespace) -> None:
@@ -249,22 +248,40 @@ def _score_landmarks(args: argparse.Namespace) -> None:
         result = cub.score(*_train_and_test(args), seed=args.seed)
     else:
         result = landmarks.score(*_train_and_test(args), **given, seed=args.seed)
-    print(json.dumps(result, indent=1))
+    _print(result, args)
 
 
 def _score_parts(args: argparse.Namespace) -> None:
     from partbench.score import parts
 
-    if len(args.files) != 1:
-        raise BadInput("score parts takes one file, FILE.npz")
-    result = parts.score(args.files[0], ignore=args.ignore, seed=args.seed)
-    print(json.dumps(result, indent=1))
+    (file,) = _files(args, 1, "score parts takes one file, FILE.npz")
+    _print(parts.score(file, ignore=args.ignore, seed=args.seed), args)
 
 
 def _train_and_test(args: argparse.Namespace) -> tuple[Path, Path]:
-    if len(args.files) != 2:
-        raise BadInput("score takes two files: TRAIN.npz TEST.npz")
-    return args.files[0], args.files[1]
+    train, test = _files(args, 2, "score takes two files: TRAIN.npz TEST.npz")
+    return train, test
+
+
+def _files(args: argparse.Namespace, number: int, usage: str) -> list[Path]:
+    from partbench.run import check_seed
+
+    check_seed(args.seed, "--seed")
+    if len(args.files) != number:
+        raise BadInput(usage)
+    files: list[Path] = args.files
+    return files
+
+
+def _print(result: dict[str, Any], args: argparse.Namespace) -> None:
+    try:
+        text = json.dumps(result, indent=1, allow_nan=False)
+    except ValueError:
+        raise BadInput(
+            f"{' and '.join(map(str, args.files))}: a number of the result is not finite; the "
+            "values are too large, too small or all alike"
+        ) from None
+    print(text)
 
 
 def _move(args: argparse.Namespace) -> None:
@@ -312,7 +329,7 @@ def _prepare(args: argparse.Namespace) -> None:
 
 
 def _foreground(args: argparse.Namespace) -> None:
-    from partbench import fingerprint
+    from partbench import fingerprint, names
     from partbench.data.prepared import Prepared
     from partbench.data.sheet import write_sheet
     from partbench.foreground import find_foreground
@@ -321,6 +338,7 @@ def _foreground(args: argparse.Namespace) -> None:
 
     runtime = Runtime.parse(_json(args.runtime, "--runtime"), "runtime")
     device = device_of(runtime)
+    names.check(args.data_set, "--data-set")
     code = args.code or fingerprint.of_foreground()
     find_foreground(args.data_set, args.model, args.data, args.out, device, runtime.threads, code)
     write_sheet(Prepared(args.out), args.out / "sheet.png")
@@ -328,10 +346,10 @@ def _foreground(args: argparse.Namespace) -> None:
 
 def _train(args: argparse.Namespace) -> None:
     from partbench import fingerprint, method
-    from partbench.run import Runtime
+    from partbench.run import Run, Runtime
     from partbench.train import Stopped, train
 
-    run = _run(args.key)
+    run = Run.parse(args.key, "--run")
     settings = method.load(run.method).Settings.parse(_json(args.settings, "--settings"), args.key)
     runtime = Runtime.parse(_json(args.runtime, "--runtime"), "runtime")
     code = args.code or fingerprint.of_training(run.method)
@@ -356,13 +374,14 @@ def _extract(args: argparse.Namespace) -> None:
 def _probe(args: argparse.Namespace) -> None:
     from partbench import fingerprint, plugins
     from partbench.probe import Probe, measure
-    from partbench.run import Runtime
+    from partbench.run import Run, Runtime
 
     cls = plugins.load("probes", args.probe, Probe)  # type: ignore[type-abstract]
     settings = cls.Settings.parse(_json(args.settings, "--settings"), f"probes.{args.probe}")
     runtime = Runtime.parse(_json(args.runtime, "--runtime"), "runtime")
     code = args.code or fingerprint.of_probe(cls)
-    measure(cls(), _run(args.key), args.source, args.data, settings, runtime, args.out, code)
+    run = Run.parse(args.key, "--run")
+    measure(cls(), run, args.source, args.data, settings, runtime, args.out, code)
 
 
 def _report(args: argparse.Namespace) -> None:
@@ -377,10 +396,11 @@ def _report(args: argparse.Namespace) -> None:
 
 
 def _reader(args: argparse.Namespace) -> Any:
-    from partbench import plugins
+    from partbench import names, plugins
     from partbench.data.reader import Reader
     from partbench.files import data_root
 
+    names.check(args.data_set, "--data-set")
     cls = plugins.load("data", args.reader, Reader)  # type: ignore[type-abstract]
     settings = cls.Settings.parse(_json(args.settings, "--settings"), f"data.{args.data_set}")
     return cls(data_root(), settings)
@@ -389,17 +409,8 @@ def _reader(args: argparse.Namespace) -> Any:
 def _json(text: str, where: str) -> dict[str, Any]:
     try:
         values = json.loads(text)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:  # ValueError: also a number of 5,000 digits
         raise BadInput(f"{where} is not json: {error}") from None
     if not isinstance(values, dict):
         raise BadInput(f'{where} must be a json object, such as {{"seed": 1}}')
     return values
-
-
-def _run(key: str) -> Any:
-    from partbench.run import Run
-
-    parts = key.split("/")
-    if len(parts) != 4 or not parts[3].isdigit():
-        raise BadInput(f"--run {key}: must be method/variant/train/seed")
-    return Run(parts[0], parts[1], parts[2], int(parts[3]))

@@ -3,67 +3,73 @@
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
-import yaml
-from pydantic import Field, NonNegativeInt
+from pydantic import Field
 
 from partbench import method as methods
 from partbench import plugins
-from partbench.data.reader import DataSettings, Reader
-from partbench.errors import BadInput
+from partbench.data.reader import DataSettings, Reader, check_limit
+from partbench.errors import BadInput, shown
 from partbench.files import data_root
+from partbench.names import ByName, Name, Once, Variant
 from partbench.outputs.capability import capabilities, check_class
 from partbench.probe import Probe
 from partbench.published import version_of
-from partbench.run import Run, Runtime
+from partbench.run import Run, Runtime, Seed
 from partbench.settings import Settings, nearest
+from partbench.strict_yaml import read_mapping
 
 WORDS = {"mask": "the foreground", "frames": "clips"}
 """Annotations whose names in prose differ."""
+
+Names = Annotated[Once[Name], Field(min_length=1)]
+Variants = Annotated[Once[Variant], Field(min_length=1)]
+Seeds = Annotated[Once[Seed], Field(min_length=1)]
 
 
 class Block(Settings):
     """Some methods in some variants, trained on one data set and measured by some probes."""
 
-    train: str = Field(description="the data set to train on, a key of `data`")
-    methods: dict[str, list[str]] = Field(description="method -> variants (`a+b` combines)")
-    probes: dict[str, list[str]] = Field(description="probe -> data sets to measure on")
-    seeds: list[NonNegativeInt] | None = Field(None, description="instead of the configuration's")
+    train: Name = Field(description="the data set to train on, a key of `data`")
+    methods: dict[Name, Variants] = Field(
+        min_length=1, description="method -> variants (`a+b` combines)"
+    )
+    probes: dict[Name, Names] = Field(min_length=1, description="probe -> data sets to measure on")
+    seeds: Seeds | None = Field(None, description="instead of the configuration's")
 
 
 class Config(Settings):
     """A whole configuration; each key is explained in config/README.md."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9_-]+$", description="keeps results apart")
-    seeds: list[NonNegativeInt] = Field(min_length=1)
+    name: Name = Field(description="keeps results apart")
+    seeds: Seeds
     comparable: bool = Field(
         True, description="false: a reduced configuration, never compared with published numbers"
     )
     runtime: Runtime = Runtime()
-    data: dict[str, dict[str, Any]] = Field(
-        description="name -> `reader` and the reader's settings, or `of` and `by`"
+    data: ByName[dict[str, Any]] = Field(
+        min_length=1, description="name -> `reader` and the reader's settings, or `of` and `by`"
     )
-    settings: dict[str, dict[str, Any]] = Field(
+    settings: dict[Name, dict[str, Any]] = Field(
         default_factory=dict, description="method -> settings on top of every variant's"
     )
-    probes: dict[str, dict[str, Any]] = Field(default_factory=dict, description="probe -> settings")
+    probes: dict[Name, dict[str, Any]] = Field(
+        default_factory=dict, description="probe -> settings"
+    )
     runs: list[Block] = Field(min_length=1)
 
 
 class PredictedForeground(Settings):
     """A data set that repeats another one with the foreground that a run predicts."""
 
-    of: str = Field(description="the other data set, a key of `data` with a reader")
-    by: str = Field(
-        pattern=r"^[^/]+/[^/]+/[^/]+/\d+$", description="the run: method/variant/train/seed"
-    )
+    of: Name = Field(description="the other data set, a key of `data` with a reader")
+    by: str = Field(description="the run: method/variant/train/seed")
 
     @property
     def run(self) -> Run:
         """The run that predicts the foreground."""
-        name, variant, train, seed = self.by.split("/")
-        return Run(name, variant, train, int(seed))
+        return Run.parse(self.by, "by")
 
 
 class Cell(NamedTuple):
@@ -83,17 +89,9 @@ def read(path: Path) -> Config:
     """Read and validate a configuration file.
 
     Raises:
-        BadInput: the file cannot be read or is not YAML, or `check` refuses it.
+        BadInput: see `read_mapping` and `check`.
     """
-    try:
-        values = yaml.safe_load(path.read_text())
-    except OSError as error:
-        raise BadInput(f"{path}: cannot be read ({error.strerror})") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise BadInput(f"{path}: not valid YAML: {error}") from None
-    if not isinstance(values, dict):
-        raise BadInput(f"{path}: must hold keys and values, such as those of config/demo.yaml")
-    return check(values, str(path))
+    return check(read_mapping(path), str(path))
 
 
 def check(values: Mapping[str, Any], where: str) -> Config:
@@ -111,7 +109,7 @@ def check(values: Mapping[str, Any], where: str) -> Config:
     config = Config.parse(values, where)
     for name in config.data:
         _check_foreground(config, name, where)
-        data_settings(config, name, where)
+        _check_splits(config, name, where)
     for name in config.probes:
         for data in config.data:
             probe_settings(config, name, data, where)
@@ -182,6 +180,7 @@ def _check_foreground(config: Config, name: str, where: str) -> None:
     if predicted is None:
         return
     place = f"{where}: data.{name}"
+    Run.parse(predicted.by, f"{place}.by")
     readers = {key: values for key, values in config.data.items() if "reader" in values}
     for key in (predicted.of, predicted.run.train):
         _known(key, readers, place)
@@ -197,10 +196,21 @@ def load_reader(config: Config, name: str, where: str = "") -> type[Reader]:
     """Return the reader class of the data set `name`, or of the one that it repeats."""
     if predicted := predicted_foreground(config, name, where):
         name = predicted.of
-    reader = config.data[name].get("reader")
-    if reader is None:
-        raise BadInput(f"{where}: data.{name} has no key 'reader'")
-    return plugins.load("data", reader, Reader, f"{where}: data.{name}.reader")  # type: ignore[type-abstract]
+    place = f"{where}: data.{name}"
+    if "reader" not in config.data[name]:
+        raise BadInput(f"{place} has no key 'reader'; name a file of partbench/data/")
+    reader = config.data[name]["reader"]
+    if not isinstance(reader, str):
+        raise BadInput(f"{place}.reader is {shown(reader)}; name a file of partbench/data/")
+    return plugins.load("data", reader, Reader, f"{place}.reader")  # type: ignore[type-abstract]
+
+
+def _check_splits(config: Config, name: str, where: str) -> None:
+    """Refuse, with `BadInput`, settings of a data set that are wrong, or name no split of it."""
+    settings = data_settings(config, name, where)
+    splits = load_reader(config, name, where)(data_root(), settings).split_names
+    if splits is not None:
+        check_limit(settings, splits, f"{where}: data.{name}")
 
 
 def _frames(config: Config, name: str) -> int:

@@ -15,3 +15,12 @@ def in_short(error: Exception) -> str:
     torch adds advice for its own users, such as to load the file unsafely.
     """
     return str(error).partition(". ")[0].partition("\n")[0] or type(error).__name__
+
+
+def shown(value: object) -> str:
+    """Return a value as it stands in a message: in one line, and cut where it is long."""
+    try:
+        text = repr(value)
+    except ValueError:  # Python writes no integer of more than 4,300 digits
+        return "a number of thousands of digits"
+    return text if len(text) <= 200 else f"{text[:197]}..."

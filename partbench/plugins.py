@@ -5,7 +5,7 @@ import importlib.util
 import pkgutil
 from typing import TypeVar
 
-from partbench.errors import BadInput
+from partbench.errors import BadInput, shown
 from partbench.settings import nearest
 
 T = TypeVar("T")
@@ -30,7 +30,7 @@ def load(package: str, name: str, base: type[T], where: str = "command line") ->
     classes = _classes(module, base) if exists else []
     if not classes:
         hint = nearest(name, names(package, base))
-        raise BadInput(f"{where}: no '{name}' in partbench/{package}/; {hint}")
+        raise BadInput(f"{where}: no {shown(name)} in partbench/{package}/; {hint}")
     if len(classes) > 1:
         raise BadInput(
             f"partbench/{package}/{name}.py defines {len(classes)} subclasses of {base.__name__}; "

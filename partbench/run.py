@@ -1,10 +1,16 @@
 """What a run is called, and how it is computed."""
 
-from typing import Literal, NamedTuple
+import re
+from typing import Annotated, Literal, NamedTuple, Self
 
 from pydantic import Field
 
+from partbench import names
+from partbench.errors import BadInput, shown
 from partbench.settings import Settings
+
+MOST_SEED = 2**32 - 1
+Seed = Annotated[int, Field(strict=True, ge=0, le=MOST_SEED)]
 
 
 class Runtime(Settings):
@@ -32,3 +38,29 @@ class Run(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.method}/{self.variant}/{self.train}/{self.seed}"
+
+    @classmethod
+    def parse(cls, text: str, where: str) -> Self:
+        """Return the run that `str` wrote.
+
+        Args:
+            text: such as "vae/paper/toy/0".
+            where: it comes from, for the message.
+
+        Raises:
+            BadInput: it has not four parts, one of them is no valid name, or the seed no number.
+        """
+        parts = text.split("/")
+        if len(parts) != 4 or not re.fullmatch(r"0|[1-9][0-9]{0,9}", parts[3]):
+            raise BadInput(f"{where} {shown(text)}: must be method/variant/train/seed")
+        method, variant, train, seed = parts
+        for name in (method, *variant.split("+"), train):
+            names.check(name, f"{where} {shown(text)}: a part")
+        check_seed(int(seed), f"{where} {shown(text)}: the seed")
+        return cls(method, variant, train, int(seed))
+
+
+def check_seed(seed: int, where: str) -> None:
+    """Raise BadInput unless a seed is one that configurations may have."""
+    if not 0 <= seed <= MOST_SEED:
+        raise BadInput(f"{where} is {shown(seed)}; give a whole number from 0 to {MOST_SEED}")

@@ -1,12 +1,15 @@
 """Typed, validated settings, and errors that name the nearest valid key."""
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from partbench.errors import BadInput
+from partbench.errors import BadInput, shown
+
+MOST = 20
+"""Faults in a message."""
 
 
 def nearest(word: str, valid: Iterable[str]) -> str:
@@ -34,22 +37,31 @@ class Settings(BaseModel):
 
         Raises:
             BadInput: a key is unknown (the nearest valid one is named) or a value has the
-                wrong type or range; every fault is listed, not only the first.
+                wrong type or range; every fault is listed, up to `MOST`.
         """
         try:
             return cls.model_validate(values)
         except ValidationError as error:
-            raise BadInput(
-                "\n".join(_explain(cls, fault, where) for fault in error.errors())
-            ) from None
+            faults = [_explain(cls, fault, where) for fault in error.errors()]
+            more = [f"{where}: {len(faults) - MOST} more faults."] if len(faults) > MOST else []
+            raise BadInput("\n".join([*faults[:MOST], *more])) from None
 
 
 def _explain(cls: type[BaseModel], fault: Any, where: str) -> str:
-    path = ".".join(str(part) for part in fault["loc"])
-    if fault["type"] != "extra_forbidden":
-        return f"{where}: '{path}' is {fault['input']!r}: {fault['msg']}."
+    if not fault["loc"]:  # of the settings as a whole
+        return f"{where}: {fault['msg']}."
     *parents, key = fault["loc"]
-    return f"{where}: unknown key '{path}'; {nearest(str(key), _fields(cls, parents))}"
+    if fault["type"] == "extra_forbidden":
+        hint = nearest(str(key), _fields(cls, parents))
+        return f"{where}: unknown key '{_path(fault['loc'])}'; {hint}"
+    if key == "[key]":  # pydantic's word for: the key, not its value
+        return f"{where}: '{_path(parents[:-1])}' has the key {shown(parents[-1])}: {fault['msg']}."
+    return f"{where}: '{_path(fault['loc'])}' is {shown(fault['input'])}: {fault['msg']}."
+
+
+def _path(location: Sequence[Any]) -> str:
+    """Return the place of a fault; what cannot be printed in a line is escaped."""
+    return ".".join(shown(str(part))[1:-1] for part in location)
 
 
 def _fields(cls: type[BaseModel], parents: list[Any]) -> list[str]:

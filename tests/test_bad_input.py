@@ -2,10 +2,7 @@
 
 import json
 import os
-import pickle
-import subprocess
-from collections.abc import Callable, Iterator
-from copy import deepcopy
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +10,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-import yaml
 from conftest import Disk, prepare_toy
 
 from partbench import cli
@@ -244,167 +240,7 @@ def test_evaluation_data_of_another_size(tiny: Path, tmp_path: Path) -> None:
         extract(model, other, ["features"], tmp_path / "outputs", tmp_path / "p.npz", "cpu", 1)
 
 
-# Configurations.
-
-GOOD: dict[str, Any] = {
-    "name": "test",
-    "seeds": [0],
-    "data": {"toy": {"reader": "toy", "size": 32}},
-    "runs": [
-        {"train": "toy", "methods": {"patchvae": ["demo+lw"]}, "probes": {"linear": ["toy"]}},
-    ],
-}
-
-
-def write_config(tmp_path: Path, values: Any) -> Path:
-    path = tmp_path / "mine.yaml"
-    path.write_text(values if isinstance(values, str) else yaml.safe_dump(values))
-    return path
-
-
-def changed(*keys: str | int, value: Any) -> dict[str, Any]:
-    """Return the good configuration with one value set."""
-    values = deepcopy(GOOD)
-    place: Any = values
-    for key in keys[:-1]:
-        place = place.setdefault(key, {}) if isinstance(place, dict) else place[key]
-    place[keys[-1]] = value
-    return values
-
-
-def said_by_plan(path: Path, capsys: pytest.CaptureFixture[str]) -> str:
-    """Return the message of `partbench plan`, which must fail."""
-    assert cli.main(["plan", str(path)]) == 1
-    captured = capsys.readouterr()
-    assert captured.out == ""
-    assert captured.err.startswith("partbench: ")
-    return captured.err
-
-
-def test_a_good_configuration_is_planned(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert cli.main(["plan", str(write_config(tmp_path, GOOD))]) == 0
-    assert "patchvae demo+lw on toy" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize(
-    ("values", "parts"),
-    [
-        (changed("seed", value=[0]), ["unknown key 'seed'", "did you mean 'seeds'?"]),
-        (changed("runtime", value={"devise": "cpu"}), ["'runtime.devise'", "mean 'device'?"]),
-        (changed("runs", 0, "method", value={}), ["'runs.0.method'", "did you mean 'methods'?"]),
-        (changed("data", "toy", "sise", value=9), ["data.toy", "'sise'", "did you mean 'size'?"]),
-        (changed("data", "toy", "reader", value="toi"), ["data.toy.reader", "'toi'", "'toy'?"]),
-        (changed("data", "toy", value={"size": 32}), ["data.toy has no key 'reader'"]),
-        (changed("probes", "linear", "css", value=[1.0]), ["probes.linear", "'css'", "'cs'?"]),
-        (changed("probes", "liner", value={}), ["probes", "no 'liner'", "mean 'linear'?"]),
-        (changed("runs", 0, "probes", value={"liner": ["toy"]}), ["'liner'", "'linear'?"]),
-        (
-            changed("runs", 0, "methods", value={"patchvea": ["demo"]}),
-            ["runs[0].methods.patchvea", "no 'patchvea'", "did you mean 'patchvae'?"],
-        ),
-        (
-            changed("runs", 0, "methods", value={"patchvae": ["dmeo"]}),
-            ["runs[0].methods.patchvae", "no variant 'dmeo'", "did you mean 'demo'?"],
-        ),
-        (
-            changed("settings", "patchvae", value={"part": 8}),
-            ["patchvae", "unknown key 'part'", "did you mean 'parts'?"],
-        ),
-        (
-            changed("settings", "vae", value={"bta": 8}),  # even where no run uses it
-            ["settings.vae", "unknown key 'bta'", "did you mean 'beta'?"],
-        ),
-        (changed("settings", "vea", value={}), ["settings", "no 'vea'", "did you mean 'vae'?"]),
-        (changed("runs", 0, "train", value="toyy"), ["runs[0].train", "'toyy'", "'toy'?"]),
-        (
-            changed("runs", 0, "probes", value={"linear": ["tooy"]}),
-            ["runs[0].probes.linear", "no data set 'tooy'", "did you mean 'toy'?"],
-        ),
-        # Right keys, wrong values.
-        (changed("seeds", value=3), ["'seeds' is 3", "valid list"]),
-        (changed("seeds", value=[]), ["'seeds' is []", "at least 1 item"]),
-        (changed("seeds", value=["one"]), ["'seeds.0' is 'one'", "valid integer"]),
-        (changed("seeds", value=[-1]), ["'seeds.0' is -1", "greater than or equal to 0"]),
-        (changed("name", value="a b"), ["'name' is 'a b'", "pattern"]),
-        (changed("runs", value=[]), ["'runs' is []", "at least 1 item"]),
-        (changed("runtime", value={"device": "gpu"}), ["'runtime.device' is 'gpu'", "'cuda'"]),
-        (changed("data", "toy", "size", value="big"), ["data.toy", "'size' is 'big'", "integer"]),
-        (changed("data", "toy", "size", value=4), ["'size' is 4", "greater than or equal to 8"]),
-        (changed("data", "toy", value=None), ["'data.toy' is None", "dictionary"]),
-        (
-            changed("settings", "patchvae", value={"learning_rate": float("nan")}),
-            ["'learning_rate' is nan", "finite"],
-        ),
-        (
-            changed("settings", "patchvae", value={"epochs": -1}),
-            ["'epochs' is -1", "greater than or equal to 0"],
-        ),
-        ({"name": "x"}, ["'seeds'", "Field required", "'data'", "'runs'"]),
-        ({1: 2} | GOOD, ["mine.yaml", "1"]),
-    ],
-)
-def test_a_typo_or_a_wrong_value_names_the_file_the_key_and_what_is_wanted(
-    values: Any, parts: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    path = write_config(tmp_path, values)
-    message = said_by_plan(path, capsys)
-    for part in (str(path), *parts):
-        assert part in message
-
-
-def test_every_fault_is_listed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    values = changed("seed", value=[0]) | {"comparable": "perhaps"}
-    message = said_by_plan(write_config(tmp_path, values), capsys)
-    assert "unknown key 'seed'" in message
-    assert "'comparable' is 'perhaps'" in message
-
-
-@pytest.mark.parametrize(
-    ("content", "part"),
-    [
-        (b"name: [unclosed", "not valid YAML"),
-        (b"- a\n- list\n", "must hold keys and values"),
-        (b"", "must hold keys and values"),
-        (b"name: \xff\xfe", "not valid YAML"),
-        (b"name: !!python/object/apply:os.system ['touch crater']", "not valid YAML"),
-    ],
-)
-def test_a_file_that_is_no_configuration(
-    content: bytes,
-    part: str,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    path = tmp_path / "mine.yaml"
-    path.write_bytes(content)
-    message = said_by_plan(path, capsys)
-    assert str(path) in message
-    assert part in message
-    assert not Path("crater").exists()
-
-
-def test_a_configuration_that_cannot_be_read(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    message = said_by_plan(tmp_path / "absent.yaml", capsys)
-    assert "absent.yaml: cannot be read (No such file" in message
-    assert "cannot be read (Is a directory)" in said_by_plan(tmp_path, capsys)
-
-
 # The command line.
-
-
-def test_the_process_ends_with_one_message_and_status_1(tmp_path: Path, python: list[str]) -> None:
-    path = write_config(tmp_path, changed("seed", value=[0]))
-    done = subprocess.run([*python, "plan", str(path)], capture_output=True, text=True)
-    assert done.returncode == 1
-    assert done.stdout == ""
-    assert done.stderr.startswith(f"partbench: {path}: unknown key 'seed'")
-    assert "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -429,76 +265,3 @@ def test_train_with_wrong_arguments(
     places = ["--data", str(tmp_path / "data"), "--out", str(tmp_path / "run")]
     assert cli.main(["train", *arguments, *places]) == 1
     assert message in capsys.readouterr().err
-
-
-def write_features(path: Path, n: int, seed: int, **changes: Any) -> Path:
-    draw = np.random.default_rng(seed)
-    labels = np.arange(n) % 2
-    features = draw.normal(size=(n, 3)) + 4 * labels[:, None]
-    np.savez(path, **{"features": features, "labels": labels} | changes)
-    return path
-
-
-def test_score_prints_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    train_file = write_features(tmp_path / "train.npz", 60, 0)
-    test_file = write_features(tmp_path / "test.npz", 40, 1)
-    assert cli.main(["score", "linear", str(train_file), str(test_file)]) == 0
-    result = json.loads(capsys.readouterr().out)
-    assert any(value > 90 for value in numbers(result))
-
-
-def numbers(value: Any) -> Iterator[float]:
-    """Yield every number inside a json value."""
-    if isinstance(value, dict):
-        value = list(value.values())
-    if isinstance(value, list):
-        for item in value:
-            yield from numbers(item)
-    elif isinstance(value, int | float):
-        yield value
-
-
-def test_score_with_wrong_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    good = write_features(tmp_path / "good.npz", 60, 0)
-    crater = tmp_path / "crater"
-    bomb = np.empty(60, object)
-    bomb[:] = [Bomb(crater)] * 60
-    (tmp_path / "text.npz").write_text("features")
-    wrong = {
-        write_features(tmp_path / "objects.npz", 60, 0, labels=bomb): "labels",
-        write_features(tmp_path / "short.npz", 60, 0, labels=np.arange(5)): "labels",
-        tmp_path / "text.npz": "npz",
-        tmp_path / "absent.npz": "absent.npz",
-    }
-    for path, part in wrong.items():
-        for files in ([path, good], [good, path]):
-            assert cli.main(["score", "linear", *map(str, files)]) == 1
-            message = capsys.readouterr().err
-            assert str(path) in message
-            assert part in message
-    assert not crater.exists()
-    nan = write_features(tmp_path / "nan.npz", 60, 0, features=np.full((60, 3), np.nan))
-    for files in ([nan, good], [good, nan]):
-        assert cli.main(["score", "linear", *map(str, files)]) == 1
-        assert f"{nan}: features: row 0" in capsys.readouterr().err
-    assert cli.main(["score", "linear", str(good)]) == 1
-    assert "two files: TRAIN.npz TEST.npz" in capsys.readouterr().err
-    settings = ["--settings", '{"css": [1]}']
-    assert cli.main(["score", "linear", str(good), str(good), *settings]) == 1
-    assert "did you mean 'cs'?" in capsys.readouterr().err
-
-
-class Bomb:
-    """Unpickling it makes a folder."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return os.mkdir, (str(self.path),)
-
-
-def test_the_bomb_goes_off(tmp_path: Path) -> None:
-    """Else the tests that it is not set off would prove nothing."""
-    pickle.loads(pickle.dumps(Bomb(tmp_path / "crater")))
-    assert (tmp_path / "crater").is_dir()

@@ -258,7 +258,8 @@ def test_it_learns_where_landmarks_are(tmp_path: Path) -> None:
 
 
 def test_the_plan_counts_the_training_on_landmarks() -> None:
-    block = {"train": "toy", "methods": {name: ["demo"] for name in CONTROLS}, "probes": {}}
+    block = {"train": "toy", "methods": {name: ["demo"] for name in CONTROLS}}
+    block["probes"] = {"linear": ["toy"]}
     config = check(
         {
             "name": "test",

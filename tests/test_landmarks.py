@@ -680,7 +680,8 @@ def test_every_published_row_of_the_three_papers_is_matched(tmp_path: Path) -> N
     (source / "keypoints.json").write_text(json.dumps(about))
     # The data set's own settings, as a configuration that names it would have them.
     plain = {"name": "x", "seeds": [0], "data": {"mafl": {"reader": "mafl"}}}
-    block = {"train": "mafl", "methods": {"random_init": ["paper"]}, "probes": {}}
+    block = {"train": "mafl", "methods": {"random_init": ["paper"]}}
+    block["probes"] = {"landmarks": ["mafl"]}
     config = check(plain | {"runs": [block]}, "test")
     settings = probe_settings(config, "landmarks", "mafl")
     assert settings == LandmarkSettings()

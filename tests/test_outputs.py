@@ -140,7 +140,7 @@ def test_a_configuration_with_half_a_capability_is_refused(
         "name": "x",
         "seeds": [0],
         "data": {"toy": {"reader": "toy"}},
-        "runs": [{"train": "toy", "methods": {"mover": ["paper"]}, "probes": {}}],
+        "runs": [{"train": "toy", "methods": {"mover": ["paper"]}, "probes": {"linear": ["toy"]}}],
     }
     with pytest.raises(BadInput, match="has `move` but no `keypoints`"):
         config.check(values, "test")

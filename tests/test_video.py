@@ -134,7 +134,7 @@ def test_a_configuration_says_so_too(name: str, kind: str, message: str) -> None
         "name": "x",
         "seeds": [0],
         "data": {"some": {"reader": "toy", "kind": kind}},
-        "runs": [{"train": "some", "methods": {name: ["demo"]}, "probes": {}}],
+        "runs": [{"train": "some", "methods": {name: ["demo"]}, "probes": {"video": ["some"]}}],
     }
     with pytest.raises(BadInput, match=rf"runs\[0\]: some: {message}"):
         config.check(values, "x.yaml")

@@ -6,14 +6,14 @@ from typing import Any
 
 from pydantic import Field
 
-from partbench.data.reader import DataSettings, Reader, Sample
+from partbench.data.reader import DataSettings, Reader, Sample, Side
 from partbench.errors import BadInput
 
 
 class CIFAR100Settings(DataSettings):
     """Settings of CIFAR-100, by default at its native 32 x 32."""
 
-    size: int = Field(32, ge=8, description="side of the prepared square images, pixels")
+    size: Side = Field(32, description="side of the prepared square images, pixels")
 
 
 class CIFAR100(Reader):

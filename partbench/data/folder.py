@@ -1,22 +1,26 @@
 """Any folder of images: <split>/<class>/<image>, or <split>/<image> for unlabelled images."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import Annotated
 
 from pydantic import Field
 
 from partbench.data.image import SUFFIXES, read_image
 from partbench.data.reader import DataSettings, Reader, Sample
 from partbench.errors import BadInput
+from partbench.names import ByName, FolderPath
+
+Splits = Annotated[ByName[FolderPath], Field(min_length=1)]
 
 
 class FolderSettings(DataSettings):
     """Where the images lie."""
 
-    path: str = Field(".", description="the data set's folder below the data root")
-    splits: dict[str, str] = Field(
+    path: FolderPath = Field(".", description="the data set's folder below the data root")
+    splits: Splits = Field(
         default_factory=lambda: {"train": "train", "test": "test"},
         description="split -> its folder",
     )
@@ -26,6 +30,11 @@ class Folder(Reader):
     """A user's own images. The classes are the sorted names of the class folders of all splits."""
 
     Settings = FolderSettings
+
+    @property
+    def split_names(self) -> Collection[str]:
+        """Names of the splits."""
+        return self.settings.splits.keys()
 
     @cached_property
     def _names(self) -> dict[str, list[str]]:

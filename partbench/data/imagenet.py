@@ -2,15 +2,17 @@
 
 from pydantic import Field
 
-from partbench.data.folder import Folder, FolderSettings
+from partbench.data.folder import Folder, FolderSettings, Splits
+from partbench.data.reader import Side
+from partbench.names import FolderPath
 
 
 class ImageNetSettings(FolderSettings):
     """The usual layout, placed by hand: train/<wnid>/*.JPEG and val/<wnid>/*.JPEG."""
 
-    size: int = Field(224, ge=8, description="side of the prepared square images, pixels")
-    path: str = "imagenet"
-    splits: dict[str, str] = Field(default_factory=lambda: {"train": "train", "test": "val"})
+    size: Side = Field(224, description="side of the prepared square images, pixels")
+    path: FolderPath = "imagenet"
+    splits: Splits = Field(default_factory=lambda: {"train": "train", "test": "val"})
 
 
 class ImageNet(Folder):

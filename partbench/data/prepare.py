@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from partbench.data.image import Box, move_points, resize
 from partbench.data.journal import Checksum, Journal
 from partbench.data.prepared import CANVAS, FORMAT, WHOLE
-from partbench.data.reader import Reader, Sample
+from partbench.data.reader import Reader, Sample, check_limit
 from partbench.errors import BadInput
 from partbench.files import create_array, explained, locked, write_json
 from partbench.progress import Progress
@@ -44,7 +44,9 @@ def prepare(reader: Reader, name: str, out: Path, workers: int, code: str = "") 
     """
     aside = out.with_name(out.name + ".part")
     with locked(out.parent / f".{out.name}"), explained(aside):
-        chosen = {split: _choose(reader, split, names) for split, names in reader.splits().items()}
+        all_names = reader.splits()
+        check_limit(reader.settings, all_names, f"data set '{name}'")
+        chosen = {split: _choose(reader, split, names) for split, names in all_names.items()}
         names = [choice.names for choice in chosen.values()]
         journal, checksum = Journal(aside, reader, names), Checksum()
         splits = {}

@@ -1,17 +1,18 @@
 """The contract of a data set: what a reader offers and what a sample holds."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
 from partbench.errors import BadInput
-from partbench.settings import Settings
+from partbench.names import Name
+from partbench.settings import Settings, nearest
 
 UNSURE = 255
 """Part of pixels that are left out of every measurement."""
@@ -55,10 +56,14 @@ class Sample:
     pixels are to be left out of every measurement."""
 
 
+Side = Annotated[int, Field(ge=8, le=4096)]
+"""Of square images, pixels; at more, a batch of images would fill a GPU."""
+
+
 class DataSettings(Settings):
     """Settings that every data set has."""
 
-    size: int = Field(64, ge=8, description="side of the prepared square images, pixels")
+    size: Side = Field(64, description="side of the prepared square images, pixels")
     crop: Literal["center", "stretch", "pad", "whole"] = Field(
         "center",
         description="center: the largest centred square; stretch: the whole image, aspect broken; "
@@ -73,7 +78,7 @@ class DataSettings(Settings):
     broken: Literal["error", "skip"] = Field(
         "error", description="an image that cannot be decoded: stop, or leave it out and list it"
     )
-    limit: dict[str, int] = Field(
+    limit: dict[Name, Annotated[int, Field(strict=True, ge=1)]] = Field(
         default_factory=dict,
         description="split -> number of samples to keep, a seeded draw in the official order",
     )
@@ -104,6 +109,11 @@ class Reader(ABC):
     def __init__(self, root: Path, settings: Any) -> None:
         self.root = root
         self.settings = settings
+
+    @property
+    def split_names(self) -> Collection[str] | None:
+        """Names of the splits; None where only the files tell."""
+        return None
 
     @property
     def frames(self) -> int:
@@ -162,3 +172,16 @@ class Reader(ABC):
             BadInput: the image cannot be decoded, or an annotation is missing or impossible;
                 the message names the file.
         """
+
+
+def check_limit(settings: DataSettings, splits: Collection[str], where: str) -> None:
+    """Refuse, with `BadInput`, a limit of a split that there is not.
+
+    Args:
+        settings: of the data set.
+        splits: names of its splits.
+        where: the data set, for the message.
+    """
+    for split in settings.limit:
+        if split not in splits:
+            raise BadInput(f"{where}: `limit` has no split '{split}'; {nearest(split, splits)}")

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from partbench.data.reader import DataSettings, Reader, Sample
+from partbench.data.reader import DataSettings, Reader, Sample, Side
 from partbench.errors import BadInput
 
 SIDE, CLASSES = 96, 10
@@ -25,7 +25,7 @@ SOURCE = "unpack stl10_binary.tar.gz (cs.stanford.edu/~acoates/stl10)"
 class STL10Settings(DataSettings):
     """Settings of STL-10, by default at its native 96 x 96."""
 
-    size: int = Field(SIDE, ge=8, description="side of the prepared square images, pixels")
+    size: Side = Field(SIDE, description="side of the prepared square images, pixels")
 
 
 class STL10(Reader):

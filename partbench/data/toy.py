@@ -493,6 +493,11 @@ class Toy(Reader):
             self.landmark_names = self.landmark_swap = ()
 
     @property
+    def split_names(self) -> Sequence[str]:
+        """Names of the splits."""
+        return SPLITS
+
+    @property
     def frames(self) -> int:
         """Number of frames of a sample."""
         return int(self.settings.frames) if self.settings.kind == "clips" else 1

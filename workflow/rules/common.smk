@@ -1,6 +1,7 @@
 """The grid of the configuration, as file names; every function of the workflow stands here."""
 
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -24,10 +25,14 @@ from partbench.forkserver import Server
 from partbench.method import Method
 from partbench.outputs.capability import offered_by
 from partbench.probe import Probe
+from partbench.strict_yaml import read_mapping
 
 ENVIRONMENT = f"{workflow.basedir}/environment.yml"
 
 try:
+    # Snakemake has read the files, and taken the last of keys that are given twice.
+    for path in workflow.configfiles:
+        read_mapping(Path(path))
     CONFIG = grid.check(config, " + ".join(map(str, workflow.configfiles)))
 except BadInput as error:
     raise WorkflowError(str(error)) from None
@@ -53,7 +58,7 @@ def data_set_reader(wildcards):
 
 def names_of(predicted):
     """Return a pattern of the data sets whose foreground a run predicts, or the others."""
-    return "|".join(name for name in CONFIG.data if bool(PREDICTED[name]) == predicted)
+    return "|".join(re.escape(name) for name in CONFIG.data if bool(PREDICTED[name]) == predicted)
 
 
 def model_of_foreground(wildcards):

@@ -22,7 +22,7 @@ rule extract:
         needs=needs_of_probe,
         code=extraction_code,
     shell:
-        "python -m partbench extract --model {input.model} --data {params.data}"
-        " --needs {params.needs}"
-        " --outputs {output.outputs} --pictures {output.pictures}"
-        " --runtime {params.runtime:q} 2> {log}"
+        "python -m partbench extract --model {input.model:q} --data {params.data:q}"
+        " --needs {params.needs:q}"
+        " --outputs {output.outputs:q} --pictures {output.pictures:q}"
+        " --runtime {params.runtime:q} 2> {log:q}"

@@ -10,8 +10,8 @@ rule fetch:
         reader=data_set_reader,
         settings=data_set_settings,
     shell:
-        "python -m partbench fetch --data-set {wildcards.data_set} --reader {params.reader}"
-        " --settings {params.settings:q} --out {output.files} 2> {log}"
+        "python -m partbench fetch --data-set {wildcards.data_set:q} --reader {params.reader:q}"
+        " --settings {params.settings:q} --out {output.files:q} 2> {log:q}"
 
 
 rule fetch_weights:
@@ -23,4 +23,5 @@ rule fetch_weights:
     conda:
         ENVIRONMENT
     shell:
-        "python -m partbench fetch-weights --name {wildcards.weights} --out {output.files} 2> {log}"
+        "python -m partbench fetch-weights --name {wildcards.weights:q} --out {output.files:q}"
+        " 2> {log:q}"

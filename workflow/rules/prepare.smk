@@ -20,9 +20,9 @@ rule prepare:
         code=data_set_code,
         out=lambda wildcards, output: str(Path(output.meta).parent),
     shell:
-        "python -m partbench prepare --data-set {wildcards.data_set} --reader {params.reader}"
-        " --settings {params.settings:q} --workers {threads} --code {params.code}"
-        " --out {params.out} 2> {log}"
+        "python -m partbench prepare --data-set {wildcards.data_set:q} --reader {params.reader:q}"
+        " --settings {params.settings:q} --workers {threads:q} --code {params.code:q}"
+        " --out {params.out:q} 2> {log:q}"
 
 
 if any(PREDICTED.values()):
@@ -50,6 +50,6 @@ if any(PREDICTED.values()):
             code=fingerprint.of_foreground(),
             out=lambda wildcards, output: str(Path(output.meta).parent),
         shell:
-            "python -m partbench foreground --data-set {wildcards.data_set} --model {input.model}"
-            " --data {params.data} --runtime {params.runtime:q} --code {params.code}"
-            " --out {params.out} 2> {log}"
+            "python -m partbench foreground --data-set {wildcards.data_set:q}"
+            " --model {input.model:q} --data {params.data:q} --runtime {params.runtime:q} --code {params.code:q}"
+            " --out {params.out:q} 2> {log:q}"

@@ -31,6 +31,6 @@ for probe in PROBES:
             runtime=runtime,
             data=folder_of_meta,
         shell:
-            "python -m partbench probe {params.probe} --run {wildcards.run}"
-            " --source {input.source} --data {params.data} --settings {params.settings:q}"
-            " --runtime {params.runtime:q} --code {params.code} --out {output.cell} 2> {log}"
+            "python -m partbench probe {params.probe:q} --run {wildcards.run:q}"
+            " --source {input.source:q} --data {params.data:q} --settings {params.settings:q}"
+            " --runtime {params.runtime:q} --code {params.code:q} --out {output.cell:q} 2> {log:q}"

@@ -9,7 +9,7 @@ rule configuration:
     params:
         json=grid.dump(CONFIG),
     shell:
-        "python -m partbench configuration --json {params.json:q} --out {output} 2> {log}"
+        "python -m partbench configuration --json {params.json:q} --out {output:q} 2> {log:q}"
 
 
 rule report:
@@ -31,4 +31,4 @@ rule report:
         results=folder_of_config,
         code=fingerprint.of_report(),
     shell:
-        "python -m partbench report --results {params.results} --out {output.page} 2> {log}"
+        "python -m partbench report --results {params.results:q} --out {output.page:q} 2> {log:q}"
