@@ -5,8 +5,6 @@ import hashlib
 import json
 import os
 import tempfile
-import zipfile
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +13,6 @@ from typing import Any
 import numpy as np
 from filelock import FileLock, Timeout
 from numpy.lib.format import open_memmap
-from numpy.typing import NDArray
 
 from partbench.errors import BadInput
 
@@ -96,33 +93,6 @@ def read_json(path: Path) -> Any:
         raise BadInput(f"{path} cannot be read ({error.strerror})") from None
     except ValueError as error:  # not json, or not even text
         raise BadInput(f"{path} is not json ({error}); delete it and run again") from None
-
-
-def read_npz(path: Path) -> dict[str, NDArray[Any]]:
-    """Return the arrays of an npz file, read whole.
-
-    Raises:
-        BadInput: no such file, not an npz, or an array that is pickled or damaged.
-    """
-    try:
-        loaded = np.load(path, allow_pickle=False)
-    except FileNotFoundError:
-        raise BadInput(f"{path}: no such file.") from None
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise BadInput(f"{path}: not an npz file ({error}); write it with numpy.savez.") from None
-    if not isinstance(loaded, np.lib.npyio.NpzFile):
-        raise BadInput(f"{path}: a single npy array; write named arrays with numpy.savez.")
-    arrays = {}
-    with loaded:
-        for key in loaded.files:
-            try:
-                arrays[key] = loaded[key]
-            except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-                raise BadInput(
-                    f"{path}: cannot read the array '{key}' ({error}); arrays of Python objects "
-                    f"are refused, write plain numbers with numpy.savez."
-                ) from None
-    return arrays
 
 
 @contextmanager

@@ -7,10 +7,15 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from partbench.errors import BadInput
-from partbench.files import read_npz
-from partbench.metrics.landmarks import FloatArray, check_landmarks, check_points
+from partbench.errors import BadInput, shown
+from partbench.metrics.landmarks import FloatArray, check_alike, check_landmarks, check_points
+from partbench.score import npz
 from partbench.settings import nearest
+
+LARGEST = 1e100
+"""Of values: sums of their squares are finite in float64."""
+MOST_NAMES = 10
+"""Unknown arrays that a message lists."""
 
 
 def read(
@@ -24,15 +29,31 @@ def read(
         optional: names of arrays that may be there.
 
     Raises:
-        BadInput: no such file, not an npz, an array that is pickled or damaged, or one that is
-            missing; then the nearest name is given for each array whose name is unknown.
+        BadInput: see `npz.read`; a value beyond `LARGEST`; an array that is missing: then the
+            nearest name is given for each array whose name is unknown.
     """
-    arrays = read_npz(path)
     keys = [*needed, *optional]
+    arrays, names = npz.read(path, keys)
     if missing := [key for key in needed if key not in arrays]:
-        unknown = [f"'{key}': {nearest(key, keys)}" for key in sorted(arrays) if key not in keys]
-        raise BadInput("\n".join([f"{path}: no array named {', '.join(missing)}.", *unknown]))
+        others = [name for name in sorted(names) if name not in keys][:MOST_NAMES]
+        hints = [f"{shown(name)}: {nearest(name, keys)}" for name in others]
+        raise BadInput("\n".join([f"{path}: no array named {', '.join(missing)}.", *hints]))
+    for key, array in arrays.items():
+        if array.dtype.kind == "f" and array.size:
+            _check_size(array, f"{path}: {key}")
     return {key: arrays[key] for key in keys if key in arrays}
+
+
+def _check_size(array: NDArray[np.floating], where: str) -> None:
+    if array.dtype.itemsize <= 4:  # no such number reaches the bound
+        return
+    array = np.atleast_1d(array)
+    large = np.argwhere(np.isfinite(array) & (np.abs(array) > LARGEST))
+    if large.size:
+        raise BadInput(
+            f"{where}: row {large[0][0]} holds {array[tuple(large[0])]:g}, and sums of squares of "
+            f"values beyond {LARGEST:g} overflow; give them in another unit, or correct the row"
+        )
 
 
 class LandmarkFile(NamedTuple):
@@ -77,10 +98,35 @@ def read_landmarks(path: Path, each: bool = True) -> LandmarkFile:
         points = np.concatenate([points, arrays["extra"]], axis=2)
     if landmarks.ndim and len(landmarks) != len(points):
         raise BadInput(f"{path}: {len(points)} rows of points, {len(landmarks)} of landmarks")
-    visible = arrays.get("visible", np.ones(landmarks.shape[:2], bool)).astype(bool)
+    visible = arrays.get("visible", np.ones(landmarks.shape[:2], bool))
+    if len(wrong := visible[~np.isin(visible, (0, 1))]):
+        raise BadInput(
+            f"{path}: visible holds {wrong[0]:g}; give true or 1 for a landmark that is visible, "
+            "false or 0 for one that is not"
+        )
+    visible = visible.astype(bool)
     check_landmarks(landmarks, visible, numbered(landmarks), str(path), each)
     box = arrays["box"].astype(np.float64) if "box" in arrays else None
     return LandmarkFile(points.astype(np.float64), landmarks.astype(np.float64), visible, box)
+
+
+def check_files_alike(
+    train_path: Path, test_path: Path, train: LandmarkFile, test: LandmarkFile, points: str
+) -> None:
+    """Refuse, with `BadInput`, files with different numbers of points or of landmarks.
+
+    Args:
+        train_path: the file of training images, for the message.
+        test_path: the file of test images, likewise.
+        train: what the first holds.
+        test: what the second holds.
+        points: what the points are, for the message.
+    """
+    try:
+        check_alike(train.points, test.points, points)
+        check_alike(train.landmarks, test.landmarks, "landmarks")
+    except BadInput as error:
+        raise BadInput(f"{train_path} and {test_path}: {error}") from None
 
 
 def numbered(landmarks: NDArray[Any]) -> list[str]:

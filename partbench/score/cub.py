@@ -7,14 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from partbench.errors import BadInput
-from partbench.files import read_npz
 from partbench.metrics import cub
 from partbench.metrics.intervals import bootstrap_totals, percentiles
-from partbench.metrics.landmarks import FloatArray, box_side, check_alike, flat
-from partbench.score.arrays import read_landmarks
+from partbench.metrics.landmarks import FloatArray, box_side, flat
+from partbench.score import arrays
+from partbench.score.arrays import LARGEST, check_files_alike, read_landmarks
 
 VERSION = 1
 """Version of the definition; numbers of different versions are not comparable."""
@@ -45,8 +44,7 @@ def score(train_path: Path, test_path: Path, *, seed: int = 0) -> dict[str, Any]
             that both files show.
     """
     train, test = read_landmarks(train_path, each=False), read_landmarks(test_path, each=False)
-    check_alike(train.points, test.points, "keypoints")
-    check_alike(train.landmarks, test.landmarks, "landmarks")
+    check_files_alike(train_path, test_path, train, test, "keypoints")
     sides = []
     for path, file in ((train_path, train), (test_path, test)):
         if file.points.shape[2] != 2:
@@ -55,7 +53,14 @@ def score(train_path: Path, test_path: Path, *, seed: int = 0) -> dict[str, Any]
             raise BadInput(f"{path}: no array named box; CUB's errors are shares of the box")
         box_side(file.box, np.ones((len(file.points), 1), bool), f"{path}: box")
         inputs = flat(cub.box_units(file.points, file.box))
-        sides.append((inputs, cub.in_box(file.landmarks, file.visible, file.box)))
+        targets = cub.in_box(file.landmarks, file.visible, file.box)
+        for shares in (inputs, flat(targets.landmarks)):
+            if (far := np.flatnonzero((np.abs(shares) > LARGEST).any(1))).size:
+                raise BadInput(
+                    f"{path}: box: row {far[0]} is {file.box[far[0]].tolist()}, which is too "
+                    "small; correct the row or leave it out"
+                )
+        sides.append((inputs, targets))
     (inputs, targets), (test_inputs, truth) = sides
     examples = (inputs, targets.landmarks, targets.visible)
     errors = truth.errors(cub.predict(examples, test_inputs))
@@ -92,7 +97,7 @@ def score(train_path: Path, test_path: Path, *, seed: int = 0) -> dict[str, Any]
 
 
 def _per_class(errors: FloatArray, path: Path) -> dict[str, float | None] | None:
-    classes: NDArray[Any] | None = read_npz(path).get("classes")
+    classes = arrays.read(path, (), ("classes",)).get("classes")
     if classes is None:
         return None
     if classes.dtype.kind not in "iu" or classes.shape != (len(errors),):

@@ -8,7 +8,7 @@ import numpy as np
 from partbench.errors import BadInput
 from partbench.metrics import landmarks as metrics
 from partbench.metrics.intervals import over_seeds_and_samples
-from partbench.metrics.landmarks import FloatArray, LinearMap, Truth, check_alike, flat
+from partbench.metrics.landmarks import FloatArray, LinearMap, Truth, flat
 from partbench.probes.landmarks import (
     UNITS,
     VERSION,
@@ -17,7 +17,7 @@ from partbench.probes.landmarks import (
     curve_json,
     per_landmark,
 )
-from partbench.score.arrays import numbered, read_landmarks
+from partbench.score.arrays import check_files_alike, numbered, read_landmarks
 
 
 def score(
@@ -47,12 +47,16 @@ def score(
 
     Raises:
         BadInput: as `read_landmarks`; files that do not fit one another; an inter-ocular distance
-            of zero, no boxes or no side where they are needed.
+            of zero, no boxes or no side where they are needed, a side where it is not used.
     """
     settings = LandmarkSettings(normaliser=normaliser)
+    if side is not None and normaliser != "image":
+        raise BadInput(
+            f"--side is {side:g}, which the normaliser '{normaliser}' does not use; give "
+            "--normaliser image, or leave --side out"
+        )
     train, test = read_landmarks(train_path), read_landmarks(test_path)
-    check_alike(train.points, test.points, "keypoints with their extra values")
-    check_alike(train.landmarks, test.landmarks, "landmarks")
+    check_files_alike(train_path, test_path, train, test, "keypoints with their extra values")
     if normaliser == "iod":
         length = metrics.interocular(test.landmarks, test.visible, settings.eyes, str(test_path))
     elif normaliser == "box":
@@ -73,7 +77,13 @@ def score(
     def measured(mapped: LinearMap, inputs: FloatArray) -> FloatArray:
         return truth.errors(mapped(inputs))
 
-    errors = measured(metrics.fit(*examples, intercept), test_inputs)
+    with np.errstate(over="ignore", invalid="ignore"):
+        errors = measured(metrics.fit(*examples, intercept), test_inputs)
+    if not np.isfinite(errors[truth.counted]).all():
+        raise BadInput(
+            f"{test_path}: an error is infinite: the length that it is divided by is nearly 0, or "
+            f"the points are far larger than those of {train_path}; give both in another unit"
+        )
     by_image = metrics.per_image(errors)
     counted = by_image[np.isfinite(by_image)]
     if len(counted) < 2:

@@ -34,8 +34,8 @@ def load_features(path: Path, need_folds: bool = False) -> FeatureFile:
         need_folds: refuse a file without folds.
 
     Raises:
-        BadInput: no such file, not an npz, an array that is missing, pickled, damaged, or of the
-            wrong shape or type; features that are not finite.
+        BadInput: see `arrays.read`; an array of the wrong shape or type; features that are not
+            finite; a label below 0.
     """
     number = len(KEYS) if need_folds else 2
     read = arrays.read(path, KEYS[:number], KEYS[number:])
@@ -43,11 +43,31 @@ def load_features(path: Path, need_folds: bool = False) -> FeatureFile:
     check_features(features, f"{path}: features")
     check_finite(features, f"{path}: features")
     check_labels(labels, len(features), f"{path}: labels")
+    if (below := np.flatnonzero(labels < 0)).size:
+        raise BadInput(
+            f"{path}: labels: row {below[0]} is {labels[below[0]]}; number the classes from 0, and "
+            "leave samples without a class out"
+        )
     if folds is not None:
         if folds.ndim != 2:
             raise BadInput(f"{path}: folds has shape {list(folds.shape)}; expected [folds, n].")
         check_folds(folds, len(features), f"{path}: folds")
     return FeatureFile(features, labels, folds)
+
+
+def _check_classes(
+    train: FeatureFile, test: FeatureFile, train_path: Path, test_path: Path
+) -> None:
+    for i, fold in enumerate([slice(None)] if train.folds is None else train.folds):
+        unseen = ~np.isin(test.labels, train.labels[fold])
+        if unseen.any():
+            classes = np.unique(test.labels[unseen])
+            where = train_path if train.folds is None else f"fold {i} of {train_path}"
+            raise BadInput(
+                f"{test_path}: {unseen.sum()} of {len(unseen)} samples have a class that {where} "
+                f"lacks, such as {classes[0]}, and count as wrong whatever the features; leave "
+                "them out, or number the classes of both files alike"
+            )
 
 
 def score(
@@ -64,13 +84,18 @@ def score(
         since a sample's mean outcome varies less than a single one.
 
     Raises:
-        BadInput: as `load_features` and `linear_probe`.
+        BadInput: as `load_features` and `linear_probe`; a test sample of a class that a fold's
+            training samples lack, since no classifier could reach 100 %.
     """
     settings = settings or LinearSettings()
     train, test = load_features(train_path), load_features(test_path)
-    result = linear_probe(
-        train.features, train.labels, test.features, test.labels, train.folds, settings, seed
-    )
+    _check_classes(train, test, train_path, test_path)
+    try:
+        result = linear_probe(
+            train.features, train.labels, test.features, test.labels, train.folds, settings, seed
+        )
+    except BadInput as error:
+        raise BadInput(f"{train_path} and {test_path}: {error}") from None
     low, high = wilson_interval(result.mean, len(test.labels))
     return {
         "probe": "linear",
