@@ -337,6 +337,12 @@ FILES: dict[str, tuple[str | bytes, list[str]]] = {
         lines(data="data: {toy: {reader: toy}, two: {of: toy, by: foreground/paper/toy/²}}"),
         ["data.two.by", "method/variant/train/seed"],
     ),
+    "a foreground by a large seed": (
+        lines(
+            data="data: {toy: {reader: toy}, two: {of: toy, by: foreground/paper/toy/9999999999}}"
+        ),
+        ["data.two.by", "the seed is 9999999999", "from 0 to 4294967295"],
+    ),
     "a foreground of a number": (
         lines(data="data: {toy: {reader: toy}, two: {of: 5, by: foreground/paper/toy/0}}"),
         ["data.two: 'of' is 5", "valid string"],
@@ -473,3 +479,17 @@ def test_snakemake_refuses_before_any_job(tmp_path: Path) -> None:
         assert "Traceback" not in done.stdout
         assert kept.exists()
         assert not (here.folder / "crater").exists()
+
+
+@pytest.mark.timeout(300)
+def test_a_dot_in_a_name_stands_for_itself(tmp_path: Path) -> None:
+    """Patterns of data sets hold their names: `a.b` must not mean `a-b` as well."""
+    here = Checkout(tmp_path / "partbench")
+    data = {
+        "a.b": {"reader": "toy", "size": 32},
+        "a-b": {"of": "a.b", "by": "principal_foreground/demo/a.b/0"},
+    }
+    block = {"train": "a-b", "methods": {"kmeans": ["demo"]}, "probes": {"parts": ["a-b"]}}
+    config = here.configure(GOOD | {"name": "dots", "data": data, "runs": [block]})
+    made = [job.output for job in here.planned(config) if job.rule in ("prepare", "foreground")]
+    assert made == ["results/dots/data/a.b/meta.json", "results/dots/data/a-b/meta.json"]

@@ -468,6 +468,16 @@ def test_bad_boxes(
         assert part in message
 
 
+def test_a_box_of_nearly_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Shares of it overflow."""
+    np.savez(tmp_path / "good.npz", **birds())
+    np.savez(tmp_path / "bad.npz", **birds() | {"box": np.full((60, 4), 1e-150)})
+    files = tmp_path / "good.npz", tmp_path / "bad.npz"
+    message = said_by_score(capsys, "landmarks", "--protocol", "cub", *files)
+    assert f"{files[1]}: box: row 0 is [1e-150" in message
+    assert "too small; correct the row" in message
+
+
 PARTS: dict[str, tuple[Arrays, list[str]]] = {
     "no predictions": ({"pred": None, "predicted": L}, ["no array named pred", "did you mean"]),
     "float labels": ({"pred": np.ones((4, 8))}, ["pred is float64; labels must be integers"]),
@@ -595,6 +605,15 @@ def test_bad_options(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[st
     message = said_by_score(capsys, ruler, tmp_path / "train.npz", tmp_path / "test.npz", *options)
     for part in parts:
         assert part in message
+
+
+def test_a_result_that_is_no_number(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """json has no word for it."""
+    monkeypatch.setattr("partbench.score.parts.score", lambda *_, **__: {"nmi": float("nan")})
+    message = said_by_score(capsys, "parts", tmp_path / "a.npz")
+    assert f"{tmp_path / 'a.npz'}: a number of the result is not finite" in message
 
 
 def test_the_files_are_good(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

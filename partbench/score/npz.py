@@ -111,7 +111,6 @@ def _array(
     try:
         with archive.open(member) as file:
             array: NDArray[Any] = npy.read_array(file, allow_pickle=False)
-            file.read(1)  # at the end the archive's checksum is compared
     except Exception as error:
         raise BadInput(
             f"{path}: cannot read the array '{name}' ({in_short(error)}); write it again with "
