@@ -21,11 +21,14 @@ setup: .venv/installed
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
 	@touch $@
 
+# A killed Snakemake leaves a lock behind.
 demo: setup
+	@$(BIN)/partbench unlock
 	$(SNAKEMAKE) --quiet rules --configfile config/demo.yaml
 	@echo "report: $(CURDIR)/report/demo/index.html"
 
 subset: setup
+	@$(BIN)/partbench unlock
 	$(SNAKEMAKE) --configfile config/subset.yaml
 	@echo "report: $(CURDIR)/report/subset/index.html"
 

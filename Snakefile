@@ -54,6 +54,8 @@ FORKSERVER = Server()
 
 
 onstart:
+    # The tables and the page say by this which job failed, and how its log ended.
+    jobs.record(Path(RESULTS), workflow.dag.jobs)
     if workflow.local_exec:
         FORKSERVER.start(threads=min(CONFIG.runtime.threads, workflow.cores))
 

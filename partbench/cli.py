@@ -3,6 +3,7 @@
 import argparse
 import json
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     training; running the same command again resumes it.
     """
     args = _parser().parse_args(arguments)
+    began = time.monotonic()
     try:
         args.run(args)
+        if args.stage:
+            from partbench.jobs import FINISHED
+
+            print(f"{FINISHED} {time.monotonic() - began:.1f} s", file=sys.stderr)
     except BadInput as error:
         print(f"partbench: {error}", file=sys.stderr)
         return 1
@@ -38,7 +44,12 @@ def _parser() -> argparse.ArgumentParser:
 
     def command(name: str, run: Any, text: str) -> argparse.ArgumentParser:
         new = commands.add_parser(name, help=text, description=text)
-        new.set_defaults(run=run)
+        new.set_defaults(run=run, stage=False)
+        return new
+
+    def stage(name: str, run: Any, text: str) -> argparse.ArgumentParser:
+        new = command(name, run, f"Stage: {text}")
+        new.set_defaults(stage=True)
         return new
 
     plan = command("plan", _plan, "Print the cells, GPU hours and disk of a configuration.")
@@ -47,6 +58,11 @@ def _parser() -> argparse.ArgumentParser:
 
     check = command("check", _check, "List what this machine has and lacks for a configuration.")
     check.add_argument("config", type=Path, nargs="?", default=Path("config/paper.yaml"))
+
+    verify = command("verify", _verify, "Compare all files of a results folder with checksums.")
+    verify.add_argument("results", type=Path, help="such as results/demo")
+
+    command("unlock", _unlock, "Remove the lock that a killed Snakemake left in this folder.")
 
     data = command("data", None, "List, fetch, check and look at data sets.")
     verbs = data.add_subparsers(required=True, metavar="VERB")
@@ -107,21 +123,21 @@ def _parser() -> argparse.ArgumentParser:
     moving.add_argument("--reach", type=float, default=0.4, help="in halves of the window's side")
     moving.add_argument("--out", type=Path, default=Path("moved.webp"), help="webp or gif file")
 
-    configuration = command("configuration", _configuration, "Stage: write down a configuration.")
+    configuration = stage("configuration", _configuration, "write down a configuration.")
     configuration.add_argument("--json", required=True)
     configuration.add_argument("--out", type=Path, required=True)
 
-    fetch = command("fetch", _fetch, "Stage: get a data set's official files.")
+    fetch = stage("fetch", _fetch, "get a data set's official files.")
     fetch.add_argument("--data-set", required=True)
     fetch.add_argument("--reader", required=True)
     fetch.add_argument("--settings", required=True)
     fetch.add_argument("--out", type=Path, required=True)
 
-    fetch_weights = command("fetch-weights", _fetch_weights, "Stage: get a trained network.")
+    fetch_weights = stage("fetch-weights", _fetch_weights, "get a trained network.")
     fetch_weights.add_argument("--name", required=True)
     fetch_weights.add_argument("--out", type=Path, required=True)
 
-    prepare = command("prepare", _prepare, "Stage: decode a data set into arrays.")
+    prepare = stage("prepare", _prepare, "decode a data set into arrays.")
     prepare.add_argument("--data-set", required=True)
     prepare.add_argument("--reader", required=True)
     prepare.add_argument("--settings", required=True)
@@ -129,10 +145,10 @@ def _parser() -> argparse.ArgumentParser:
     prepare.add_argument("--workers", type=int, default=1)
     prepare.add_argument("--code", help=CODE)
 
-    foreground = command(
+    foreground = stage(
         "foreground",
         _foreground,
-        "Stage: repeat a data set with the foreground that a run predicts.",
+        "repeat a data set with the foreground that a run predicts.",
     )
     foreground.add_argument("--data-set", required=True)
     foreground.add_argument("--model", type=Path, required=True)
@@ -141,7 +157,7 @@ def _parser() -> argparse.ArgumentParser:
     foreground.add_argument("--code", help=CODE)
     foreground.add_argument("--out", type=Path, required=True)
 
-    train = command("train", _train, "Stage: train one run, or resume it.")
+    train = stage("train", _train, "train one run, or resume it.")
     train.add_argument("--run", dest="key", required=True, help="method/variant/train/seed")
     train.add_argument("--settings", required=True)
     train.add_argument("--runtime", default="{}")
@@ -149,7 +165,7 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--data", type=Path, required=True)
     train.add_argument("--out", type=Path, required=True)
 
-    extract = command("extract", _extract, "Stage: write a run's outputs on a data set.")
+    extract = stage("extract", _extract, "write a run's outputs on a data set.")
     extract.add_argument("--model", type=Path, required=True)
     extract.add_argument("--data", type=Path, required=True)
     extract.add_argument("--needs", default="", help="what the probes read, separated by commas")
@@ -157,7 +173,7 @@ def _parser() -> argparse.ArgumentParser:
     extract.add_argument("--pictures", type=Path, required=True)
     extract.add_argument("--runtime", default="{}")
 
-    probe = command("probe", _probe, "Stage: measure one cell.")
+    probe = stage("probe", _probe, "measure one cell.")
     probe.add_argument("probe")
     probe.add_argument("--run", dest="key", required=True, help="method/variant/train/seed")
     probe.add_argument("--source", type=Path, required=True)
@@ -186,6 +202,22 @@ def _check(args: argparse.Namespace) -> None:
     from partbench import config, plan
 
     print(plan.check(config.read(args.config)))
+
+
+def _verify(args: argparse.Namespace) -> None:
+    from partbench import verify
+
+    table, faults = verify.report(args.results)
+    print(table)
+    if faults:
+        raise BadInput("\n".join(faults))
+
+
+def _unlock(args: argparse.Namespace) -> None:
+    from partbench.unlock import unlock
+
+    if unlock():
+        print("removed the lock of a Snakemake that was killed", file=sys.stderr)
 
 
 def _data_list(args: argparse.Namespace) -> None:
@@ -293,28 +325,29 @@ def _move(args: argparse.Namespace) -> None:
 
 def _configuration(args: argparse.Namespace) -> None:
     from partbench import config
-    from partbench.files import write_json
+    from partbench.integrity import write_record
 
     values = _json(args.json, "--json")
     config.check(values, "--json")
-    write_json(args.out, values)
+    write_record(args.out, values)
 
 
 def _fetch(args: argparse.Namespace) -> None:
     from partbench.data import catalogue
-    from partbench.files import write_json
+    from partbench.integrity import write_record
 
-    write_json(args.out, catalogue.provide(args.reader, _reader(args)))
+    write_record(args.out, catalogue.provide(args.reader, _reader(args)))
 
 
 def _fetch_weights(args: argparse.Namespace) -> None:
     from partbench.data import fetch
     from partbench.data.archives import archives
-    from partbench.files import data_root, write_json
+    from partbench.files import data_root
+    from partbench.integrity import write_record
 
     files = archives(args.name)
     fetch.fetch(files, data_root())
-    write_json(args.out, {file.name: fetch.state(file, data_root()) for file in files})
+    write_record(args.out, {file.name: fetch.state(file, data_root()) for file in files})
 
 
 def _prepare(args: argparse.Namespace) -> None:
@@ -386,13 +419,16 @@ def _probe(args: argparse.Namespace) -> None:
 
 def _report(args: argparse.Namespace) -> None:
     from partbench import config, gather, published
-    from partbench.files import read_json
+    from partbench.integrity import read_record
     from partbench.report import page
 
     where = args.results / "config.json"
-    settings = config.check(read_json(where), str(where))
-    gather.write(*gather.gather(settings, args.results, args.results / "logs"), args.results)
+    settings = config.check(read_record(where), str(where))
+    tables = gather.gather(settings, args.results)
+    gather.write(tables, args.results)
     page.write(args.results, args.out, published.load())
+    if tables.damage:
+        raise BadInput("\n".join(dict.fromkeys(tables.damage)))
 
 
 def _reader(args: argparse.Namespace) -> Any:

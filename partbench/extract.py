@@ -5,7 +5,6 @@ pictures for the report: `originals`, uint8 [n, S, S, 3], the first test samples
 capability of the method draws of them.
 """
 
-import shutil
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,8 @@ from numpy.typing import NDArray
 
 from partbench.data.prepared import Prepared
 from partbench.errors import BadInput
-from partbench.files import atomic, explained
+from partbench.files import aside_of, atomic, explained, make_empty, put_in_place
+from partbench.integrity import write_checksums
 from partbench.method import Method
 from partbench.model import load_model_for
 from partbench.outputs.arrays import PICTURES
@@ -58,18 +58,17 @@ def extract(
             f"{', '.join(unfit)} cannot be measured so, only part maps can: use the same data with "
             "another `crop`"
         )
-    aside = outputs.with_name(outputs.name + ".part")
+    aside = aside_of(outputs)
     with explained(outputs), torch.inference_mode():
-        shutil.rmtree(aside, ignore_errors=True)
-        aside.mkdir(parents=True)
+        make_empty(aside)
         for name in sorted(needs):
             torch.manual_seed(run.seed)
             usable[name].write(method, prepared, aside, torch.device(device), str(run))
+        write_checksums(aside)
         with atomic(pictures) as path, path.open("wb") as file:
             arrays = _draw(method, run, prepared, usable, torch.device(device))
             np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
-        shutil.rmtree(outputs, ignore_errors=True)
-        aside.rename(outputs)
+        put_in_place(aside, outputs)
 
 
 def _usable(method: Method, prepared: Prepared) -> dict[str, Capability]:

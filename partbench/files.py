@@ -4,6 +4,7 @@ import errno
 import hashlib
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,10 +17,38 @@ from numpy.lib.format import open_memmap
 
 from partbench.errors import BadInput
 
+PATIENCE = 30.0
+"""Seconds: the jobs of a Snakemake that was killed save their state before they end."""
+MARK = ".partbench"
+"""File that marks a folder as made by partbench, which alone it may replace."""
+
 
 def data_root() -> Path:
     """Return the folder that holds the data sets' own folders: PARTBENCH_DATA, or ./data."""
     return Path(os.environ.get("PARTBENCH_DATA", "data"))
+
+
+def check_places(results: Path) -> None:
+    """Refuse places in which a stage might write over what is not partbench's.
+
+    Args:
+        results: the folder results/NAME.
+
+    Raises:
+        BadInput: a link leads out of `results/`, or the data root lies inside it.
+    """
+    base = results.parent.resolve()
+    for folder in (results, *results.glob("*")):
+        if not folder.resolve().is_relative_to(base):
+            raise BadInput(
+                f"{folder} leads to {folder.resolve()}, outside {results.parent}/; make it a "
+                f"folder, or make {results.parent} itself the link"
+            )
+    if data_root().resolve().is_relative_to(base):
+        raise BadInput(
+            f"the data root {data_root().resolve()} lies inside {base}, whose files partbench "
+            "replaces; set PARTBENCH_DATA to another folder"
+        )
 
 
 @contextmanager
@@ -46,10 +75,68 @@ def atomic(path: Path) -> Iterator[Path]:
             aside.unlink(missing_ok=True)
 
 
-def sweep(folder: Path) -> None:
-    """Remove what a killed process left half-written by `atomic`; hold the folder first."""
-    for aside in folder.glob(".*.????????"):
-        aside.unlink()
+def sweep(folder: Path, *names: str) -> None:
+    """Remove what a killed process left of files half-written by `atomic`.
+
+    Args:
+        folder: hold it first.
+        names: of the files.
+    """
+    for name in names:
+        for aside in folder.glob(f".{name}.????????"):
+            aside.unlink()
+
+
+def aside_of(folder: Path) -> Path:
+    """Return the folder in which a stage makes `folder`, until it is whole.
+
+    Names in a configuration do not begin with a dot, so no other folder is called so.
+    """
+    return folder.with_name(f".{folder.name}.part")
+
+
+def make_empty(folder: Path) -> None:
+    """Make a folder that carries partbench's mark; what a killed process left in it is removed.
+
+    Raises:
+        BadInput: there is one without the mark.
+    """
+    _remove(folder)
+    folder.mkdir(parents=True)
+    (folder / MARK).touch()
+
+
+def put_in_place(aside: Path, folder: Path) -> None:
+    """Rename a folder that `make_empty` made to `folder`; an older one is replaced.
+
+    Raises:
+        BadInput: partbench did not make the older one.
+    """
+    _remove(folder)
+    aside.rename(folder)
+
+
+def _remove(folder: Path) -> None:
+    """Remove a folder that partbench made, if it is there."""
+    # Renamed before it is removed: a process killed meanwhile may leave it without its mark.
+    old = folder.with_name(f".{folder.name}.removed")
+    if old.exists():
+        shutil.rmtree(old)
+    if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
+        raise BadInput(
+            f"{folder} is a {'link' if folder.is_symlink() else 'file'}, and partbench makes a "
+            "folder there; move it away, then run the same command again"
+        )
+    if not folder.exists():
+        return
+    # Snakemake makes the folder of a file before the job that writes it runs.
+    if not (folder / MARK).exists() and any(folder.iterdir()):
+        raise BadInput(
+            f"{folder} was not made by partbench, which would replace it (it holds no {MARK}); "
+            "move it away, or choose another name"
+        )
+    folder.rename(old)
+    shutil.rmtree(old)
 
 
 @contextmanager
@@ -80,9 +167,9 @@ def explained(path: Path) -> Iterator[None]:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write json with sorted keys, atomically."""
+    """Write json, atomically."""
     with atomic(path) as aside:
-        aside.write_text(json.dumps(value, indent=1, sort_keys=True, allow_nan=True) + "\n")
+        aside.write_text(json.dumps(value, indent=1) + "\n")
 
 
 def read_json(path: Path) -> Any:
@@ -97,7 +184,7 @@ def read_json(path: Path) -> Any:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold a folder for one process.
+    """Hold a folder for one process, after waiting a while for one that is about to end.
 
     Raises:
         BadInput: another process holds it.
@@ -106,7 +193,7 @@ def locked(folder: Path) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder / ".lock")
         try:
-            lock.acquire(timeout=0)
+            lock.acquire(timeout=PATIENCE)
         except Timeout:
             raise BadInput(
                 f"{folder} is in use by another run; wait for it to end, or stop it first"

@@ -5,7 +5,6 @@ of a supervised network, as the part papers do for their test images, or of an u
 new data set is a folder of links to the arrays of the old one, with new masks.
 """
 
-import hashlib
 import os
 import shutil
 from pathlib import Path
@@ -14,9 +13,10 @@ import numpy as np
 import torch
 
 from partbench.data.loader import to_float
-from partbench.data.prepared import Prepared
+from partbench.data.prepared import Prepared, checksum_of
 from partbench.errors import BadInput
-from partbench.files import create_array, explained, locked, sha256, write_json
+from partbench.files import aside_of, create_array, explained, locked, make_empty, put_in_place
+from partbench.integrity import CHECKSUMS, read_record, verify, write_checksums, write_record
 from partbench.model import load_model_for
 from partbench.outputs.part_maps import HasPartMaps
 from partbench.progress import Progress
@@ -48,35 +48,30 @@ def find_foreground(
     if not isinstance(method, HasPartMaps):
         raise BadInput(f"{model}: {run.method} has no part maps, hence no foreground")
     method.to(memory_format=torch.channels_last)
-    aside = out.with_name(out.name + ".part")
+    aside = aside_of(out)
     with locked(out.parent / f".{out.name}"), explained(aside):
-        shutil.rmtree(aside, ignore_errors=True)
-        aside.mkdir(parents=True)
+        make_empty(aside)
         overlap: dict[str, float] = {}
         for split in prepared.meta["splits"]:
             label = f"{run} foreground of {split}"
             mean = _write_masks(method, prepared, split, aside, torch.device(device), label)
             if mean is not None:
                 overlap[split] = mean
-        for path in sorted(data.iterdir()):
-            if (
-                path.is_file()
-                and path.name not in ("meta.json", "sheet.png")
-                and not (aside / path.name).exists()
-            ):
-                _link(path, aside / path.name)
-        masks = sha256(*sorted(aside.glob("*.mask.npy")))
-        checksum = hashlib.sha256((prepared.meta["checksum"] + masks).encode()).hexdigest()
+        old = read_record(data / CHECKSUMS)["files"]
+        links = [file for file in old if not (aside / file).exists()]
+        for file in links:
+            verify(data / file, data / "meta.json")
+            _link(data / file, aside / file)
+        digests = write_checksums(aside, {file: old[file] for file in links})
         foreground = {"by": str(run), "of": prepared.meta["data_set"], "mean IoU, %": overlap}
         changed = {
             "data_set": name,
             "code": code,
-            "checksum": checksum,
+            "checksum": checksum_of(digests),
             "foreground": foreground,
         }
-        write_json(aside / "meta.json", prepared.meta | changed)
-        shutil.rmtree(out, ignore_errors=True)
-        aside.rename(out)
+        write_record(aside / "meta.json", prepared.meta | changed)
+        put_in_place(aside, out)
 
 
 def _write_masks(

@@ -9,7 +9,7 @@ the probe's `Setting` parses. `summary.parquet`
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -18,9 +18,11 @@ from partbench import method as methods
 from partbench import plugins
 from partbench.config import Cell, Config, cells, method_settings, probe_settings
 from partbench.errors import BadInput
-from partbench.files import atomic, read_json
+from partbench.files import atomic
+from partbench.integrity import Damaged, read_record
+from partbench.jobs import Jobs
 from partbench.metrics.intervals import over_seeds, over_seeds_and_samples
-from partbench.probe import FORMAT, Probe
+from partbench.probe import FORMAT, Probe, read_cell
 
 COLUMNS: dict[str, Any] = {
     "method": str,
@@ -57,30 +59,46 @@ COLUMNS: dict[str, Any] = {
     "scale": float,
 }
 DEFAULTS: dict[type, Any] = {str: "", int: 0, float: float("nan"), bool: False}
-LOG_LINES = 12
 
 
-def gather(config: Config, results: Path, logs: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return the long table and the summary of what stands in a results folder.
+class Tables(NamedTuple):
+    """What stands in a results folder."""
+
+    metrics: pd.DataFrame
+    """One row a number, or a cell without one."""
+    summary: pd.DataFrame
+    """One row a number over its seeds."""
+    damage: list[str]
+    """What is wrong with files that are not as partbench wrote them; their cells failed."""
+
+
+def gather(config: Config, results: Path) -> Tables:
+    """Return the tables of what stands in a results folder.
+
+    A cell failed if a job on the way to it did, with the last lines of its log, or if one of its
+    files is damaged.
 
     Args:
         config: whose cells are looked for.
         results: its results folder.
-        logs: folder of the jobs' logs, whose last lines say why a cell failed.
 
     Raises:
         BadInput: cells of one metric were made by different definition versions, or measured or
             trained on data with different checksums.
     """
-    rows = [row for cell in cells(config) for row in _rows(config, results, logs, cell)]
+    jobs = Jobs(results)
+    damage: list[str] = []
+    rows = [row for cell in cells(config) for row in _rows(config, results, jobs, damage, cell)]
     table = pd.DataFrame(
         [{c: row.get(c, DEFAULTS[t]) for c, t in COLUMNS.items()} for row in rows]
     ).astype(COLUMNS)
     _refuse_mixtures(table)
-    return table, summarize(table, results)
+    return Tables(table, summarize(table, results), damage)
 
 
-def _rows(config: Config, results: Path, logs: Path, cell: Cell) -> list[dict[str, Any]]:
+def _rows(
+    config: Config, results: Path, jobs: Jobs, damage: list[str], cell: Cell
+) -> list[dict[str, Any]]:
     cls = methods.load(cell.run.method)
     settings = method_settings(config, cell.run.method, cell.run.variant)
     base = {
@@ -95,15 +113,19 @@ def _rows(config: Config, results: Path, logs: Path, cell: Cell) -> list[dict[st
     path = results / "cells" / f"{cell}.json"
     model = results / "runs" / str(cell.run) / "model.pt"
     # Where a new training failed, the cells of the old one still stand.
-    if not (path.exists() and model.exists()):
-        reason = _why(cell, results, logs)
+    reason = jobs.failure(f"cells/{cell}.json")
+    if reason or not (path.exists() and model.exists()):
         return [base | {"status": "failed" if reason else "missing", "reason": reason}]
-    record = read_json(path)
-    columns_of_numbers = _settings(cell.probe, record)
-    if columns_of_numbers is None:
-        reason = "made by an earlier version; run again"
-        return [base | {"status": "missing", "reason": reason}]
-    train = read_json(results / "runs" / str(cell.run) / "train.json")
+    try:
+        record = read_cell(path)
+        train = read_record(model.with_name("train.json"), model)
+        columns_of_numbers = _settings(cell.probe, record)
+        if columns_of_numbers is None:
+            reason = "made by an earlier version; run again"
+            return [base | {"status": "missing", "reason": reason}]
+    except Damaged as error:
+        damage.append(str(error))
+        return [base | {"status": "failed", "reason": str(error)}]
     measure = probe_settings(config, cell.probe, cell.eval)
     for written, now in ((train, settings), (record, measure)):
         if written["settings"] != now.model_dump(mode="json"):
@@ -145,23 +167,6 @@ def _settings(probe: str, record: dict[str, Any]) -> list[dict[str, str]] | None
     return [
         {"setting": str(s), "settings": json.dumps(s.record(), sort_keys=True)} for s in settings
     ]
-
-
-def _why(cell: Cell, results: Path, logs: Path) -> str:
-    """Return the last lines of the log of the first stage of a cell that did not finish."""
-    run = results / "runs" / str(cell.run)
-    stages = [
-        (results / "data" / cell.run.train / "meta.json", f"prepare/{cell.run.train}"),
-        (results / "data" / cell.eval / "meta.json", f"prepare/{cell.eval}"),
-        (run / "model.pt", f"train/{cell.run}"),
-        (results / "outputs" / str(cell), f"extract/{cell}"),
-        (results / "cells" / f"{cell}.json", f"probe/{cell}"),
-    ]
-    for product, stage in stages:
-        log = logs / f"{stage}.log"
-        if not product.exists() and log.exists() and (text := log.read_text(errors="replace")):
-            return "\n".join(text.strip().splitlines()[-LOG_LINES:])
-    return ""
 
 
 def _refuse_mixtures(table: pd.DataFrame) -> None:
@@ -234,9 +239,9 @@ def _outcomes(results: Path, row: Any) -> Any:
     return row["scale"] * column.to_numpy(np.float64)
 
 
-def write(table: pd.DataFrame, summary: pd.DataFrame, results: Path) -> None:
+def write(tables: Tables, results: Path) -> None:
     """Write both tables as parquet and csv."""
-    for name, frame in (("metrics", table), ("summary", summary)):
+    for name, frame in (("metrics", tables.metrics), ("summary", tables.summary)):
         with atomic(results / f"{name}.parquet") as path:
             frame.to_parquet(path)
         flat = frame.copy()

@@ -177,10 +177,14 @@ def resolve(cls: type[Method], variant: str, overrides: Mapping[str, Any], where
     return cls.Settings.parse(values | dict(overrides), where)
 
 
+def is_untrained(cls: type[Method], settings: Any) -> bool:
+    """Whether the steps of a method that has some were left out."""
+    return settings.epochs == 0 and not issubclass(cls, StepFreeMethod)
+
+
 def role_of(cls: type[Method], settings: Any) -> Role:
-    """Return the role of a run: a method whose steps were left out is a floor."""
-    left_out = settings.epochs == 0 and not issubclass(cls, StepFreeMethod)
-    return "floor" if left_out else cls.role
+    """Return the role of a run: an untrained method is a floor."""
+    return "floor" if is_untrained(cls, settings) else cls.role
 
 
 def check_reads(cls: type[Method], frames: int, where: str) -> None:

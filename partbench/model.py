@@ -10,6 +10,7 @@ from partbench import method as methods
 from partbench.data.prepared import Prepared
 from partbench.errors import BadInput, in_short
 from partbench.files import atomic
+from partbench.integrity import check_archive
 from partbench.method import DataInfo, Method
 from partbench.run import Run, Runtime
 
@@ -69,6 +70,9 @@ def load_model(path: Path, device: str) -> tuple[Run, Method]:
     Raises:
         BadInput: the file is no model of partbench, is damaged, or is of another version.
     """
+    if not path.exists():
+        raise BadInput(f"{path}: no such model; train it, or correct the path")
+    check_archive(path)
     try:
         state = torch.load(path, map_location=device, weights_only=True)
         identity = json.loads(state["identity"])

@@ -15,7 +15,8 @@ from threadpoolctl import threadpool_limits
 
 from partbench.data.prepared import Prepared
 from partbench.errors import BadInput
-from partbench.files import atomic, write_json
+from partbench.files import atomic, sha256
+from partbench.integrity import Damaged, read_record, write_record
 from partbench.outputs.capability import capabilities
 from partbench.provenance import provenance
 from partbench.run import Run, Runtime
@@ -24,8 +25,11 @@ from partbench.settings import Settings
 if TYPE_CHECKING:  # methods need torch, and most probes do not
     from partbench.method import Method
 
-FORMAT = 2
-"""Of a cell's json file. Since 2 the setting of a number is an object, no longer text."""
+FORMAT = 3
+"""Of a cell's json file. Since 2 the setting of a number is an object, no longer text; since 3 the
+file carries its own checksum and that of the per-sample table."""
+ROUNDING = 1e-5
+"""By which a number may differ from the mean of its samples: some are taken in float32."""
 Direction = Literal["higher", "lower"]
 
 
@@ -248,10 +252,11 @@ def measure(
             )
     with atomic(out.with_suffix(".parquet")) as path:
         result.samples.to_parquet(path)
+        digest = sha256(path)
     if result.pictures:
         with atomic(out.with_suffix(".npz")) as path, path.open("wb") as file:
             np.savez_compressed(file, **result.pictures)  # type: ignore[arg-type]
-    write_json(
+    write_record(
         out,
         {
             "format": FORMAT,
@@ -262,6 +267,7 @@ def measure(
             "metrics": [
                 metric._asdict() | {"setting": metric.setting.record()} for metric in result.metrics
             ],
+            "samples": digest,
             "details": result.details,
             "settings": settings.model_dump(mode="json"),
             "data_checksum": meta["checksum"],
@@ -272,3 +278,33 @@ def measure(
     )
     for path in result.scratch:
         path.unlink(missing_ok=True)
+
+
+def read_cell(path: Path) -> dict[str, Any]:
+    """Return what `measure` wrote of a cell, compared with its per-sample table.
+
+    Args:
+        path: the cell's json file.
+
+    Raises:
+        BadInput: there is no such file.
+        Damaged: the file or the table is not as it was written, or a number is not the mean of
+            its samples.
+    """
+    record = read_record(path)
+    if record.get("format") != FORMAT:
+        return record
+    samples = path.with_suffix(".parquet")
+    if not samples.exists() or sha256(samples) != record["samples"]:
+        raise Damaged(samples, "it is missing, or does not agree with the cell's checksum", path)
+    table = pd.read_parquet(samples)
+    for metric in record["metrics"]:
+        if not metric.get("samples"):
+            continue
+        outcomes = table[metric["samples"]].to_numpy(np.float64)
+        mean = metric["scale"] * float(outcomes[np.isfinite(outcomes)].mean())
+        if not math.isclose(metric["value"], mean, rel_tol=ROUNDING, abs_tol=ROUNDING):
+            raise Damaged(
+                path, f"{metric['metric']} is {metric['value']}, the mean of its samples {mean}"
+            )
+    return record

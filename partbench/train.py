@@ -30,7 +30,8 @@ from partbench.data.batch import Batch
 from partbench.data.loader import Loader, Schedule
 from partbench.data.prepared import Prepared
 from partbench.errors import BadInput, in_short
-from partbench.files import atomic, explained, locked, sweep, write_json
+from partbench.files import atomic, explained, locked, sha256, sweep
+from partbench.integrity import check_archive, write_record
 from partbench.method import DataInfo, Method
 from partbench.model import FORMAT, device_of, precision_of, save_model
 from partbench.outputs.capability import check_outputs
@@ -57,8 +58,8 @@ def train(run: Run, settings: Any, runtime: Runtime, data: Path, out: Path, code
         code: fingerprint of the code that trains.
 
     Raises:
-        BadInput: the data do not fit the method, the checkpoint is another run's, a loss is not
-            finite, another process holds the folder, or the disk is full.
+        BadInput: the data do not fit the method, a loss is not finite, another process holds the
+            folder, or the disk is full.
         Stopped: SIGTERM or SIGUSR1 arrived; the state is saved.
     """
     torch.set_num_threads(runtime.threads)
@@ -79,7 +80,7 @@ def train(run: Run, settings: Any, runtime: Runtime, data: Path, out: Path, code
         _Training(fabric, run, settings, runtime, Prepared(data), out, code).go()
         return
     with locked(out):
-        sweep(out)
+        sweep(out, "checkpoint.pt", "log.jsonl", "model.pt", "train.json")
         _Training(fabric, run, settings, runtime, Prepared(data), out, code).go()
 
 
@@ -274,31 +275,34 @@ class _Training:
         return state is not None
 
     def _load_checkpoint(self) -> dict[str, Any] | None:
-        """Return the newest checkpoint that can be read; a broken one gives way to the last."""
-        broken = []
+        """Return the newest checkpoint of this run, if there is one.
+
+        One that is damaged, or of another run, other settings or other data, is moved aside.
+        """
+        identity = json.loads(json.dumps(self.identity))
         for path in (self.out / "checkpoint.pt", self.out / "checkpoint.previous.pt"):
             if not path.exists():
                 continue
             try:
+                check_archive(path)
                 state = torch.load(path, map_location=self.fabric.device, weights_only=True)
-                identity = json.loads(state["identity"])
+                written = json.loads(state["identity"])
             except Exception as error:  # torch raises anything on a damaged file
-                broken.append(f"{path} ({in_short(error)})")
-                print(f"{path} is damaged, trying the one before it", flush=True)
+                self._move_aside(path, "damaged", f"is damaged ({in_short(error)})")
                 continue
-            if identity != json.loads(json.dumps(self.identity)):
-                differ = [k for k, v in self.identity.items() if identity.get(k) != v]
-                raise BadInput(
-                    f"{path} belongs to another run or version (it differs in "
-                    f"{', '.join(differ)}); delete it to train from the start"
-                )
-            return dict(state)
-        if broken:
-            raise BadInput(
-                f"no checkpoint can be read: {'; '.join(broken)}; delete {self.out} to train "
-                "from the start"
-            )
+            if written == identity:
+                return dict(state)
+            differ = ", ".join(key for key, value in identity.items() if written.get(key) != value)
+            self._move_aside(path, "other", f"was begun with another {differ}")
         return None
+
+    def _move_aside(self, checkpoint: Path, suffix: str, why: str) -> None:
+        """Keep a checkpoint that cannot be resumed out of the way, and say so."""
+        if not self.fabric.is_global_zero:
+            return
+        aside = checkpoint.with_name(f"{checkpoint.name}.{suffix}")
+        checkpoint.replace(aside)
+        print(f"{checkpoint} {why}: moved to {aside.name}, not resumed", flush=True)
 
     def _finish(self) -> None:
         for name, value in self.method.state_dict().items():
@@ -315,7 +319,7 @@ class _Training:
         images = self.step * self.settings.batch_size
         last = json.loads(self.lines[-1]) if self.lines else {}
         cls = type(self.method)
-        write_json(
+        write_record(
             self.out / "train.json",
             {
                 "run": self.run._asdict(),
@@ -334,6 +338,7 @@ class _Training:
                 "images_per_second": round(images / self.seconds, 1) if images else None,
                 "peak_memory_mb": round(peak / 2**20, 1),
                 "final": {k: v for k, v in last.items() if "/" in k},
+                "log": sha256(self.out / "log.jsonl"),
                 "provenance": provenance(device, self.code),
             },
         )

@@ -12,6 +12,8 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
+from partbench.files import sha256
+from partbench.integrity import write_record
 from partbench.probe import Setting
 from partbench.probes.classify import ClassifySetting, Freeze
 from partbench.probes.landmarks import INTERCEPT, PLAIN, LandmarkSetting
@@ -396,6 +398,7 @@ def _run(folder: Path, fake: Fake, train: str, seed: int, rng: np.random.Generat
             "images_per_second": 416.3,
             "peak_memory_mb": 812.0,
             "final": {"all/loss": 101.5, "all/reconstruction": 93.25},
+            "log": sha256(log) if (log := path / "log.jsonl").exists() else "",
             "provenance": {
                 "commit": "c0ffee" * 6,
                 "dirty": seed == 1,
@@ -475,8 +478,7 @@ def _images(rng: np.random.Generator, n: int, size: int = 32) -> np.ndarray:
 
 
 def _write(path: Path, values: dict[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(values))
+    write_record(path, values)
 
 
 if __name__ == "__main__":

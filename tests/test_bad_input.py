@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 import torch
 from conftest import Disk, prepare_toy
+from sealed import reseal
 
 from partbench import cli
 from partbench.errors import BadInput
@@ -175,7 +176,8 @@ def test_a_folder_without_write_permission(tmp_path: Path) -> None:
         tmp_path.chmod(0o700)
 
 
-def test_a_folder_is_held_by_one_process(tmp_path: Path) -> None:
+def test_a_folder_is_held_by_one_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("partbench.files.PATIENCE", 0)
     with (
         locked(tmp_path),
         pytest.raises(BadInput, match="is in use by another run"),
@@ -197,24 +199,30 @@ def copy_of(tiny: Path, tmp_path: Path) -> Path:
     return data
 
 
+def flip(path: Path) -> None:
+    """Flip a bit in the middle of a file."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda d: (d / "meta.json").unlink(), r"meta.json cannot be read"),
-        (lambda d: (d / "meta.json").write_text("{"), r"meta.json is not json .*; delete it"),
+        (lambda d: (d / "meta.json").unlink(), r"meta.json: no such file"),
+        (lambda d: (d / "meta.json").write_text("{"), r"meta.json is damaged, .*Delete .*meta"),
+        (lambda d: flip(d / "meta.json"), r"meta.json is damaged, .*Delete .*meta.json and run"),
+        (lambda d: flip(d / "train.images.npy"), r"images.npy is damaged, .*Delete .*meta.json"),
         (
-            lambda d: write_json(d / "meta.json", read_json(d / "meta.json") | {"format": 99}),
+            lambda d: reseal(d, format=99),
             r"data was prepared by another version \(format 99, .*prepare again",
         ),
         (
             lambda d: (d / "train.images.npy").write_bytes(b"\x93NUMPY"),
-            r"train.images.npy: .*; delete .*data and prepare again",
+            r"train.images.npy is damaged, .*Delete .*meta.json and run",
         ),
-        (lambda d: (d / "train.images.npy").unlink(), r"train.images.npy: .*prepare again"),
-        (
-            lambda d: write_json(d / "meta.json", read_json(d / "meta.json") | {"splits": {}}),
-            r"no split 'train', only \[\]",
-        ),
+        (lambda d: (d / "train.images.npy").unlink(), r"train.images.npy: No such file"),
+        (lambda d: reseal(d, splits={}), r"no split 'train', only \[\]"),
     ],
 )
 def test_prepared_data_that_are_damaged(
@@ -229,7 +237,8 @@ def test_prepared_data_that_are_damaged(
 def test_an_array_of_objects_is_refused(tiny: Path, tmp_path: Path) -> None:
     data = copy_of(tiny, tmp_path)
     np.save(data / "train.images.npy", np.array([{}]), allow_pickle=True)
-    with pytest.raises(BadInput, match=r"train.images.npy: .*prepare again"):
+    reseal(data)
+    with pytest.raises(BadInput, match=r"train.images.npy is damaged.*Python objects"):
         train_vae(data, tmp_path / "run")
 
 
@@ -256,7 +265,7 @@ def test_evaluation_data_of_another_size(tiny: Path, tmp_path: Path) -> None:
             ["--run", "vae/paper/toy/0", "--settings", "{}", "--runtime", '{"thread": 1}'],
             "did you mean 'threads'?",
         ),
-        (["--run", "vae/paper/toy/0", "--settings", "{}"], "meta.json cannot be read"),
+        (["--run", "vae/paper/toy/0", "--settings", "{}"], "meta.json: no such file"),
     ],
 )
 def test_train_with_wrong_arguments(

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import TINY
+from sealed import meta_of, reseal
 
 from partbench.data.prepare import prepare
 from partbench.data.prepared import Prepared
@@ -184,9 +185,7 @@ def with_labels(data: Path, out: Path, split: str, seed: int) -> Path:
     shutil.copytree(data, out)
     labels = np.load(out / f"{split}.labels.npy")
     np.save(out / f"{split}.labels.npy", np.random.default_rng(seed).permutation(labels))
-    meta = json.loads((out / "meta.json").read_text()) | {"checksum": str(seed)}
-    (out / "meta.json").write_text(json.dumps(meta))
-    return out
+    return reseal(out, checksum=str(seed))
 
 
 def test_test_labels_do_not_choose_the_honest_epoch(
@@ -224,9 +223,7 @@ def test_a_network_that_explodes_is_an_error(model: Path, tiny: Path) -> None:
 
 def test_data_of_another_size(model: Path, tiny: Path, tmp_path: Path) -> None:
     data = shutil.copytree(tiny, tmp_path / "data")
-    meta = json.loads((data / "meta.json").read_text())
-    meta["settings"]["size"] = 40
-    (data / "meta.json").write_text(json.dumps(meta))
+    reseal(data, settings=meta_of(data)["settings"] | {"size": 40})
     with pytest.raises(BadInput, match=r"trained at 32 px, .* prepared at 40 px"):
         run(model, data)
 

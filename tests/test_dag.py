@@ -2,6 +2,7 @@
 
 import ast
 import copy
+import html
 import json
 import os
 import re
@@ -372,3 +373,54 @@ def test_a_foreground_is_found_by_a_run_of_the_workflow(tmp_path: Path) -> None:
     settings = set(metrics["setting"])
     assert {"K = 2", "K = 2, predicted foreground"} <= settings
     assert "Nothing to be done" in here.make(config)
+
+
+FAILING = {
+    "name": "failing",
+    "comparable": False,
+    "seeds": [0],
+    "runtime": {"device": "cpu", "threads": 1},
+    "data": {
+        "toy": {"reader": "toy", "size": 32, "train": 48, "val": 1, "test": 32},
+        "larger": {"reader": "toy", "size": 40, "train": 8, "val": 1, "test": 8},
+        "found": {"of": "larger", "by": "principal_foreground/demo/toy/0"},
+        "mine": {"reader": "folder", "size": 32, "path": "absent"},
+        "stl10": {"reader": "stl10", "size": 32},
+    },
+    "runs": [
+        {"train": data, "methods": {method: [variant]}, "probes": {probe: [data]}}
+        for data, method, variant, probe in (
+            ("toy", "random_init", "demo", "linear"),
+            ("mine", "random_init", "demo", "linear"),
+            ("stl10", "random_init", "demo", "linear"),
+            ("found", "random_parts", "demo", "parts"),
+            ("toy", "keynet", "paper", "landmarks"),
+            ("toy", "dff", "paper", "parts"),
+        )
+    ],
+}
+
+
+@pytest.mark.timeout(600)
+def test_every_stage_that_fails_says_why_on_the_page(tmp_path: Path) -> None:
+    here = Checkout(tmp_path / "partbench")
+    archives = here.folder / "partbench/data/archives.py"
+    archives.write_text(archives.read_text().replace("https://", "https://127.0.0.1:9/"))
+    fetch = here.folder / "partbench/data/fetch.py"
+    fetch.write_text(fetch.read_text().replace("ATTEMPTS = 6", "ATTEMPTS = 1"))
+    arguments = ["--cores", "2", "--configfile", here.configure(FAILING), "--keep-going"]
+    assert here.run("snakemake", *arguments).returncode != 0
+    metrics = here.metrics("failing").set_index(["method", "train"])
+    page = html.unescape((here.folder / "report/failing/index.html").read_text())
+    for cell, reason in {
+        ("random_init", "mine"): "absent/train: no such folder",
+        ("random_init", "stl10"): "stl10_binary.tar.gz cannot be fetched",
+        ("random_parts", "found"): "trained at 32 px",
+        ("keynet", "toy"): "vgg19-dcbb9e9d.pth cannot be fetched",
+        ("dff", "toy"): "vgg19-dcbb9e9d.pth cannot be fetched",
+    }.items():
+        assert metrics.loc[cell, "status"] == "failed"
+        assert reason in metrics.loc[cell, "reason"]
+        assert reason in page
+    assert metrics.loc[("random_init", "toy"), "status"] == "done"
+    assert "No reason was recorded" not in page

@@ -151,4 +151,4 @@ def test_the_stage_writes_a_sheet_and_says_what_lacks(
     assert (tmp_path / "f" / "sheet.png").exists()
     assert json.loads((tmp_path / "f" / "meta.json").read_text())["foreground"]["of"] == "toy"
     assert cli.main(["foreground", "--model", str(tmp_path / "no.pt"), *arguments]) == 1
-    assert "no.pt is no model of partbench" in capsys.readouterr().err
+    assert "no.pt: no such model" in capsys.readouterr().err

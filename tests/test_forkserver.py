@@ -339,7 +339,14 @@ def results(folder: Path) -> dict[str, Any]:
         name = str(path.relative_to(folder))
         if path.suffix == ".json":
             about = json.loads(path.read_text())
-            clocks = ("seconds", "images_per_second", "peak_memory_mb", "provenance")
+            clocks = (
+                "seconds",
+                "images_per_second",
+                "peak_memory_mb",
+                "provenance",
+                "log",
+                "sha256",
+            )
             contents[name] = {key: value for key, value in about.items() if key not in clocks}
         elif path.suffix == ".jsonl":
             lines = [json.loads(line) | {"seconds": 0} for line in path.read_text().splitlines()]

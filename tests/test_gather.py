@@ -1,7 +1,9 @@
 """From the cells' files to the tables: each cell is a row; what may not be mixed is refused."""
 
 import json
+import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -9,10 +11,12 @@ import pandas as pd
 import pytest
 from scipy import stats
 
+from partbench import jobs
 from partbench.config import Config, check, method_settings, probe_settings
 from partbench.errors import BadInput
-from partbench.files import read_json, write_json
-from partbench.gather import gather, summarize, write
+from partbench.files import sha256
+from partbench.gather import Tables, gather, summarize, write
+from partbench.integrity import read_record, write_record
 from partbench.metrics.intervals import over_seeds_and_samples
 from partbench.probe import FORMAT
 
@@ -49,7 +53,7 @@ def write_run(results: Path, key: str, **changes: Any) -> None:
         "peak_memory_mb": 300.0,
         "data_checksum": "toy's",
     }
-    write_json(results / "runs" / key / "train.json", record | changes)
+    write_record(results / "runs" / key / "train.json", record | changes)
     (results / "runs" / key / "model.pt").touch()
 
 
@@ -84,8 +88,10 @@ def write_cell(
         "provenance": {"code": "bbb", "commit": "abc", "dirty": True},
         "metrics": [metric],
     }
-    write_json(path, cell | changes)
-    pd.DataFrame({"top1": outcomes, "other": 0.0}).to_parquet(path.with_suffix(".parquet"))
+    table = path.with_suffix(".parquet")
+    table.parent.mkdir(parents=True, exist_ok=True)
+    pd.DataFrame({"top1": outcomes, "other": 0.0}).to_parquet(table)
+    write_record(path, cell | {"samples": sha256(table)} | changes)
     return path
 
 
@@ -102,7 +108,7 @@ def results(tmp_path: Path) -> Path:
 
 
 def tables(results: Path, config: Config = CONFIG) -> tuple[pd.DataFrame, pd.DataFrame]:
-    return gather(config, results, results / "logs")
+    return gather(config, results)[:2]
 
 
 def rows(table: pd.DataFrame, **values: Any) -> pd.DataFrame:
@@ -168,58 +174,147 @@ def test_a_method_that_was_not_trained_is_a_floor(results: Path) -> None:
         assert set(rows(table, method="patchvae")["role"]) == {role}
 
 
-def write_log(results: Path, stage: str, lines: int = 30) -> None:
+def write_log(results: Path, stage: str, lines: int = 30, last: str = "") -> None:
     path = results / "logs" / f"{stage}.log"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(f"{stage} line {i}\n" for i in range(lines)))
+    path.write_text("".join(f"{stage} line {i}\n" for i in range(lines)) + last)
+
+
+CELL = f"{run_key(0, 'raw_pixels', 'paper')}/toy/linear"
+MODEL = f"runs/{run_key(0, 'raw_pixels', 'paper')}/model.pt"
+STAGES = [
+    ("fetch/toy", [], ["data/toy.files.json"], []),
+    ("prepare/toy", ["data/toy.files.json"], ["data/toy/meta.json"], []),
+    (f"train/{run_key(0, 'raw_pixels', 'paper')}", ["data/toy/meta.json"], [MODEL], []),
+    (f"extract/{CELL}", [MODEL], [f"outputs/{CELL}", f"cells/{CELL}.npz"], [f"outputs/{CELL}"]),
+    (f"probe/{CELL}", [f"outputs/{CELL}", "data/toy/meta.json"], [f"cells/{CELL}.json"], []),
+]
+
+
+def record_jobs(results: Path) -> None:
+    def here(paths: list[str]) -> list[str]:
+        return [str(results / path) for path in paths]
+
+    jobs.record(
+        results,
+        [
+            SimpleNamespace(
+                log=here([f"logs/{stage}.log"]),
+                input=here(needs),
+                output=here(makes),
+                temp_output=here(passing),
+            )
+            for stage, needs, makes, passing in STAGES
+        ],
+    )
+
+
+def raw_pixels(results: Path) -> Any:
+    return rows(tables(results)[0], method="raw_pixels", probe="linear", seed=0).iloc[0]
 
 
 def test_a_failed_cell_says_how_its_log_ended(results: Path) -> None:
-    write_log(results, f"train/{run_key(0, 'raw_pixels', 'paper')}")
-    table, _ = tables(results)
-    failed = rows(table, method="raw_pixels", probe="linear", seed=0).iloc[0]
+    record_jobs(results)
+    write_log(results, STAGES[2][0])
+    failed = raw_pixels(results)
     assert failed["status"] == "failed"
     lines = failed["reason"].splitlines()
-    assert lines[-1] == "train/raw_pixels/paper/toy/0 line 29"
+    assert lines[-1] == f"{STAGES[2][0]} line 29"
     assert lines[0].endswith("line 18")
     assert len(lines) == 12
+    table, _ = tables(results)
     assert rows(table, method="raw_pixels", probe="linear", seed=1).iloc[0]["status"] == "missing"
 
 
-def test_the_first_stage_without_its_product_is_the_one_that_failed(results: Path) -> None:
-    key = run_key(0, "raw_pixels", "paper")
-    stages = [
-        ("prepare/toy", results / "data" / "toy" / "meta.json"),
-        (f"train/{key}", results / "runs" / key / "model.pt"),
-        (f"extract/{key}/toy/linear", results / "outputs" / key / "toy" / "linear" / "f.npy"),
-        (f"probe/{key}/toy/linear", None),
-    ]
-    for stage, _ in stages:
+def test_the_first_stage_that_failed_gives_the_reason(results: Path) -> None:
+    record_jobs(results)
+    for stage, *_ in STAGES:
         write_log(results, stage)
-    for stage, product in stages:
-        table, _ = tables(results)
-        failed = rows(table, method="raw_pixels", probe="linear", seed=0).iloc[0]
+    for stage, _, makes, passing in STAGES:
+        failed = raw_pixels(results)
         assert failed["status"] == "failed"
         assert failed["reason"].splitlines()[-1] == f"{stage} line 29"
-        if product:
-            product.parent.mkdir(parents=True, exist_ok=True)
-            product.touch()
+        for product in set(makes) - set(passing):
+            (results / product).parent.mkdir(parents=True, exist_ok=True)
+            (results / product).touch()
+
+
+def test_a_stage_that_ended_well_did_not_fail(results: Path) -> None:
+    """Whoever deletes prepared data to save space does not make their cells fail."""
+    record_jobs(results)
+    for stage, *_ in STAGES:
+        write_log(results, stage, last="finished in 2.5 s\n")
+    assert raw_pixels(results)["status"] == "missing"
+
+
+def test_jobs_of_another_target_are_kept(results: Path) -> None:
+    record_jobs(results)
+    one = SimpleNamespace(
+        log=[str(results / "logs/prepare/more.log")],
+        input=[],
+        output=[str(results / "data/more/meta.json")],
+        temp_output=[],
+    )
+    jobs.record(results, [one])
+    write_log(results, "fetch/toy")
+    write_log(results, "prepare/more")
+    assert raw_pixels(results)["status"] == "failed"
+    assert jobs.Jobs(results).failure("data/more/meta.json").endswith("line 29")
+
+
+def test_a_failed_stage_outweighs_the_cells_of_before(results: Path) -> None:
+    """The new preparation failed: the numbers that still stand are of the old data."""
+    record_jobs(results)
+    key = run_key(0, "raw_pixels", "paper")
+    write_run(results, key)
+    write_cell(results, key, OUTCOMES[0])
+    assert raw_pixels(results)["status"] == "done"
+    write_log(results, "prepare/toy")
+    assert raw_pixels(results)["status"] == "failed"
 
 
 def test_a_log_that_is_no_text_is_shown_all_the_same(results: Path) -> None:
-    path = results / "logs" / f"train/{run_key(0, 'raw_pixels', 'paper')}.log"
+    record_jobs(results)
+    path = results / "logs" / f"{STAGES[2][0]}.log"
     path.parent.mkdir(parents=True)
     path.write_bytes(b"killed \xff\n")
-    table, _ = tables(results)
-    reason = rows(table, method="raw_pixels", probe="linear", seed=0).iloc[0]["reason"]
-    assert reason.startswith("killed ")
+    assert raw_pixels(results)["reason"].startswith("killed ")
+
+
+@pytest.mark.parametrize("value", [99.9, float("nan")])
+def test_a_cell_edited_by_hand_is_no_number(results: Path, value: float) -> None:
+    path = results / "cells" / run_key(0) / "toy" / "linear.json"
+    text = path.read_text()
+    assert '"value": 75.0' in text
+    path.write_text(text.replace('"value": 75.0', f'"value": {json.dumps(value)}'))
+    table, summary, damage = gather(CONFIG, results)
+    mine = rows(table, method="patchvae", probe="linear", seed=0).iloc[0]
+    assert (mine["status"], mine["reason"]) == ("failed", damage[0])
+    assert re.search(r"0/toy/linear.json is damaged.*Delete .*0/toy/linear.json and run", damage[0])
+    assert summary["values"].tolist() == [[50, 75]]
+
+
+def test_a_number_that_is_not_the_mean_of_its_samples_is_damage(results: Path) -> None:
+    path = results / "cells" / run_key(0) / "toy" / "linear.json"
+    record = read_record(path)
+    record["metrics"][0]["value"] = 75.01
+    write_record(path, record)
+    _, _, damage = gather(CONFIG, results)
+    assert re.search(r"top1 is 75.01, the mean of its samples 75.0", damage[0])
+
+
+def test_a_per_sample_table_of_other_outcomes_is_damage(results: Path) -> None:
+    path = results / "cells" / run_key(0) / "toy" / "linear.parquet"
+    pd.DataFrame({"top1": OUTCOMES[0][::-1], "other": 0.0}).to_parquet(path)
+    _, _, damage = gather(CONFIG, results)
+    assert re.search(r"linear.parquet is damaged.*Delete .*0/toy/linear.json and run", damage[0])
 
 
 def test_an_empty_folder_is_a_table_of_missing_cells(tmp_path: Path) -> None:
     table, summary = tables(tmp_path)
     assert set(table["status"]) == {"missing", "not applicable"}
     assert len(summary) == 0
-    write(table, summary, tmp_path)
+    write(Tables(table, summary, []), tmp_path)
     assert len(pd.read_parquet(tmp_path / "metrics.parquet")) == len(table)
     assert len(pd.read_parquet(tmp_path / "summary.parquet")) == 0
 
@@ -260,13 +355,6 @@ def test_different_probes_and_data_may_differ(results: Path) -> None:
     assert set(done["data_checksum"]) == {"toy's", "more's"}
 
 
-def test_a_damaged_cell_is_an_error_that_names_it(results: Path) -> None:
-    path = write_cell(results, run_key(2), OUTCOMES[2])
-    path.write_text("{")
-    with pytest.raises(BadInput, match=r"2/toy/linear.json is not json .*delete it"):
-        tables(results)
-
-
 def test_subset_is_said_of_evaluation_and_of_training_data(results: Path) -> None:
     assert not tables(results)[1]["subset"].any()
     write_run(results, run_key(1), subset=True)
@@ -303,7 +391,9 @@ def test_summary_without_outcomes_is_over_seeds_alone(results: Path) -> None:
 def test_samples_that_do_not_count_are_left_out(results: Path) -> None:
     for seed, outcomes in OUTCOMES.items():
         path = write_cell(results, run_key(seed), outcomes)
-        pd.DataFrame({"top1": [*outcomes, np.nan]}).to_parquet(path.with_suffix(".parquet"))
+        table = path.with_suffix(".parquet")
+        pd.DataFrame({"top1": [*outcomes, np.nan]}).to_parquet(table)
+        write_record(path, read_record(path) | {"samples": sha256(table)})
     (row,) = tables(results)[1].to_dict("records")
     interval = over_seeds_and_samples(100 * np.array(list(OUTCOMES.values())))
     assert (row["mean"], row["low"], row["high"]) == pytest.approx(interval)
@@ -326,12 +416,12 @@ def test_summary_of_one_seed(tmp_path: Path) -> None:
 def test_settings_of_a_metric_are_summed_up_apart(results: Path) -> None:
     for seed in range(3):
         path = write_cell(results, run_key(seed), OUTCOMES[seed], "classify", "more")
-        (metric,) = read_json(path)["metrics"]
+        (metric,) = read_record(path)["metrics"]
         metrics = [
             metric | {"setting": {"frozen": "conv1"}},
-            metric | {"setting": {"frozen": "all"}, "value": 1.0 + seed},
+            metric | {"setting": {"frozen": "all"}, "value": 1.0 + seed, "samples": ""},
         ]
-        write_json(path, read_json(path) | {"metrics": metrics})
+        write_record(path, read_record(path) | {"metrics": metrics})
     table, summary = tables(results)
     done = rows(summary, probe="classify").set_index("setting")
     assert done.loc["frozen conv1", "values"] == [75, 50, 75]
@@ -355,8 +445,8 @@ def test_a_cell_of_an_earlier_version_asks_for_another_run(
     results: Path, change: dict[str, Any]
 ) -> None:
     path = write_cell(results, run_key(0), OUTCOMES[0])
-    record = {key: value for key, value in (read_json(path) | change).items() if value is not None}
-    write_json(path, record)
+    record = read_record(path) | change
+    write_record(path, {key: value for key, value in record.items() if value is not None})
     table, summary = tables(results)
     mine = rows(table, method="patchvae", probe="linear", seed=0)
     assert mine["status"].tolist() == ["missing"]
@@ -366,7 +456,7 @@ def test_a_cell_of_an_earlier_version_asks_for_another_run(
 
 def test_tables_as_files(results: Path) -> None:
     table, summary = tables(results)
-    write(table, summary, results)
+    write(Tables(table, summary, []), results)
     pd.testing.assert_frame_equal(pd.read_parquet(results / "metrics.parquet"), table)
     flat = pd.read_csv(results / "metrics.csv")
     assert flat["value"].dropna().tolist() == table["value"].dropna().tolist()
@@ -386,8 +476,8 @@ def test_a_number_made_with_other_settings_does_not_count(results: Path, stale: 
     path = results / "runs" / run_key(0) / "train.json"
     if stale == "cell":
         path = results / "cells" / run_key(0) / "toy" / "linear.json"
-    write_json(path, read_json(path) | {"settings": {"epochs": 1}})
-    table, _ = gather(CONFIG, results, results / "logs")
+    write_record(path, read_record(path) | {"settings": {"epochs": 1}})
+    table, _ = tables(results)
     mine = table[(table["method"] == "patchvae") & (table["seed"] == 0) & (table["eval"] == "toy")]
     assert mine["status"].tolist() == ["missing"]
     assert "other settings" in mine["reason"].iloc[0]

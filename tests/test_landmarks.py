@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.io import loadmat
+from sealed import reseal
 from sklearn.linear_model import LinearRegression
 
 from partbench import published
@@ -21,8 +22,9 @@ from partbench.config import check, probe_settings
 from partbench.coordinates import of_borders, of_cells
 from partbench.data.celeba import LANDMARK_FILE, read_landmarks
 from partbench.data.mafl import MAFL
-from partbench.data.prepared import Prepared
+from partbench.data.prepared import FORMAT, Prepared
 from partbench.errors import BadInput
+from partbench.integrity import read_record, write_record
 from partbench.metrics import landmarks as metrics
 from partbench.metrics.landmarks import Truth
 from partbench.probe import Metric, Result, measure
@@ -403,6 +405,7 @@ def write_outputs(
     protocol = {"points": "centred", "landmarks": "corner"}
     about = {**frame._asdict(), "background": background, "protocol": protocol}
     (folder / "keypoints.json").write_text(json.dumps(about))
+    reseal(folder)
     return written
 
 
@@ -570,10 +573,10 @@ def test_frames(tiny: Path, outputs: tuple[Path, dict[str, Arrays]], tmp_path: P
     # The default is what the outputs say of their paper.
     copy = tmp_path / "copy"
     write_outputs(copy, tiny)
-    about = json.loads((copy / "keypoints.json").read_text())
+    about = read_record(copy / "keypoints.json")
     for points, landmarks in by_frame:
         about["protocol"] = {"points": points, "landmarks": landmarks}
-        (copy / "keypoints.json").write_text(json.dumps(about))
+        write_record(copy / "keypoints.json", about)
         paper = values(run(copy, tiny, few_shot=()))["iod_error", ""].value
         assert paper == values(by_frame[points, landmarks])["iod_error", ""].value
 
@@ -655,16 +658,22 @@ def write_mafl_like(folder: Path) -> Path:
     rng = np.random.default_rng(0)
     folder.mkdir()
     names = ["left eye", "right eye", "nose", "left mouth corner", "right mouth corner"]
-    meta = {"format": 1, "settings": {"size": 128}, "landmark_names": names, "data_set": "mafl"}
+    meta = {
+        "format": FORMAT,
+        "settings": {"size": 128},
+        "landmark_names": names,
+        "data_set": "mafl",
+    }
     splits = {"train": 19_000, "test": 1_000}
     shape = rng.uniform(30, 90, (5, 2))
-    (folder / "meta.json").write_text(json.dumps(meta | {"splits": splits}))
+    counts = {split: {"n": n} for split, n in splits.items()}
+    (folder / "meta.json").write_text(json.dumps(meta | {"splits": counts}))
     for split, n in splits.items():
         np.save(folder / f"{split}.images.npy", np.zeros((n, 1, 1, 3), np.uint8))
         landmarks = (shape + rng.normal(size=(n, 5, 2))).astype(np.float32)
         np.save(folder / f"{split}.landmarks.npy", landmarks)
         np.save(folder / f"{split}.visible.npy", np.ones((n, 5), bool))
-    return folder
+    return reseal(folder)
 
 
 def test_every_published_row_of_the_three_papers_is_matched(tmp_path: Path) -> None:
@@ -678,6 +687,7 @@ def test_every_published_row_of_the_three_papers_is_matched(tmp_path: Path) -> N
     about = of_borders(128, 16)._asdict() | {"background": True}
     about["protocol"] = {"points": "centred", "landmarks": "corner"}
     (source / "keypoints.json").write_text(json.dumps(about))
+    reseal(source)
     # The data set's own settings, as a configuration that names it would have them.
     plain = {"name": "x", "seeds": [0], "data": {"mafl": {"reader": "mafl"}}}
     block = {"train": "mafl", "methods": {"random_init": ["paper"]}}
@@ -745,6 +755,7 @@ def test_bad_outputs(
     write_outputs(source, tiny)
     path = source / f"{file}.npy"
     np.save(path, change(np.load(path)))
+    reseal(source)
     with pytest.raises(BadInput, match=message):
         run(source, tiny)
 
@@ -752,20 +763,20 @@ def test_bad_outputs(
 def test_missing_outputs(tiny: Path, tmp_path: Path) -> None:
     source = tmp_path / "outputs"
     write_outputs(source, tiny)
-    about = json.loads((source / "keypoints.json").read_text())
+    about = read_record(source / "keypoints.json")
     for change, message in (
         ({"side": None}, "no key 'side'"),
         ({"protocol": {"points": "centred"}}, "no key 'landmarks'"),
         ({"protocol": {"points": "middle", "landmarks": "corner"}}, "protocol.points is 'middle'"),
     ):
         changed = {k: v for k, v in (about | change).items() if v is not None}
-        (source / "keypoints.json").write_text(json.dumps(changed))
+        write_record(source / "keypoints.json", changed)
         with pytest.raises(BadInput, match=message):
             run(source, tiny)
-    (source / "keypoints.json").write_text(json.dumps(about))
+    write_record(source / "keypoints.json", about)
     for name in ("test.carried", "train.logvar", "train.points"):
         (source / f"{name}.npy").unlink()
-        with pytest.raises(BadInput, match=rf"{name}.npy.*extract the run's outputs again"):
+        with pytest.raises(BadInput, match=rf"{name}.npy: No such file.*outputs and run the same"):
             run(source, tiny)
     (source / "keypoints.json").unlink()
     with pytest.raises(BadInput, match=r"keypoints\.json"):
@@ -777,6 +788,7 @@ def test_only_a_background_is_no_keypoint(tiny: Path, tmp_path: Path) -> None:
     write_outputs(source, tiny)
     for path in source.glob("*.npy"):
         np.save(path, np.load(path)[:, -1:])
+    reseal(source)
     with pytest.raises(BadInput, match="only the background"):
         run(source, tiny)
 

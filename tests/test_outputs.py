@@ -17,6 +17,7 @@ from partbench import method as methods
 from partbench.coordinates import Frame, RegressionOrigins, of_borders, of_cells, of_pixels
 from partbench.data.prepared import Prepared
 from partbench.errors import BadInput
+from partbench.integrity import write_checksums
 from partbench.method import DataInfo, Method, StepFreeMethod, StepFreeSettings
 from partbench.metrics.warps import part_agreement
 from partbench.outputs import (
@@ -244,6 +245,7 @@ SIZES = {"train": 7, "test": 5}
 def test_features_come_back(data: Prepared, tmp_path: Path) -> None:
     method = Everything()
     capabilities()["features"].write(method, data, tmp_path, CPU, "test")
+    write_checksums(tmp_path)
     for split, n in SIZES.items():
         expected = method.features(images_of(data, split)).numpy()
         np.testing.assert_array_equal(features.read(tmp_path, split, n), expected)
@@ -254,6 +256,7 @@ def test_features_come_back(data: Prepared, tmp_path: Path) -> None:
 def test_keypoints_come_back(data: Prepared, tmp_path: Path) -> None:
     method = Everything()
     capabilities()["keypoints"].write(method, data, tmp_path, CPU, "test")
+    write_checksums(tmp_path)
     read = keypoints.read(tmp_path, SIZES)
     assert read.frame == of_borders(32)
     assert read.protocol == RegressionOrigins("centred", "corner")
@@ -279,6 +282,7 @@ def test_keypoints_that_stay_on_the_image_are_carried_back_to_their_places(
 
     torch.manual_seed(0)
     capabilities()["keypoints"].write(Follows(), data, tmp_path, CPU, "test")
+    write_checksums(tmp_path)
     read = keypoints.read(tmp_path, SIZES)
     moved = np.abs(read.carried - read.points["test"]).max((1, 2))
     assert (moved > 1e-3).all()
@@ -288,6 +292,7 @@ def test_keypoints_that_stay_on_the_image_are_carried_back_to_their_places(
 def test_part_maps_come_back(data: Prepared, tmp_path: Path) -> None:
     method = Everything()
     capabilities()["part_maps"].write(method, data, tmp_path, CPU, "test")
+    write_checksums(tmp_path)
     read = part_maps.read(tmp_path, data)
     maps = method.part_maps(images_of(data, "test"))
     assert read.k == 2
@@ -311,6 +316,7 @@ def test_a_foreground_of_its_own_comes_back(data: Prepared, tmp_path: Path) -> N
             return maps._replace(foreground=images[:, 0] > 0.5)
 
     capabilities()["part_maps"].write(Own(), data, tmp_path, CPU, "test")
+    write_checksums(tmp_path)
     read = part_maps.read(tmp_path, data)
     assert read.foreground_of == "own"
     np.testing.assert_array_equal(read.foreground, images_of(data, "test")[:, 0] > 0.5)

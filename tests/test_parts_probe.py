@@ -13,6 +13,7 @@ from conftest import prepare_toy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from sealed import meta_of, reseal
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
 from partbench import method as methods
@@ -22,6 +23,7 @@ from partbench.data.loader import Loader, Schedule
 from partbench.data.prepared import Prepared
 from partbench.errors import BadInput
 from partbench.extract import extract
+from partbench.integrity import write_record
 from partbench.method import DataInfo, Method, StepFreeMethod
 from partbench.metrics.intervals import jackknife, over_seeds_and_samples
 from partbench.model import load_model
@@ -41,7 +43,7 @@ def masked(tmp_path_factory: pytest.TempPathFactory) -> Path:
     data = prepare_toy(tmp_path_factory.mktemp("masked"))
     for split in ("train", "test"):
         np.save(data / f"{split}.mask.npy", np.load(data / f"{split}.parts.npy") > 0)
-    return data
+    return reseal(data)
 
 
 def true_parts(data: Path) -> NDArray[np.uint8]:
@@ -70,7 +72,7 @@ def outputs(
         centres = rng.uniform(0, SIZE, (n, k, 2)).astype(np.float32)
         np.save(folder / f"{name}.centres.npy", centres)
         np.save(folder / f"{name}.mass.npy", np.ones((n, k), np.float32))
-    return folder
+    return reseal(folder)
 
 
 def measure(source: Path, data: Path, **changes: Any) -> Result:
@@ -118,7 +120,7 @@ def copy_with(data: Path, to: Path, **arrays: NDArray[Any]) -> Path:
     for kind, array in arrays.items():
         (to / f"test.{kind}.npy").unlink(missing_ok=True)
         np.save(to / f"test.{kind}.npy", array)
-    return to
+    return reseal(to)
 
 
 def test_perfect_labels_reach_everything(masked: Path, tmp_path: Path) -> None:
@@ -192,10 +194,7 @@ def test_settings_say_how_the_data_were_made(
     made_with: dict[str, str], fg: str, full: str, masked: Path, tmp_path: Path
 ) -> None:
     data = copy_with(masked, tmp_path / "data")
-    meta = json.loads((data / "meta.json").read_text())
-    meta["settings"] |= made_with
-    (data / "meta.json").unlink()
-    (data / "meta.json").write_text(json.dumps(meta))
+    reseal(data, settings=meta_of(data)["settings"] | made_with)
     result = measure(outputs(tmp_path / "out", data, true_parts(data) % 2), data)
     assert {("fg_nmi", fg), ("nmi", full)} <= set(found(result))
 
@@ -209,18 +208,17 @@ def test_what_the_paper_measures_is_measured_here(birds: Path, tmp_path: Path) -
     """The names of the published rows are those of the probe, or no number would meet its own."""
     labels = np.zeros((2, 48, 48), int)
     data = copy_with(birds, tmp_path / "data")
-    meta = json.loads((data / "meta.json").read_text())
+    meta = meta_of(data)
     meta["class_names"] = [*meta["class_names"], *(f"class {i}" for i in range(3, 201))]
     known = set()
     for number, (crop, foreground) in enumerate(
         [("whole", labels == 0), ("whole", "mask"), ("tight", labels == 0)]
     ):
         source = outputs(tmp_path / str(number), birds, labels, foreground, k=4)
-        (data / "meta.json").unlink()
         # The square that such images lie in is twice as wide.
         settings_ = meta["settings"] | {"crop": crop, "size": 24, "classes": []}
         predicted = {"foreground": {"by": "a run"}} if isinstance(foreground, str) else {}
-        (data / "meta.json").write_text(json.dumps(meta | {"settings": settings_} | predicted))
+        write_record(data / "meta.json", meta | {"settings": settings_} | predicted)
         known |= set(found(measure(source, data, pooled_classes=[1, 2])))
     # CUB-003 has no images in the miniature.
     missing = settings_of_the_paper("cub") - known
@@ -231,13 +229,9 @@ def test_what_the_paper_measures_on_deepfashion(masked: Path, tmp_path: Path) ->
     true = true_parts(masked)
     source = outputs(tmp_path / "out", masked, true % 4, true > 0)
     data = copy_with(masked, tmp_path / "data")
-    meta = json.loads((data / "meta.json").read_text())
-    meta["settings"]["legacy_labels"] = "bilinear"
-    (data / "meta.json").unlink()
-    (data / "meta.json").write_text(json.dumps(meta))
+    reseal(data, settings=meta_of(data)["settings"] | {"legacy_labels": "bilinear"})
     known = set(found(measure(source, masked))) | set(found(measure(source, data)))
-    meta["foreground"] = {"by": "a run"}
-    (data / "meta.json").write_text(json.dumps(meta))
+    reseal(data, foreground={"by": "a run"})
     told = outputs(tmp_path / "told", masked, true % 4)
     known |= set(found(measure(told, data)))
     assert settings_of_the_paper("deepfashion") <= known
@@ -353,6 +347,7 @@ def test_the_regression_from_centres(birds: Path, tmp_path: Path) -> None:
         split = Prepared(birds).split(name)
         seen = split.annotation("landmarks")[:, :2]
         np.save(source / f"{name}.centres.npy", seen.astype(np.float32))
+    reseal(source)
     result = measure(source, birds, pooled_classes=[1, 2])
     settings_ = [s for metric, s in found(result) if metric == "landmark_error"]
     assert settings_ == [
@@ -400,6 +395,7 @@ def test_the_paper_s_baselines_through_preparation(
         # Landmarks that are not visible are pixel (0, 0) of the original, as in the paper's code.
         landmarks = prepared.split(name).annotation("landmarks")[:, points]
         np.save(source / f"{name}.centres.npy", landmarks.mean(1, keepdims=True))
+    reseal(source)
     result = measure(source, albatrosses)
     for bird, error, constant in zip((1, 2, 3), published, (28.5, 27.4, 29.2), strict=True):
         setting = f"CUB-00{bird}, K = 1, stretched images"
@@ -416,6 +412,7 @@ def test_absent_parts_lie_at_the_origin_or_nowhere(masked: Path, tmp_path: Path)
         mass = rng.random((len(Prepared(masked).split(name)), 4)).astype(np.float32)
         absent[name] = mass < 0.3
         np.save(source / f"{name}.mass.npy", np.where(absent[name], 0, mass))
+    reseal(source)
 
     def errors() -> dict[str, Any]:
         return {rule: measure(source, masked, absent=rule).details for rule in ("origin", "mean")}
@@ -424,6 +421,7 @@ def test_absent_parts_lie_at_the_origin_or_nowhere(masked: Path, tmp_path: Path)
     for name, where in absent.items():
         centres = np.load(source / f"{name}.centres.npy")
         np.save(source / f"{name}.centres.npy", np.where(where[..., None], 5, centres))
+    reseal(source)
     assert errors() == before  # where a part without mass lies does not matter
     assert before["origin"]["landmarks"] != before["mean"]["landmarks"]
 
@@ -536,8 +534,8 @@ def replaced(kind: str, array: NDArray[Any]) -> Any:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (drop("test.labels.npy"), "extract the run's outputs again"),
-        (drop("parts.json"), "cannot be read"),
+        (drop("test.labels.npy"), r"test.labels.npy: No such file.*out and run the same command"),
+        (drop("parts.json"), "no such file"),
         (write("parts.json", '{"k": 4}'), "no key 'foreground'"),
         (write("parts.json", '{"k": 4, "foreground": "sky"}'), "'sky'"),
         (write("parts.json", '{"k": 0, "foreground": "own"}'), "1 to 255 parts"),
@@ -563,6 +561,8 @@ def test_bad_input(damage: Any, message: str, masked: Path, tmp_path: Path) -> N
     data = copy_with(masked, tmp_path / "data")
     source = outputs(tmp_path / "out", data, true_parts(data) % 4)
     damage(source, data)
+    reseal(source)
+    reseal(data)
     with pytest.raises(BadInput, match=message):
         measure(source, data)
 
@@ -580,9 +580,11 @@ def test_landmarks_that_cannot_be_read(birds: Path, tmp_path: Path) -> None:
     landmarks[0, 0] = np.nan
     source = outputs(tmp_path / "out", data, np.zeros((2, 48, 48), int))
     replaced("landmarks", landmarks)(source, data)
+    reseal(data)
     with pytest.raises(BadInput, match="image 0 has a visible landmark that is not finite"):
         measure(source, data)
     replaced("visible", np.zeros(landmarks.shape[:2], bool))(source, data)
+    reseal(data)
     with pytest.raises(BadInput, match="no visible landmark in any image"):
         measure(source, data)
 

@@ -17,6 +17,7 @@ from fake_results import HOSTILE, PART_NAMES, SCRIPT, make
 
 from partbench import probes, published
 from partbench.data.sheet import COLOURS
+from partbench.integrity import read_record, write_record
 from partbench.probes.parts import PartSetting
 from partbench.report import sections as fragments
 from partbench.report import text
@@ -208,8 +209,8 @@ def test_verdicts_against_verified_numbers(results: Path) -> None:
 
 def test_a_reduced_configuration_never_reproduces(results: Path, tmp_path: Path) -> None:
     shutil.copytree(results, tmp_path, dirs_exist_ok=True)
-    config = json.loads((results / "config.json").read_text())
-    (tmp_path / "config.json").write_text(json.dumps(config | {"comparable": False}))
+    config = read_record(results / "config.json")
+    write_record(tmp_path / "config.json", config | {"comparable": False})
     found = verdicts(tmp_path, published.load().assign(status="verified"))
     assert {label for label, _ in found} == {"not comparable", "not run"}
 
@@ -225,8 +226,8 @@ def test_a_changed_probe_is_not_comparable(
     results: Path, tmp_path: Path, probes: Any, label: str
 ) -> None:
     shutil.copytree(results, tmp_path, dirs_exist_ok=True)
-    config = json.loads((results / "config.json").read_text())
-    (tmp_path / "config.json").write_text(json.dumps(config | {"probes": probes}))
+    config = read_record(results / "config.json")
+    write_record(tmp_path / "config.json", config | {"probes": probes})
     assert {found for found, _ in verdicts(tmp_path, published.load())} == {label, "not run"}
 
 
@@ -380,15 +381,15 @@ def drop_pictures(results: Path) -> None:
 
 def drop_cells(results: Path) -> None:
     for path in results.rglob("landmarks.json"):
-        path.write_text('{"metrics": [], "details": {"k": "many"}}')
+        write_record(path, {"metrics": [], "details": {"k": "many"}})
 
 
 def drop_curves(results: Path) -> None:
     for path in results.rglob("landmarks.json"):
-        record = json.loads(path.read_text())
+        record = read_record(path)
         for key in ("cumulative errors", "few-shot", "faces"):
             del record["details"][key]
-        path.write_text(json.dumps(record))
+        write_record(path, record)
 
 
 @pytest.mark.parametrize(
@@ -582,7 +583,7 @@ def test_published_landmark_errors_stand_below_ours(results: Path, page: str) ->
 
 def damage_parts(results: Path) -> None:
     for path in results.rglob("parts.json"):
-        path.write_text('{"details": {"k": 4}}')
+        write_record(path, {"details": {"k": 4}})
 
 
 def other_pictures(results: Path) -> None:
@@ -667,7 +668,7 @@ def shadows(results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> I
     folder = tmp_path / "results"
     shutil.copytree(results, folder)
     cell = folder / "cells" / "vae" / "demo" / "toy" / "0" / "toy" / "shadows.json"
-    cell.write_text(json.dumps({"details": SCRIPT}))
+    write_record(cell, {"details": SCRIPT})
     summary = pd.read_parquet(folder / "summary.parquet")
     mine = summary[summary["method"] == "vae"].head(3).assign(probe="shadows", metric="length")
     mine = mine.assign(setting=["hour 9", "hour 12", ""], variant="demo", train="toy", eval="toy")

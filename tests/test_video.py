@@ -12,6 +12,7 @@ import torch
 from conftest import prepare_toy
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sealed import reseal
 from test_training import assert_same_result, stop_at
 
 from partbench import config, plan
@@ -337,6 +338,7 @@ def test_copying_is_exact_where_nothing_moves(clips: Path, model: Path, tmp_path
     still = copy_of(clips, tmp_path)
     images = np.load(still / "test.images.npy")
     np.save(still / "test.images.npy", np.repeat(images[:, :1], FRAMES, 1))
+    reseal(still)
     result = Video().run(model, still, VideoSettings(), 0, "cpu")
     np.testing.assert_allclose(result.samples["copy_psnr"], -10 * math.log10(ROUNDING))
     assert (result.samples["told_psnr"] > 50).all()  # what does not change is carried over
@@ -388,7 +390,7 @@ def results(clips: Path, model: Path, tmp_path: Path) -> Path:
     out.parent.mkdir(parents=True)
     measure(Video(), RUN, model, clips, VideoSettings(), CPU, out)
     checked = config.check(values, "x")
-    metrics, summary = gather(checked, tmp_path, tmp_path / "logs")
+    metrics, summary = gather(checked, tmp_path)[:2]
     metrics.to_parquet(tmp_path / "metrics.parquet")
     summary.to_parquet(tmp_path / "summary.parquet")
     return tmp_path

@@ -3,14 +3,13 @@
 import hashlib
 import json
 import os
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from partbench.data.prepared import FORMAT
 from partbench.data.reader import Reader
-from partbench.files import sha256
+from partbench.files import make_empty, sha256
 
 
 class Journal:
@@ -39,8 +38,7 @@ class Journal:
         }
         lines = self._read()
         if not lines or lines[0] != begun:
-            shutil.rmtree(folder, ignore_errors=True)
-            folder.mkdir(parents=True)
+            make_empty(folder)
             self._write(begun)
             return
         for line in lines[1:]:
@@ -82,29 +80,27 @@ class Journal:
 
 
 class Checksum:
-    """The sha256 of files one after another, read while they are filled.
+    """The sha256 of a file, read while it is filled from its beginning.
 
-    So a set larger than the memory is not read from the disk again, and the other processes
-    decode meanwhile. If files are filled in another order than `of` asks for, `of` reads them
-    all again.
+    So a file larger than the memory is not read from the disk again, and the other processes
+    decode meanwhile.
     """
 
     def __init__(self) -> None:
         self._digest = hashlib.sha256()
-        self._read: dict[Path, int] = {}
-        """File -> bytes of it that were read, in the order of reading."""
+        self._at = 0
 
     def read(self, path: Path, end: int | None = None) -> None:
-        """Go on with a file, up to byte `end` of it."""
+        """Read on, up to byte `end` of the file; by default to its end."""
         with path.open("rb", buffering=0) as file:
-            at = file.seek(self._read.get(path, 0))
+            file.seek(self._at)
             end = path.stat().st_size if end is None else end
-            while at < end:
-                block = file.read(min(end - at, 1 << 20))
+            while self._at < end:
+                block = file.read(min(end - self._at, 1 << 20))
                 self._digest.update(block)
-                at += len(block)
-        self._read[path] = at
+                self._at += len(block)
 
-    def of(self, paths: Sequence[Path]) -> str:
-        """Return the sha256 of the files, in this order."""
-        return self._digest.hexdigest() if list(self._read) == list(paths) else sha256(*paths)
+    def of(self, path: Path) -> str:
+        """Return the sha256 of the whole file."""
+        self.read(path)
+        return self._digest.hexdigest()

@@ -1,7 +1,6 @@
 """Preparation: decode a data set once into the arrays that `prepared` describes."""
 
 import os
-import shutil
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -13,10 +12,11 @@ from numpy.typing import NDArray
 
 from partbench.data.image import Box, move_points, resize
 from partbench.data.journal import Checksum, Journal
-from partbench.data.prepared import CANVAS, FORMAT, WHOLE
+from partbench.data.prepared import CANVAS, FORMAT, WHOLE, checksum_of
 from partbench.data.reader import Reader, Sample, check_limit
 from partbench.errors import BadInput
-from partbench.files import create_array, explained, locked, write_json
+from partbench.files import aside_of, create_array, explained, locked, put_in_place
+from partbench.integrity import write_checksums, write_record
 from partbench.progress import Progress
 
 CHUNK, CHUNK_BYTES = 256, 32 << 20
@@ -42,21 +42,23 @@ def prepare(reader: Reader, name: str, out: Path, workers: int, code: str = "") 
         BadInput: a file is missing, broken or impossible (see `DataSettings` for what may be
             skipped), or the disk is full.
     """
-    aside = out.with_name(out.name + ".part")
+    aside = aside_of(out)
     with locked(out.parent / f".{out.name}"), explained(aside):
         all_names = reader.splits()
         check_limit(reader.settings, all_names, f"data set '{name}'")
         chosen = {split: _choose(reader, split, names) for split, names in all_names.items()}
         names = [choice.names for choice in chosen.values()]
-        journal, checksum = Journal(aside, reader, names), Checksum()
-        splits = {}
+        journal = Journal(aside, reader, names)
+        splits: dict[str, Any] = {}
+        digests: dict[str, str] = {}
         for split in sorted(chosen):
-            splits[split] = journal.splits.get(split) or _Preparation(
-                reader, split, chosen[split], aside, journal, checksum
-            ).run(workers)
-            for path in sorted(aside.glob(f"{split}.*.npy")):
-                if path.stem.rpartition(".")[0] == split:  # not of a split "train.small"
-                    checksum.read(path)
+            if split in journal.splits:
+                splits[split] = journal.splits[split]
+                continue
+            preparation = _Preparation(reader, split, chosen[split], aside, journal)
+            splits[split] = preparation.run(workers)
+            digests |= preparation.digests
+        digests = write_checksums(aside, digests)
         meta = {
             "format": FORMAT,
             "code": code,
@@ -72,12 +74,11 @@ def prepare(reader: Reader, name: str, out: Path, workers: int, code: str = "") 
             "splits": splits,
             "subset": any(s["missing"] for s in splits.values())
             or not splits.keys() >= reader.counts.keys(),
-            "checksum": checksum.of(sorted(aside.glob("*.npy"))),
+            "checksum": checksum_of(digests),
         }
-        write_json(aside / "meta.json", meta)
+        write_record(aside / "meta.json", meta)
         journal.path.unlink()
-        shutil.rmtree(out, ignore_errors=True)
-        aside.rename(out)
+        put_in_place(aside, out)
 
 
 class _Choice(NamedTuple):
@@ -118,10 +119,11 @@ class _Preparation:
         choice: _Choice,
         folder: Path,
         journal: Journal,
-        checksum: Checksum,
     ) -> None:
         self.reader, self.split, self.choice = reader, split, choice
-        self.folder, self.journal, self.checksum = folder, journal, checksum
+        self.folder, self.journal = folder, journal
+        self.digests: dict[str, str] = {}
+        """File -> sha256, of files that need not be read again."""
 
     def run(self, workers: int) -> dict[str, Any]:
         """Write the split's files; return what meta.json says of it."""
@@ -157,8 +159,7 @@ class _Preparation:
             if start not in finished
         ]
         paths = {kind: self.folder / f"{self.split}.{kind}.npy" for kind in arrays}
-        first = min(arrays)
-        header, row = arrays[first].offset, arrays[first][0].nbytes
+        images, checksum = arrays["images"], Checksum()
         todo = {start for start, _ in chunks}
         waiting: dict[int, list[int]] = {}
         noted = time.monotonic()
@@ -181,12 +182,14 @@ class _Preparation:
                 todo.remove(start)
                 if self.reader.settings.broken == "error":  # else rows may move, and the header
                     front = min(todo, default=len(indices))
-                    self.checksum.read(paths[first], header + front * row)
+                    checksum.read(paths["images"], images.offset + front * images[0].nbytes)
                 progress.advance(len(indices[start : start + size]))
                 if time.monotonic() - noted >= NOTE_SECONDS:
                     note()
                     noted = time.monotonic()
         note()
+        if self.reader.settings.broken == "error":
+            self.digests[paths["images"].name] = checksum.of(paths["images"])
 
     def _open_arrays(self, new: bool) -> dict[str, np.memmap[Any, Any]]:
         """Return the arrays on disk, shaped after the first sample that can be read."""

@@ -3,6 +3,7 @@
 A prepared data set is a folder:
 
     meta.json                what it is: reader, settings, classes, counts, checksum
+    checksums.json           of the files below, compared where one is opened
     <split>.images.npy       uint8 [N, S, S, 3], or [N, T, S, S, 3] for clips
     <split>.extent.npy       int64 [N, 2], width and height; see below
     <split>.labels.npy       int64 [N]
@@ -21,32 +22,50 @@ images keep their aspect: each lies in the upper left corner, as wide and high a
 of a square twice as wide as `size`, the rest of which is black.
 """
 
+import hashlib
+import json
+from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from partbench.data.batch import LearnsFrom
 from partbench.errors import BadInput
-from partbench.files import read_json
+from partbench.integrity import open_array, read_record
 
-FORMAT = 1
+FORMAT = 2
+"""Since 2 a folder has `checksums.json`."""
 WHOLE = ("whole", "tight")
 """Values of `crop` that keep an image's aspect."""
 CANVAS = 2
 """Side of the square that such images lie in, in units of `size`."""
 
 
+def checksum_of(digests: Mapping[str, str]) -> str:
+    """Return the checksum of a data set: the sha256 of its arrays' checksums.
+
+    Args:
+        digests: file -> sha256; names of samples do not count.
+    """
+    arrays = {name: digest for name, digest in digests.items() if name.endswith(".npy")}
+    return hashlib.sha256(json.dumps(arrays, sort_keys=True).encode()).hexdigest()
+
+
 class Split:
     """One split of a prepared data set; arrays are opened, not read."""
 
-    def __init__(self, folder: Path, name: str) -> None:
-        self.folder, self.name = folder, name
-        self.images = self._array("images")
+    def __init__(self, folder: Path, name: str, n: int) -> None:
+        self.folder, self.name, self.n = folder, name, n
 
     def __len__(self) -> int:
-        return len(self.images)
+        return self.n
+
+    @cached_property
+    def images(self) -> NDArray[Any]:
+        """The images or clips."""
+        return self._array("images")
 
     @property
     def frames(self) -> int:
@@ -55,10 +74,7 @@ class Split:
 
     def _array(self, kind: str) -> NDArray[Any]:
         path = self.folder / f"{self.name}.{kind}.npy"
-        try:
-            return np.load(path, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError) as error:
-            raise BadInput(f"{path}: {error}; delete {self.folder} and prepare again") from None
+        return open_array(path, self.folder / "meta.json")
 
     def has(self, kind: str) -> bool:
         """Whether the data set has this annotation."""
@@ -87,7 +103,7 @@ class Prepared:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.meta: dict[str, Any] = read_json(folder / "meta.json")
+        self.meta: dict[str, Any] = read_record(folder / "meta.json")
         if self.meta.get("format") != FORMAT:
             raise BadInput(
                 f"{folder} was prepared by another version (format {self.meta.get('format')}, "
@@ -117,7 +133,7 @@ class Prepared:
         """
         if name not in self.meta["splits"]:
             raise BadInput(f"{self.folder}: no split '{name}', only {list(self.meta['splits'])}")
-        return Split(self.folder, name)
+        return Split(self.folder, name, self.meta["splits"][name]["n"])
 
     @property
     def canvas(self) -> int:

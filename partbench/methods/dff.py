@@ -25,7 +25,7 @@ from partbench.method import DataInfo, StepFreeMethod, StepFreeSettings
 from partbench.nn.descriptors import describe
 from partbench.nn.nmf import Solver, ahead, factorise, initial
 from partbench.nn.perceptual import Features, Perceptual, fetched
-from partbench.outputs.part_maps import PartMaps
+from partbench.outputs.part_maps import PartMaps, strongest
 
 LAYERS: dict[str, tuple[int]] = {
     "vgg16": (29,),
@@ -179,7 +179,7 @@ class DFF(StepFreeMethod):
         heat = heat / heat.amax((2, 3), keepdim=True).clamp_min(torch.finfo(heat.dtype).tiny)
         total = heat.sum(1, keepdim=True)
         shares = torch.where(total > 0, heat / total, 1 / s.k)
-        return PartMaps(shares, heat.argmax(1))
+        return PartMaps(shares, strongest(heat))
 
 
 class OnDevice(Sequence[Tensor]):

@@ -23,7 +23,7 @@ from partbench.method import DataInfo, StepFreeMethod, StepFreeSettings
 from partbench.nn.descriptors import to_side
 from partbench.nn.precision import exact
 from partbench.nn.vit import VITS16, WIDTHS, Tokens, Transformer, TransformerSettings
-from partbench.outputs.part_maps import PartMaps
+from partbench.outputs.part_maps import PartMaps, strongest
 
 MOST = 14
 """Largest number of clusters of whole images."""
@@ -209,7 +209,7 @@ class DinoParts(StepFreeMethod):
         def nearest(keys: Tensor, centroids: Tensor) -> Tensor:
             # Scores are affine in the keys, so they can be upsampled in their place, as in kmeans.
             scores = self._scores(keys, centroids)
-            return F.interpolate(scores, images.shape[2:], mode="bilinear").argmax(1)
+            return strongest(F.interpolate(scores, images.shape[2:], mode="bilinear"))
 
         size = self.settings.batch_size
         whole, pairs = self.whole[: int(self.clusters)], []

@@ -20,7 +20,7 @@ from partbench.errors import BadInput
 from partbench.method import DataInfo, StepFreeMethod, StepFreeSettings
 from partbench.nn.descriptors import CHANNELS, LAYERS, describe
 from partbench.nn.perceptual import Features, Perceptual, fetched
-from partbench.outputs.part_maps import PartMaps
+from partbench.outputs.part_maps import PartMaps, strongest
 
 
 class ClusteringSettings(StepFreeSettings):
@@ -155,6 +155,6 @@ class KMeans(StepFreeMethod):
         c = self.centroids
         scores = 2 * torch.einsum("bchw,kc->bkhw", self.describe(images), c)
         scores = scores - c.square().sum(1).view(-1, 1, 1)
-        labels = F.interpolate(scores, images.shape[2:], mode="bilinear").argmax(1)
+        labels = strongest(F.interpolate(scores, images.shape[2:], mode="bilinear"))
         weights = F.one_hot(labels, len(c)).permute(0, 3, 1, 2).float()
         return PartMaps(weights, labels)

@@ -14,7 +14,7 @@ from partbench.errors import BadInput
 from partbench.method import DataInfo, Method, MethodSettings
 from partbench.metrics.parts import greedy_grouping
 from partbench.nn.hourglass import Hourglass, block
-from partbench.outputs.part_maps import PartMaps
+from partbench.outputs.part_maps import PartMaps, strongest
 
 IGNORED = -1
 
@@ -99,4 +99,4 @@ class SupervisedParts(Method):
         """Return the predicted parts and the predicted foreground."""
         logits = self._logits(images)
         parts = logits[:, 1:]
-        return PartMaps(logits.softmax(1)[:, 1:], parts.argmax(1), logits.argmax(1) > 0)
+        return PartMaps(logits.softmax(1)[:, 1:], strongest(parts), strongest(logits) > 0)

@@ -46,7 +46,7 @@ from partbench.nn.precision import exact
 from partbench.nn.tps import ThinPlateSpline, warp
 from partbench.nn.vgg16 import VGG16
 from partbench.nn.warps import WarpSettings, draw_bent
-from partbench.outputs.part_maps import PartMaps
+from partbench.outputs.part_maps import PartMaps, strongest
 
 LAYERS: dict[Features, tuple[int, int]] = {
     "vgg16": (13, 29),
@@ -324,4 +324,4 @@ class UnsupParts(Method):
     def part_maps(self, images: Tensor) -> PartMaps:
         """Return the parts; the foreground is an input of the method, not an output."""
         logits = self.segment(images)
-        return PartMaps(logits.softmax(1), logits.argmax(1))
+        return PartMaps(logits.softmax(1), strongest(logits))

@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from partbench import integrity
 from partbench.data.loader import to_float
 from partbench.data.prepared import Split
 from partbench.errors import BadInput
@@ -69,12 +70,8 @@ def write_arrays(
 
 
 def open_array(path: Path) -> NDArray[Any]:
-    """Return an npy file as a memory map; raises BadInput if it is missing or damaged."""
-    try:
-        array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise BadInput(f"{path}: {error}; {AGAIN}") from None
-    return array
+    """Return an npy file of a run's outputs as a memory map; see `integrity.open_array`."""
+    return integrity.open_array(path, path.parent)
 
 
 def read_numbers(path: Path) -> NDArray[np.float64]:

@@ -21,7 +21,7 @@ from torch import Tensor
 from partbench.coordinates import ORIGINS, Frame, RegressionOrigins, of_pixels
 from partbench.data.prepared import Prepared, Split
 from partbench.errors import BadInput
-from partbench.files import read_json, write_json
+from partbench.integrity import read_record, write_record
 from partbench.metrics.landmarks import check_alike
 from partbench.nn.tps import STRONG, ThinPlateSpline, warp
 from partbench.outputs.arrays import (
@@ -181,7 +181,7 @@ class KeypointCapability(Capability):
         name_it = f"{label} keypoints of warped test"
         write_arrays(folder, data.split("test"), name_it, locate_warped, device, gaps=("carried",))
         about = {**frame._asdict(), "background": background}
-        write_json(folder / FILE, about | {"protocol": method.protocol._asdict()})
+        write_record(folder / FILE, about | {"protocol": method.protocol._asdict()})
 
     def draw(
         self, method: HasKeypoints, split: Split, device: torch.device
@@ -230,7 +230,7 @@ def read(folder: Path, sizes: Mapping[str, int]) -> KeypointArrays:
 
 def _read_about(path: Path) -> tuple[Frame, RegressionOrigins, bool]:
     """Return the frame, the regression's origins and the background's flag of keypoints.json."""
-    values = read_json(path)
+    values = read_record(path, path.parent)
     try:
         frame = Frame(**{key: values[key] for key in Frame._fields})
         origins = {key: values["protocol"][key] for key in RegressionOrigins._fields}

@@ -23,6 +23,7 @@ from partbench.data.loader import Loader, Schedule, to_float
 from partbench.data.prepared import Prepared, Split
 from partbench.errors import BadInput, in_short
 from partbench.files import atomic, sha256
+from partbench.integrity import check_archive
 from partbench.method import Method, MethodSettings
 from partbench.metrics.accuracy import label_ranks
 from partbench.model import load_model_for
@@ -316,6 +317,7 @@ def _load(path: Path, identity: str) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:
+        check_archive(path)
         state: dict[str, Any] = torch.load(path, weights_only=True)
     except Exception as error:  # torch raises anything on a damaged file
         print(f"{path} is damaged ({in_short(error)}); this classifier starts over", flush=True)

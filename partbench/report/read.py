@@ -10,6 +10,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from partbench.errors import BadInput
+from partbench.files import sha256
+from partbench.integrity import read_record
 from partbench.outputs.arrays import read_images
 
 METRICS = [
@@ -152,7 +155,8 @@ def read(folder: Path) -> Results:
     runs = []
     for path in sorted((folder / "runs").glob("*/*/*/*/")):
         method, variant, train, seed = path.parts[-4:]
-        record, log = _json(path / "train.json"), _log(path / "log.jsonl")
+        record = _json(path / "train.json")
+        log = _log(path / "log.jsonl", record)
         runs.append(RunRecord(method, variant, train, seed, record, log))
     data = []
     for path in sorted((folder / "data").glob("*/meta.json")):
@@ -194,15 +198,19 @@ def records(table: pd.DataFrame) -> list[dict[str, Any]]:
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        values = json.loads(path.read_text())
-    except (OSError, ValueError):
+        return read_record(path)
+    except BadInput:
         return {}
-    return values if isinstance(values, dict) else {}
 
 
-def _log(path: Path) -> pd.DataFrame:
-    """Return a log; a resumed run may have written a step twice, a killed one half a line."""
+def _log(path: Path, record: dict[str, Any]) -> pd.DataFrame:
+    """Return a log; a resumed run may have written a step twice, a killed one half a line.
+
+    Empty if it is not the log of which the finished run's record has the checksum.
+    """
     lines = []
+    if record and path.exists() and sha256(path) != record.get("log"):
+        return pd.DataFrame()
     try:
         for line in path.read_text().splitlines():
             try:

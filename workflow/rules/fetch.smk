@@ -18,7 +18,7 @@ rule fetch_weights:
     output:
         files=f"{RESULTS}/weights/{{weights}}.files.json",
     log:
-        f"{RESULTS}/logs/fetch/{{weights}}.log",
+        f"{RESULTS}/logs/fetch_weights/{{weights}}.log",
     priority: 100
     conda:
         ENVIRONMENT

@@ -3,7 +3,7 @@ rule configuration:
         f"{RESULTS}/config.json",
     log:
         f"{RESULTS}/logs/configuration.log",
-    priority: 1  # first, since the report of a failed run reads it
+    priority: 200  # first, since the report of a failed run reads it
     conda:
         ENVIRONMENT
     params:

@@ -1,0 +1,100 @@
+"""What the workflow's jobs make and need, and why a product is not there.
+
+Snakemake writes this down before it runs the first job (`record`), from the rules themselves, so
+that no stage is forgotten when tables and page say what failed.
+"""
+
+import json
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from partbench.files import atomic
+
+FILE = "logs/jobs.json"
+"""Below the results folder."""
+FINISHED = "finished in"
+"""Begins the last line of the log of a job that ended well."""
+LOG_LINES = 12
+
+
+class Job(NamedTuple):
+    """One job; its paths count from the results folder."""
+
+    log: str
+    needs: list[str]
+    makes: list[str]
+    passing: list[str]
+    """Of `makes`, those that are removed once the jobs that need them have ended."""
+
+
+def record(results: Path, jobs: Iterable[Any]) -> None:
+    """Write down the jobs of a workflow; those of an earlier one with other targets are kept.
+
+    Args:
+        results: the results folder.
+        jobs: Snakemake's, finished ones included; their paths count from where it runs.
+    """
+
+    def paths(files: Iterable[str]) -> list[str]:
+        return [os.path.relpath(file, results) for file in files]
+
+    by_log = {job.log: job for job in _read(results)}
+    for job in jobs:
+        for log in paths(job.log):
+            passing = [file for file in job.output if file in job.temp_output]
+            by_log[log] = Job(log, paths(job.input), paths(job.output), paths(passing))
+    with atomic(results / FILE) as path:
+        path.write_text(json.dumps(list(by_log.values())))
+
+
+def _read(results: Path) -> list[Job]:
+    """Return what `record` wrote; nothing of a file that cannot be read: it is written often."""
+    try:
+        return [Job(*values) for values in json.loads((results / FILE).read_text())]
+    except (OSError, ValueError, TypeError):
+        return []
+
+
+class Jobs:
+    """The jobs of a results folder."""
+
+    def __init__(self, results: Path) -> None:
+        self.results = results
+        self._by_product = {product: job for job in _read(results) for product in job.makes}
+
+    def failure(self, product: str) -> str:
+        """Return the last lines of the log of the first job on the way to a product that failed.
+
+        Empty if none failed: then none has tried to make what is missing.
+
+        Args:
+            product: a path that counts from the results folder.
+        """
+        for job in self._way_to(product, set()):
+            lasting = set(job.makes) - set(job.passing)
+            text = self._log(job)
+            if (
+                text
+                and not text.rpartition("\n")[2].startswith(FINISHED)
+                and not all((self.results / path).exists() for path in lasting)
+            ):
+                return "\n".join(text.splitlines()[-LOG_LINES:])
+        return ""
+
+    def _way_to(self, product: str, seen: set[str]) -> Iterator[Job]:
+        """Yield the jobs on which a product depends, then its own: each after those it needs."""
+        job = self._by_product.get(product)
+        if job is None or job.log in seen:
+            return
+        seen.add(job.log)
+        for need in job.needs:
+            yield from self._way_to(need, seen)
+        yield job
+
+    def _log(self, job: Job) -> str:
+        try:
+            return (self.results / job.log).read_text(errors="replace").strip()
+        except OSError:
+            return ""

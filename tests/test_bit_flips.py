@@ -1,0 +1,122 @@
+"""A flipped bit in any file that partbench wrote is found, or changes no number."""
+
+import json
+import random
+import shutil
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from partbench import cli, config
+
+CONFIG = {
+    "name": "flips",
+    "comparable": False,
+    "seeds": [0],
+    "runtime": {"device": "cpu", "threads": 1},
+    "data": {"toy": {"reader": "toy", "size": 16, "train": 40, "val": 1, "test": 40}},
+    "settings": {"random_init": {"encoder_width": 4}},
+    "probes": {"linear": {"cs": [0.01]}},
+    "runs": [{"train": "toy", "methods": {"random_init": ["demo"]}, "probes": {"linear": ["toy"]}}],
+}
+RUN = "random_init/demo/toy/0"
+CELL = f"{RUN}/toy/linear"
+FLIPS = 6
+"""Of each kind of file."""
+KINDS = {
+    "prepared image": ("data/toy/test.images.npy", "extract"),
+    "annotation": ("data/toy/train.labels.npy", "probe"),
+    "checksums of data": ("data/toy/checksums.json", "extract"),
+    "record of data": ("data/toy/meta.json", "extract"),
+    "model": (f"runs/{RUN}/model.pt", "extract"),
+    "outputs": (f"outputs/{CELL}/test.features.npy", "probe"),
+    "checksums of outputs": (f"outputs/{CELL}/checksums.json", "probe"),
+    "record of a training": (f"runs/{RUN}/train.json", "report"),
+    "log of a training": (f"runs/{RUN}/log.jsonl", "report"),
+    "cell": (f"cells/{CELL}.json", "report"),
+    "per-sample table": (f"cells/{CELL}.parquet", "report"),
+    "pictures": (f"cells/{CELL}.pictures.npz", "report"),
+    "configuration": ("config.json", "report"),
+}
+"""Kind -> a file of it, and the first stage that reads it."""
+
+
+def commands(results: Path) -> dict[str, list[str]]:
+    """Return the command of each stage, in order."""
+    settings = config.check(CONFIG, "test")
+    runtime = config.dump(settings.runtime)
+    data, model = f"{results}/data/toy", f"{results}/runs/{RUN}/model.pt"
+    outputs, pictures = f"{results}/outputs/{CELL}", f"{results}/cells/{CELL}.pictures.npz"
+    of_data = config.dump(config.data_settings(settings, "toy"))
+    of_method = config.dump(config.method_settings(settings, "random_init", "demo"))
+    of_probe = config.dump(config.probe_settings(settings, "linear", "toy"))
+    written = [
+        f"configuration|--json|{json.dumps(CONFIG)}|--out|{results}/config.json",
+        f"prepare|--data-set|toy|--reader|toy|--settings|{of_data}|--out|{data}",
+        f"train|--run|{RUN}|--settings|{of_method}|--data|{data}|--runtime|{runtime}"
+        f"|--out|{results}/runs/{RUN}",
+        f"extract|--model|{model}|--data|{data}|--needs|features|--runtime|{runtime}"
+        f"|--outputs|{outputs}|--pictures|{pictures}",
+        f"probe|linear|--run|{RUN}|--source|{outputs}|--data|{data}|--settings|{of_probe}"
+        f"|--runtime|{runtime}|--out|{results}/cells/{CELL}.json",
+        f"report|--results|{results}|--out|{results}/index.html",
+    ]
+    return {command.partition("|")[0]: command.split("|") for command in written}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    results = tmp_path_factory.mktemp("whole") / "flips"
+    for command in commands(results).values():
+        assert cli.main(command) == 0
+    return results
+
+
+def numbers(results: Path) -> list[tuple[str, str, str]]:
+    """Return the numbers on the page, which are those of the table."""
+    table = pd.read_csv(results / "metrics.csv", dtype=str, keep_default_na=False)
+    done = table[table["status"] == "done"]
+    return list(done[["metric", "setting", "value"]].itertuples(False, None))
+
+
+def outcomes(whole: Path, folder: Path, kind: str) -> Iterator[str]:
+    """Flip a bit in copies of one file; yield found, harmless or changed."""
+    name, first = KINDS[kind]
+    draw = random.Random(kind)
+    for i in range(FLIPS):
+        results = folder / f"{kind} {i}" / "flips"
+        shutil.copytree(whole, results)
+        content = bytearray((results / name).read_bytes())
+        if not content:
+            yield "harmless"
+            continue
+        content[draw.randrange(len(content))] ^= 1 << draw.randrange(8)
+        (results / name).write_bytes(content)
+        stages = commands(results)
+        ran = list(stages)[list(stages).index(first) :]
+        statuses = [cli.main(stages[stage]) for stage in ran]
+        if any(statuses):
+            yield "found"
+        else:
+            yield "harmless" if numbers(results) == numbers(whole) else "changed"
+        shutil.rmtree(results)
+
+
+def test_no_flipped_bit_changes_a_number(
+    whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert numbers(whole)
+    table = pd.DataFrame(
+        {kind: Counter(outcomes(whole, tmp_path, kind)) for kind in KINDS}
+    ).T.reindex(columns=["found", "harmless", "changed"])
+    table = table.fillna(0).astype(int)
+    errors = capsys.readouterr().err
+    with capsys.disabled():
+        print(f"\n{table}")
+    assert "Traceback" not in errors
+    assert not table["changed"].any()
+    sealed = table.drop(["model", "log of a training", "pictures"])
+    assert (sealed["found"] >= FLIPS - 2).all()  # a flip in white space is harmless
