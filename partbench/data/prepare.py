@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -15,6 +16,7 @@ from partbench.data.image import Box, move_points, resize
 from partbench.data.journal import Checksum, Journal
 from partbench.data.prepared import CANVAS, FORMAT, WHOLE
 from partbench.data.reader import Reader, Sample
+from partbench.data.sample_names import written
 from partbench.errors import BadInput
 from partbench.files import create_array, explained, locked, write_json
 from partbench.progress import Progress
@@ -44,6 +46,8 @@ def prepare(reader: Reader, name: str, out: Path, workers: int, code: str = "") 
     """
     aside = out.with_name(out.name + ".part")
     with locked(out.parent / f".{out.name}"), explained(aside):
+        for remark in reader.remarks():
+            print(remark, file=sys.stderr, flush=True)
         chosen = {split: _choose(reader, split, names) for split, names in reader.splits().items()}
         names = [choice.names for choice in chosen.values()]
         journal, checksum = Journal(aside, reader, names), Checksum()
@@ -138,7 +142,7 @@ class _Preparation:
         summary = {
             "n": len(kept),
             "missing": self.choice.missing,
-            "skipped": [names[i] for i in skipped],
+            "skipped": [written(names[i]) for i in skipped],
         }
         self.journal.finish(self.split, summary)
         return summary
