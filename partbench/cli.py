@@ -63,6 +63,13 @@ def _parser() -> argparse.ArgumentParser:
         "check", _data_check, "List what is present, what is missing, and how to get it."
     )
     checking.add_argument("names", nargs="*", metavar="NAME")
+    changing = verb("changed", _data_changed, "Tell which data sets changed after preparation.")
+    changing.add_argument("config", type=Path, nargs="?", default=Path("config/paper.yaml"))
+    changing.add_argument(
+        "--contents",
+        action="store_true",
+        help="read every file, even if names, sizes and times are the same",
+    )
     showing = verb("show", _data_show, "Write a contact sheet, annotations drawn on.")
     showing.add_argument("name", metavar="NAME")
     showing.add_argument("--settings", default="{}", help="the reader's settings, json")
@@ -115,6 +122,7 @@ def _parser() -> argparse.ArgumentParser:
     fetch.add_argument("--data-set", required=True)
     fetch.add_argument("--reader", required=True)
     fetch.add_argument("--settings", required=True)
+    fetch.add_argument("--files", default="", help="digest of the files placed by hand")
     fetch.add_argument("--out", type=Path, required=True)
 
     fetch_weights = command("fetch-weights", _fetch_weights, "Stage: get a trained network.")
@@ -214,6 +222,26 @@ def _data_check(args: argparse.Namespace) -> None:
         raise SystemExit(1)
 
 
+def _data_changed(args: argparse.Namespace) -> None:
+    from partbench import config
+    from partbench.data import catalogue
+    from partbench.files import data_root
+
+    settings = config.read(args.config)
+    changed = False
+    for name in settings.data:
+        prepared = Path("results") / settings.name / "data" / name
+        if not (prepared / "meta.json").exists():
+            print(f"{name}: not prepared")
+        elif catalogue.have_changed(prepared, data_root(), args.contents):
+            changed = True
+            print(f"{name}: its files changed after they were prepared; run again")
+        else:
+            print(f"{name}: as prepared")
+    if changed:
+        raise SystemExit(1)
+
+
 def _data_show(args: argparse.Namespace) -> None:
     from partbench.data import catalogue
     from partbench.files import data_root
@@ -287,7 +315,7 @@ def _fetch(args: argparse.Namespace) -> None:
     from partbench.data import catalogue
     from partbench.files import write_json
 
-    write_json(args.out, catalogue.provide(args.reader, _reader(args)))
+    write_json(args.out, catalogue.provide(args.reader, _reader(args), args.files))
 
 
 def _fetch_weights(args: argparse.Namespace) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from partbench.data.placed import look
 from partbench.data.prepared import FORMAT
 from partbench.data.reader import Reader
 from partbench.files import sha256
@@ -35,6 +36,7 @@ class Journal:
             "reader": type(reader).__module__,
             "settings": reader.settings.model_dump(mode="json"),
             "code": sha256(*sorted(Path(__file__).parent.glob("*.py"))),
+            "files": look(reader).times,
             "samples": hashlib.sha256(json.dumps(names).encode()).hexdigest(),
         }
         lines = self._read()

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from functools import cache
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
@@ -19,7 +20,9 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from partbench import config as grid
 from partbench import fingerprint, plugins
+from partbench.data import catalogue, placed
 from partbench.errors import BadInput
+from partbench.files import data_root
 from partbench.forkserver import Server
 from partbench.method import Method
 from partbench.outputs.capability import offered_by
@@ -49,6 +52,18 @@ def data_set_code(wildcards):
 
 def data_set_reader(wildcards):
     return CONFIG.data[wildcards.data_set]["reader"]
+
+
+def data_set_files(wildcards):
+    return digest_of_files(wildcards.data_set)
+
+
+@cache  # Snakemake asks several times, and a look takes up to a second
+def digest_of_files(name):
+    """Return a digest of the files that a person placed, by names, sizes and times."""
+    reader = grid.load_reader(CONFIG, name)(data_root(), grid.data_settings(CONFIG, name))
+    recorded = catalogue.recorded_files(Path(f"{RESULTS}/data/{name}.files.json"))
+    return placed.digest(reader, recorded)
 
 
 def names_of(predicted):

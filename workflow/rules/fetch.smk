@@ -9,9 +9,10 @@ rule fetch:
     params:
         reader=data_set_reader,
         settings=data_set_settings,
+        files=data_set_files,
     shell:
         "python -m partbench fetch --data-set {wildcards.data_set} --reader {params.reader}"
-        " --settings {params.settings:q} --out {output.files} 2> {log}"
+        " --settings {params.settings:q} --files={params.files:q} --out {output.files} 2> {log}"
 
 
 rule fetch_weights:
