@@ -25,6 +25,8 @@ NOISE = np.random.default_rng(0).integers(0, 256, (64, 48, 3), np.uint8)
 PICTURE = Image.fromarray(NOISE).resize((120, 160), Image.Resampling.BICUBIC)
 SIDEWAYS = Image.Exif()
 SIDEWAYS[0x0112] = 6
+UPRIGHT = Image.Exif()
+UPRIGHT[0x0112] = 1
 
 
 def saved(format: str, image: Image.Image = PICTURE, **options: Any) -> bytes:
@@ -212,6 +214,7 @@ GOOD = {
     "trailing.jpg": saved("JPEG") + b"what a phone appends",
     "photo.jfif": saved("JPEG"),
     "two_pictures.jpg": saved("MPO", save_all=True, append_images=[PICTURE.resize((9, 9))]),
+    "two_tagged.jpg": saved("MPO", save_all=True, append_images=[PICTURE], exif=UPRIGHT),
     "tall.png": saved("PNG", PICTURE.resize((1, 300))),
     "bits.pbm": b"P4\n8 2\n\xaa\x55",
 }
@@ -244,6 +247,20 @@ def test_orientation(format: str, orientation: int, tmp_path: Path) -> None:
         8: as_stored.transpose(1, 0, 2)[::-1],
     }
     np.testing.assert_array_equal(read_image(tmp_path / "photo"), turned[orientation])
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "BMP", "GIF", "WEBP", "PPM", "TIFF"])
+def test_one_limit_holds_for_every_decoder(
+    format: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert Image.MAX_IMAGE_PIXELS
+    assert 2 * Image.MAX_IMAGE_PIXELS == PIXELS
+    put(tmp_path / "a", saved(format))
+    monkeypatch.setattr("partbench.data.image.PIXELS", 120 * 160)
+    read_image(tmp_path / "a")
+    monkeypatch.setattr("partbench.data.image.PIXELS", 120 * 160 - 1)
+    with pytest.raises(BadInput, match=r"a: cannot be decoded .120 x 160 is more than 19,199 pix"):
+        read_image(tmp_path / "a")
 
 
 def test_no_other_decoder_of_pillow_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
