@@ -10,8 +10,8 @@ from typing import Any
 
 from partbench import __version__
 from partbench.errors import BadInput
-
-CODE = "fingerprint of the code, to be written into the result; default: computed"
+from partbench.settings import json_object
+from partbench.stages import add_stages
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -47,11 +47,6 @@ def _parser() -> argparse.ArgumentParser:
         new.set_defaults(run=run, stage=False)
         return new
 
-    def stage(name: str, run: Any, text: str) -> argparse.ArgumentParser:
-        new = command(name, run, f"Stage: {text}")
-        new.set_defaults(stage=True)
-        return new
-
     plan = command("plan", _plan, "Print the cells, GPU hours and disk of a configuration.")
     plan.add_argument("config", type=Path, nargs="?", default=Path("config/paper.yaml"))
     plan.add_argument("--tflops", type=float, default=10.0, help="assumed sustained TFLOP/s")
@@ -79,6 +74,13 @@ def _parser() -> argparse.ArgumentParser:
         "check", _data_check, "List what is present, what is missing, and how to get it."
     )
     checking.add_argument("names", nargs="*", metavar="NAME")
+    changing = verb("changed", _data_changed, "Tell which data sets changed after preparation.")
+    changing.add_argument("config", type=Path, nargs="?", default=Path("config/paper.yaml"))
+    changing.add_argument(
+        "--contents",
+        action="store_true",
+        help="read every file, even if names, sizes and times are the same",
+    )
     showing = verb("show", _data_show, "Write a contact sheet, annotations drawn on.")
     showing.add_argument("name", metavar="NAME")
     showing.add_argument("--settings", default="{}", help="the reader's settings, json")
@@ -123,69 +125,7 @@ def _parser() -> argparse.ArgumentParser:
     moving.add_argument("--reach", type=float, default=0.4, help="in halves of the window's side")
     moving.add_argument("--out", type=Path, default=Path("moved.webp"), help="webp or gif file")
 
-    configuration = stage("configuration", _configuration, "write down a configuration.")
-    configuration.add_argument("--json", required=True)
-    configuration.add_argument("--out", type=Path, required=True)
-
-    fetch = stage("fetch", _fetch, "get a data set's official files.")
-    fetch.add_argument("--data-set", required=True)
-    fetch.add_argument("--reader", required=True)
-    fetch.add_argument("--settings", required=True)
-    fetch.add_argument("--out", type=Path, required=True)
-
-    fetch_weights = stage("fetch-weights", _fetch_weights, "get a trained network.")
-    fetch_weights.add_argument("--name", required=True)
-    fetch_weights.add_argument("--out", type=Path, required=True)
-
-    prepare = stage("prepare", _prepare, "decode a data set into arrays.")
-    prepare.add_argument("--data-set", required=True)
-    prepare.add_argument("--reader", required=True)
-    prepare.add_argument("--settings", required=True)
-    prepare.add_argument("--out", type=Path, required=True)
-    prepare.add_argument("--workers", type=int, default=1)
-    prepare.add_argument("--code", help=CODE)
-
-    foreground = stage(
-        "foreground",
-        _foreground,
-        "repeat a data set with the foreground that a run predicts.",
-    )
-    foreground.add_argument("--data-set", required=True)
-    foreground.add_argument("--model", type=Path, required=True)
-    foreground.add_argument("--data", type=Path, required=True)
-    foreground.add_argument("--runtime", default="{}")
-    foreground.add_argument("--code", help=CODE)
-    foreground.add_argument("--out", type=Path, required=True)
-
-    train = stage("train", _train, "train one run, or resume it.")
-    train.add_argument("--run", dest="key", required=True, help="method/variant/train/seed")
-    train.add_argument("--settings", required=True)
-    train.add_argument("--runtime", default="{}")
-    train.add_argument("--code", help=CODE)
-    train.add_argument("--data", type=Path, required=True)
-    train.add_argument("--out", type=Path, required=True)
-
-    extract = stage("extract", _extract, "write a run's outputs on a data set.")
-    extract.add_argument("--model", type=Path, required=True)
-    extract.add_argument("--data", type=Path, required=True)
-    extract.add_argument("--needs", default="", help="what the probes read, separated by commas")
-    extract.add_argument("--outputs", type=Path, required=True)
-    extract.add_argument("--pictures", type=Path, required=True)
-    extract.add_argument("--runtime", default="{}")
-
-    probe = stage("probe", _probe, "measure one cell.")
-    probe.add_argument("probe")
-    probe.add_argument("--run", dest="key", required=True, help="method/variant/train/seed")
-    probe.add_argument("--source", type=Path, required=True)
-    probe.add_argument("--data", type=Path, required=True)
-    probe.add_argument("--settings", required=True)
-    probe.add_argument("--runtime", default="{}")
-    probe.add_argument("--code", help=CODE)
-    probe.add_argument("--out", type=Path, required=True)
-
-    report = command("report", _report, "Gather a results folder into tables and the page.")
-    report.add_argument("--results", type=Path, required=True)
-    report.add_argument("--out", type=Path, required=True)
+    add_stages(commands)
     return parser
 
 
@@ -246,12 +186,32 @@ def _data_check(args: argparse.Namespace) -> None:
         raise SystemExit(1)
 
 
+def _data_changed(args: argparse.Namespace) -> None:
+    from partbench import config
+    from partbench.data import catalogue
+    from partbench.files import data_root
+
+    settings = config.read(args.config)
+    changed = False
+    for name in settings.data:
+        prepared = Path("results") / settings.name / "data" / name
+        if not (prepared / "meta.json").exists():
+            print(f"{name}: not prepared")
+        elif catalogue.have_changed(prepared, data_root(), args.contents):
+            changed = True
+            print(f"{name}: its files changed after they were prepared; run again")
+        else:
+            print(f"{name}: as prepared")
+    if changed:
+        raise SystemExit(1)
+
+
 def _data_show(args: argparse.Namespace) -> None:
     from partbench.data import catalogue
     from partbench.files import data_root
 
     out = args.out or Path(f"{args.name}.png")
-    catalogue.show(args.name, data_root(), _json(args.settings, "--settings"), out)
+    catalogue.show(args.name, data_root(), json_object(args.settings, "--settings"), out)
     print(out)
 
 
@@ -259,7 +219,7 @@ def _score_linear(args: argparse.Namespace) -> None:
     from partbench.probes.linear import LinearSettings
     from partbench.score import linear
 
-    settings = LinearSettings.parse(_json(args.settings, "--settings"), "--settings")
+    settings = LinearSettings.parse(json_object(args.settings, "--settings"), "--settings")
     _print(linear.score(*_train_and_test(args), settings, args.seed), args)
 
 
@@ -321,132 +281,3 @@ def _move(args: argparse.Namespace) -> None:
 
     which = move(args.model, args.data, args.image, args.particle, args.reach, args.out)
     print(f"{args.out}: particle {which} of test image {args.image}")
-
-
-def _configuration(args: argparse.Namespace) -> None:
-    from partbench import config
-    from partbench.integrity import write_record
-
-    values = _json(args.json, "--json")
-    config.check(values, "--json")
-    write_record(args.out, values)
-
-
-def _fetch(args: argparse.Namespace) -> None:
-    from partbench.data import catalogue
-    from partbench.integrity import write_record
-
-    write_record(args.out, catalogue.provide(args.reader, _reader(args)))
-
-
-def _fetch_weights(args: argparse.Namespace) -> None:
-    from partbench.data import fetch
-    from partbench.data.archives import archives
-    from partbench.files import data_root
-    from partbench.integrity import write_record
-
-    files = archives(args.name)
-    fetch.fetch(files, data_root())
-    write_record(args.out, {file.name: fetch.state(file, data_root()) for file in files})
-
-
-def _prepare(args: argparse.Namespace) -> None:
-    from partbench import fingerprint
-    from partbench.data.prepare import prepare
-    from partbench.data.prepared import Prepared
-    from partbench.data.sheet import write_sheet
-
-    code = args.code or fingerprint.of_preparation(args.reader)
-    prepare(_reader(args), args.data_set, args.out, args.workers, code)
-    write_sheet(Prepared(args.out), args.out / "sheet.png")
-
-
-def _foreground(args: argparse.Namespace) -> None:
-    from partbench import fingerprint, names
-    from partbench.data.prepared import Prepared
-    from partbench.data.sheet import write_sheet
-    from partbench.foreground import find_foreground
-    from partbench.model import device_of
-    from partbench.run import Runtime
-
-    runtime = Runtime.parse(_json(args.runtime, "--runtime"), "runtime")
-    device = device_of(runtime)
-    names.check(args.data_set, "--data-set")
-    code = args.code or fingerprint.of_foreground()
-    find_foreground(args.data_set, args.model, args.data, args.out, device, runtime.threads, code)
-    write_sheet(Prepared(args.out), args.out / "sheet.png")
-
-
-def _train(args: argparse.Namespace) -> None:
-    from partbench import fingerprint, method
-    from partbench.run import Run, Runtime
-    from partbench.train import Stopped, train
-
-    run = Run.parse(args.key, "--run")
-    settings = method.load(run.method).Settings.parse(_json(args.settings, "--settings"), args.key)
-    runtime = Runtime.parse(_json(args.runtime, "--runtime"), "runtime")
-    code = args.code or fingerprint.of_training(run.method)
-    try:
-        train(run, settings, runtime, args.data, args.out, code)
-    except Stopped as stopped:
-        print(stopped, file=sys.stderr)
-        raise SystemExit(75) from None
-
-
-def _extract(args: argparse.Namespace) -> None:
-    from partbench.extract import extract
-    from partbench.model import device_of
-    from partbench.run import Runtime
-
-    runtime = Runtime.parse(_json(args.runtime, "--runtime"), "runtime")
-    device = device_of(runtime)
-    needs = args.needs.split(",")
-    extract(args.model, args.data, needs, args.outputs, args.pictures, device, runtime.threads)
-
-
-def _probe(args: argparse.Namespace) -> None:
-    from partbench import fingerprint, plugins
-    from partbench.probe import Probe, measure
-    from partbench.run import Run, Runtime
-
-    cls = plugins.load("probes", args.probe, Probe)  # type: ignore[type-abstract]
-    settings = cls.Settings.parse(_json(args.settings, "--settings"), f"probes.{args.probe}")
-    runtime = Runtime.parse(_json(args.runtime, "--runtime"), "runtime")
-    code = args.code or fingerprint.of_probe(cls)
-    run = Run.parse(args.key, "--run")
-    measure(cls(), run, args.source, args.data, settings, runtime, args.out, code)
-
-
-def _report(args: argparse.Namespace) -> None:
-    from partbench import config, gather, published
-    from partbench.integrity import read_record
-    from partbench.report import page
-
-    where = args.results / "config.json"
-    settings = config.check(read_record(where), str(where))
-    tables = gather.gather(settings, args.results)
-    gather.write(tables, args.results)
-    page.write(args.results, args.out, published.load())
-    if tables.damage:
-        raise BadInput("\n".join(dict.fromkeys(tables.damage)))
-
-
-def _reader(args: argparse.Namespace) -> Any:
-    from partbench import names, plugins
-    from partbench.data.reader import Reader
-    from partbench.files import data_root
-
-    names.check(args.data_set, "--data-set")
-    cls = plugins.load("data", args.reader, Reader)  # type: ignore[type-abstract]
-    settings = cls.Settings.parse(_json(args.settings, "--settings"), f"data.{args.data_set}")
-    return cls(data_root(), settings)
-
-
-def _json(text: str, where: str) -> dict[str, Any]:
-    try:
-        values = json.loads(text)
-    except (ValueError, RecursionError) as error:  # ValueError: also a number of 5,000 digits
-        raise BadInput(f"{where} is not json: {error}") from None
-    if not isinstance(values, dict):
-        raise BadInput(f'{where} must be a json object, such as {{"seed": 1}}')
-    return values

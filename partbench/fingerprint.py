@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parent
 
 PLUMBING = {
+    "data.placed": "tells when to prepare again, not what",
     "errors": "ends a stage with a message, so there is no result",
     "files": "writes bytes to the disk and reads the same bytes back",
     "fingerprint": "describes the code",

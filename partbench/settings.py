@@ -1,6 +1,7 @@
 """Typed, validated settings, and errors that name the nearest valid key."""
 
 import difflib
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Self
 
@@ -76,3 +77,19 @@ def _fields(cls: type[BaseModel], parents: list[Any]) -> list[str]:
                 return []
             model = inner[-1]
     return list(model.model_fields)
+
+
+def json_object(text: str, where: str) -> dict[str, Any]:
+    """Return the values of a json object, or raise BadInput.
+
+    Args:
+        text: the json.
+        where: it comes from, for the message.
+    """
+    try:
+        values = json.loads(text)
+    except (ValueError, RecursionError) as error:  # ValueError: also a number of 5,000 digits
+        raise BadInput(f"{where} is not json: {error}") from None
+    if not isinstance(values, dict):
+        raise BadInput(f'{where} must be a json object, such as {{"seed": 1}}')
+    return values

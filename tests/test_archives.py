@@ -30,6 +30,7 @@ from partbench.data.fetch import folder
 from partbench.data.prepare import prepare
 from partbench.data.prepared import Prepared
 from partbench.data.reader import Reader
+from partbench.integrity import read_record
 from partbench.plugins import load
 
 __all__ = ["server"]
@@ -165,8 +166,9 @@ def test_from_the_official_archives_to_arrays(
 
     stage = ["--data-set", "mine", "--reader", name, "--settings", json.dumps(settings)]
     assert main(["fetch", *stage, "--out", str(tmp_path / "files.json")]) == 0
-    states = json.loads((tmp_path / "files.json").read_text())
-    assert states == {file.name: "ready" for file in files}
+    states = read_record(tmp_path / "files.json")
+    assert ("placed by hand" in states) == (name == "deepfashion" or "subset" in settings)
+    assert {file.name: states[file.name] for file in files} == {f.name: "ready" for f in files}
     assert main(["prepare", *stage, "--out", str(tmp_path / "out")]) == 0
     cls: type[Reader] = load("data", name, Reader)  # type: ignore[type-abstract]
     prepare(cls(source, cls.Settings.parse(settings, "test")), "mine", tmp_path / "direct", 1)
@@ -220,7 +222,7 @@ def test_masks_of_birds_are_fetched_where_they_are_read(
         assert (root / "segmentations").is_dir()
     stage = ["--data-set", "birds", "--reader", "cub", "--settings", json.dumps(settings)]
     assert main(["fetch", *stage, "--out", str(tmp_path / "files.json")]) == 0
-    states = json.loads((tmp_path / "files.json").read_text())
+    states = read_record(tmp_path / "files.json")
     assert states == dict.fromkeys(read, "ready")
     assert {path.name for path in folder(root).glob("*.tgz")} == read | (
         {masks} if by_hand else set()
@@ -253,5 +255,7 @@ def test_a_subset_is_taken_as_it_is(
     monkeypatch.setitem(table.ARCHIVES, "coco", (file,))
     stage = ["--data-set", "mine", "--reader", "coco", "--settings", '{"subset": true}']
     assert main(["fetch", *stage, "--out", str(tmp_path / "files.json")]) == 0
-    assert json.loads((tmp_path / "files.json").read_text()) == {"train2017.zip": "missing"}
+    states = read_record(tmp_path / "files.json")
+    assert states["train2017.zip"] == "missing"
+    assert states["placed by hand"]["found"] == "absent"
     assert not server.ranges

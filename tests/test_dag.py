@@ -413,10 +413,10 @@ def test_every_stage_that_fails_says_why_on_the_page(tmp_path: Path) -> None:
     metrics = here.metrics("failing").set_index(["method", "train"])
     page = html.unescape((here.folder / "report/failing/index.html").read_text())
     for cell, reason in {
-        ("random_init", "mine"): "absent/train: no such folder",
+        ("random_init", "mine"): "absent/test: no such folder",
         ("random_init", "stl10"): "stl10_binary.tar.gz cannot be fetched",
         ("random_parts", "found"): "trained at 32 px",
-        ("keynet", "toy"): "vgg19-dcbb9e9d.pth cannot be fetched",
+        ("keynet", "toy"): "vgg16-397923af.pth cannot be fetched",
         ("dff", "toy"): "vgg19-dcbb9e9d.pth cannot be fetched",
     }.items():
         assert metrics.loc[cell, "status"] == "failed"

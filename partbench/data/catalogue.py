@@ -6,15 +6,17 @@ from pathlib import Path
 from typing import Any
 
 from partbench import plugins
-from partbench.data import fetch
+from partbench.data import fetch, placed
 from partbench.data.archives import ARCHIVES, archives, files_read
 from partbench.data.prepare import prepare
 from partbench.data.prepared import CANVAS, WHOLE, Prepared
 from partbench.data.reader import Reader
 from partbench.data.sheet import SAMPLES, write_sheet
 from partbench.errors import BadInput
+from partbench.integrity import read_record
 
 READER: type[Reader] = Reader  # type: ignore[type-abstract]
+BY_HAND = "placed by hand"
 
 
 def listing(root: Path) -> str:
@@ -42,10 +44,16 @@ def listing(root: Path) -> str:
     return "\n".join([*lines, "", f"data root: {root.resolve()} (set by PARTBENCH_DATA)"])
 
 
-def provide(name: str, reader: Reader) -> dict[str, str]:
-    """Fetch the official files that a reader reads; return file -> state.
+def provide(name: str, reader: Reader, asked: str = "") -> dict[str, Any]:
+    """Fetch the official files that a reader reads; return file -> state, and a record of others.
 
-    Nothing is fetched for a subset: the reader uses the files that are present.
+    Nothing is fetched for a subset: the reader uses the files that are present. The record, under
+    the key `BY_HAND`, is of the files that a person places; it is left out if there are none.
+
+    Args:
+        name: the reader's.
+        reader: the data set.
+        asked: see `placed.record`.
 
     Raises:
         BadInput: see `fetch.fetch`.
@@ -53,7 +61,39 @@ def provide(name: str, reader: Reader) -> dict[str, str]:
     files = files_read(name, reader.settings)
     if not reader.settings.subset:
         fetch.fetch(files, reader.root, prepared_bytes(reader))
-    return {file.name: fetch.state(file, reader.root) for file in files}
+    states: dict[str, Any] = {file.name: fetch.state(file, reader.root) for file in files}
+    recorded = placed.record(reader, asked)
+    return states | ({BY_HAND: recorded} if recorded else {})
+
+
+def recorded_files(path: Path) -> dict[str, str]:
+    """Return the record in a file that `provide` made; empty if there is none."""
+    try:
+        return dict(read_record(path).get(BY_HAND, {}))
+    except (BadInput, AttributeError):
+        return {}
+
+
+def have_changed(prepared: Path, root: Path, contents: bool = False) -> bool:
+    """Return whether the files of a data set changed after it was prepared.
+
+    Args:
+        prepared: its folder of prepared arrays, with the record beside it.
+        root: the data root.
+        contents: compare contents even where names, sizes and times are the same.
+
+    Raises:
+        BadInput: the data set is not prepared, or by a reader that is no longer there.
+    """
+    recorded = recorded_files(prepared.with_name(f"{prepared.name}.files.json"))
+    if not recorded:
+        return False
+    meta = read_record(prepared / "meta.json")
+    cls = plugins.load("data", meta["reader"], READER)
+    now = placed.look(cls(root, cls.Settings.parse(meta["settings"], str(prepared))))
+    if contents and now.times != placed.ABSENT and recorded["contents"]:
+        return now.contents() != recorded["contents"]
+    return not placed.is_same(now, recorded)
 
 
 def prepared_bytes(reader: Reader) -> int:

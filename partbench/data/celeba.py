@@ -178,6 +178,11 @@ class CelebA(Reader):
         """Return the indices of the images that are present."""
         return [i for i, name in enumerate(self._names[split]) if self._is_present(name)]
 
+    def own_files(self) -> Sequence[Path]:
+        """Return the annotation files that the settings ask for."""
+        asked = {LANDMARK_FILE: self.settings.landmarks, ATTRIBUTE_FILE: self.settings.attributes}
+        return [self.root / "celeba" / name for name, read in asked.items() if read]
+
     @cached_property
     def _landmarks(self) -> dict[str, NDArray[np.float32]]:
         return read_landmarks(self.root / "celeba" / LANDMARK_FILE)

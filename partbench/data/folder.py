@@ -1,7 +1,11 @@
-"""Any folder of images: <split>/<class>/<image>, or <split>/<image> for unlabelled images."""
+"""Any folder of images: <split>/<class>/<image>, or <split>/<image> for unlabelled images.
+
+Every file with the suffix of an image counts, even if it cannot be read: then it is an error or,
+with `broken: skip`, listed. Other files and hidden ones (of macOS, `._a.jpg`) are ignored.
+"""
 
 import os
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated
@@ -10,10 +14,19 @@ from pydantic import Field
 
 from partbench.data.image import SUFFIXES, read_image
 from partbench.data.reader import DataSettings, Reader, Sample
+from partbench.data.sample_names import check_name
 from partbench.errors import BadInput
 from partbench.names import ByName, FolderPath
 
 Splits = Annotated[ByName[FolderPath], Field(min_length=1)]
+
+CLAIMED = SUFFIXES | {
+    *(".apng", ".arw", ".avif", ".cr2", ".dib", ".dng", ".eps", ".heic", ".heif", ".ico"),
+    *(".jfif", ".jp2", ".jpe", ".jxl", ".nef", ".pbm", ".pnm", ".psd", ".svg", ".tga"),
+}
+"""Suffixes of images; whether one can be read is for its content to say."""
+SHOWN = 3
+"""Ignored files that the line about them names."""
 
 
 class FolderSettings(DataSettings):
@@ -37,8 +50,9 @@ class Folder(Reader):
         return self.settings.splits.keys()
 
     @cached_property
-    def _names(self) -> dict[str, list[str]]:
-        images = {}
+    def _listing(self) -> tuple[dict[str, list[str]], list[str]]:
+        """The images of each split, and the files that are ignored."""
+        images, ignored = {}, []
         for split, folder in self.settings.splits.items():
             path = self.root / self.settings.path / folder
             if not path.is_dir():
@@ -47,14 +61,35 @@ class Folder(Reader):
                     "there, or set `path` and `splits` of this data set. PARTBENCH_DATA sets the "
                     "data root."
                 )
-            images[split] = sorted(_images(path))
-            labelled = {"/" in name for name in images[split]}
+            names, others = _list(path)
+            images[split] = sorted(names)
+            ignored += others
+            labelled = {"/" in name for name in names}
             if len(labelled) > 1:
                 raise BadInput(
                     f"{path}: some images lie in class folders and some beside them; move the "
                     "images beside them into a class folder or into another split"
                 )
-        return images
+        return images, ignored
+
+    @property
+    def _names(self) -> dict[str, list[str]]:
+        return self._listing[0]
+
+    def remarks(self) -> Sequence[str]:
+        """Return one line on the files that are ignored, if there are any."""
+        ignored = self._listing[1]
+        if not ignored:
+            return []
+        more = ", ..." if len(ignored) > SHOWN else ""
+        return [
+            f"{self.root / self.settings.path}: {len(ignored)} hidden files and files without the "
+            f"suffix of an image are ignored: {', '.join(sorted(ignored)[:SHOWN])}{more}"
+        ]
+
+    def own_files(self) -> Sequence[Path]:
+        """Return the splits' folders."""
+        return [self.root / self.settings.path / name for name in self.settings.splits.values()]
 
     @cached_property
     def class_names(self) -> Sequence[str]:  # type: ignore[override]
@@ -71,8 +106,9 @@ class Folder(Reader):
         """Return the images of each split, sorted by class and name.
 
         Raises:
-            BadInput: a split's folder is missing, or only some of its images lie in class folders,
-                or a class folder has no images.
+            BadInput: a split's folder is missing, or only some of its images lie in class folders;
+                a class folder has no images, holds folders, cannot be read or has a name that no
+                line of text can hold.
         """
         return dict(self._names)
 
@@ -80,27 +116,54 @@ class Folder(Reader):
         """Return an image, labelled with the number of its class folder if it lies in one."""
         name = self._names[split][index]
         path = self.root / self.settings.path / self.settings.splits[split] / name
+        check_name(str(path))
         folder = name.rpartition("/")[0]
         label = self._class_number[folder] if folder else None
         return Sample(name, read_image(path), label=label)
 
 
-def _images(path: Path) -> Iterator[str]:
-    """Yield the images in a folder and in its class folders.
+def _list(path: Path) -> tuple[list[str], list[str]]:
+    """Return the images in a folder and in its class folders, and the files that are ignored."""
+    folders, names, ignored = _scan(path)
+    for folder in folders:
+        check_name(str(path / folder))
+        nested, inner, others = _scan(path / folder)
+        if nested:
+            raise BadInput(
+                f"{path / folder / nested[0]}: a folder inside a class folder; images are read one "
+                f"level deep, so move those in it to {path / folder}"
+            )
+        if not inner:
+            raise BadInput(f"{path / folder}: class folder without images; fill or remove it")
+        names += [f"{folder}/{name}" for name in inner]
+        ignored += [f"{folder}/{name}" for name in others]
+    return names, ignored
 
-    `os.scandir` avoids one slow stat per file.
-    """
-    with os.scandir(path) as entries:
-        for entry in entries:
-            if entry.is_dir():
-                with os.scandir(entry) as inner:
-                    names = [e.name for e in inner if _is_image(e)]
-                if not names:
-                    raise BadInput(f"{entry.path}: class folder without images; fill or remove it")
-                yield from (f"{entry.name}/{name}" for name in names)
-            elif _is_image(entry):
-                yield entry.name
+
+def _scan(path: Path) -> tuple[list[str], list[str], list[str]]:
+    """Return the names of the folders, the images and the ignored files that a folder holds."""
+    folders, images, ignored = [], [], []
+    try:
+        with os.scandir(path) as entries:  # it avoids one slow stat per file
+            for entry in entries:
+                name = entry.name
+                if name.startswith("."):
+                    ignored.append(name)
+                elif _is_folder(entry):
+                    folders.append(name)
+                elif name[name.rfind(".") :].lower() in CLAIMED:
+                    images.append(name)
+                else:
+                    ignored.append(name)
+    except OSError as error:
+        raise BadInput(
+            f"{path}: cannot be read ({error.strerror}); make the folder readable"
+        ) from None
+    return folders, images, ignored
 
 
-def _is_image(entry: os.DirEntry[str]) -> bool:
-    return Path(entry.name).suffix.lower() in SUFFIXES and entry.is_file()
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False

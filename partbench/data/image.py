@@ -2,44 +2,88 @@
 
 import io
 import math
+import os
+import re
+import warnings
 from pathlib import Path
 
 import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from partbench.errors import BadInput
 
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff"})
+FORMATS = {
+    ".jpg": "JPEG",
+    ".jpeg": "JPEG",
+    ".png": "PNG",
+    ".bmp": "BMP",
+    ".gif": "GIF",
+    ".webp": "WEBP",
+    ".ppm": "PPM",
+    ".pgm": "PPM",
+    ".tif": "TIFF",
+    ".tiff": "TIFF",
+}
+"""Suffix -> Pillow's name of its format. A file may hold any of these, whatever its suffix."""
+SUFFIXES = frozenset(FORMATS)
+DECODERS = tuple(dict.fromkeys(FORMATS.values()))
+"""No other of Pillow's decoders runs: its EPS plugin, for one, starts another program."""
+PIXELS = 178_956_970
+"""The most that an image may have; from there on Pillow takes it for an attack on the memory."""
+CORRUPT = re.compile(
+    r"remature end|bad Huffman code|bad arithmetic code|found marker|Inconsistent progression|"
+    r"([3-9]|\d\d+) extraneous bytes"
+)
+"""libjpeg's warnings of data that are not those that were written. Some cameras pad theirs with a
+byte or two. Damage after which a decoder gets back into step at the right pixel brings no warning,
+and JPEG has no checksum."""
 
 
 def read_image(path: Path) -> NDArray[np.uint8]:
     """Return an image file as RGB, [H, W, 3]; grey, palette, CMYK and rotated ones are handled.
 
+    Transparency is dropped.
+
     Raises:
-        BadInput: the file is missing, truncated, no image, or has more than 8 bits a channel.
+        BadInput: the file is missing, unreadable, empty, truncated, corrupt or no image, or has
+            more than `PIXELS` pixels, more than 8 bits a channel or several frames.
     """
+    content = _read(path)
     try:
-        with path.open("rb", buffering=0) as file:  # a buffer costs as much as the reading
-            content = file.read()
-        if (plain := _decode_plain_jpeg(content)) is not None:
-            return plain
-        with Image.open(io.BytesIO(content)) as image:
-            if image.mode.startswith(("I", "F")):
-                raise BadInput(
-                    f"{path}: mode '{image.mode}' has more than 8 bits a channel; convert it to "
-                    "8 bits first, so that you choose how its range is cut"
-                )
-            ImageOps.exif_transpose(image, in_place=True)
-            return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
-    except FileNotFoundError:
-        raise BadInput(f"{path}: no such image; place it, or set `subset: true`") from None
-    except (OSError, SyntaxError, ValueError, UnidentifiedImageError) as error:
+        plain = _decode_plain_jpeg(content)
+        return _decode(content) if plain is None else plain
+    except MemoryError:
+        raise
+    except Exception as error:  # a decoder may raise anything on broken bytes
         raise BadInput(
             f"{path}: cannot be decoded ({error}); replace the file, or set `broken: skip` for "
             "this data set to leave such images out and list them"
         ) from None
+
+
+def _read(path: Path) -> bytes:
+    try:
+        # A buffer costs as much as the reading.
+        with io.FileIO(path, opener=_open_at_once) as file:
+            content = file.read()
+    except FileNotFoundError:
+        if path.is_symlink():
+            raise BadInput(
+                f"{path}: a link to {path.readlink()}, which does not exist; mend or remove it"
+            ) from None
+        raise BadInput(f"{path}: no such image; place it, or set `subset: true`") from None
+    except OSError as error:
+        raise BadInput(
+            f"{path}: cannot be read ({error.strerror}); let it be a file that you may read, or "
+            "remove it"
+        ) from None
+    return content or b""
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)  # a pipe would be waited for
 
 
 def _decode_plain_jpeg(content: bytes) -> NDArray[np.uint8] | None:
@@ -47,14 +91,66 @@ def _decode_plain_jpeg(content: bytes) -> NDArray[np.uint8] | None:
 
     Both decode by libjpeg-turbo. CMYK, orientation and every doubt are left to PIL.
     """
-    if content[:2] != b"\xff\xd8" or b"Exif\0\0" in content[: 1 << 16]:
+    if content[:2] != b"\xff\xd8" or content.find(b"Exif\0\0", 0, 1 << 16) >= 0:
         return None
     try:
-        if simplejpeg.decode_jpeg_header(content)[2] not in ("YCbCr", "Gray"):
+        height, width, colours, _ = simplejpeg.decode_jpeg_header(content)
+        if colours not in ("YCbCr", "Gray") or height * width > PIXELS:
             return None
         return simplejpeg.decode_jpeg(content)
     except ValueError:
         return None
+
+
+def _decode(content: bytes) -> NDArray[np.uint8]:
+    """Return PIL's pixels; raise any `Exception` where there are none."""
+    if not content:
+        raise ValueError("the file is empty")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of metadata; what concerns pixels is an error here
+        try:
+            image = Image.open(io.BytesIO(content), formats=DECODERS)
+        except UnidentifiedImageError:
+            raise ValueError(
+                f"its content begins with {content[:8]!r} and is none of {', '.join(DECODERS)}, "
+                "or its header is broken"
+            ) from None
+        with image:
+            _refuse(image)
+            if content[:2] == b"\xff\xd8":
+                _check_jpeg(content)
+            ImageOps.exif_transpose(image, in_place=True)
+            return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
+
+
+def _refuse(image: ImageFile.ImageFile) -> None:
+    """Raise ValueError for an image that could be decoded, but not without a choice."""
+    if image.width * image.height > PIXELS:
+        raise ValueError(f"{image.width} x {image.height} is more than {PIXELS:,} pixels")
+    # Pillow cuts channels of 16 bits to their upper 8 without a word.
+    cut = image.format in ("PNG", "TIFF") and ";16" in str(image.tile)
+    if cut or image.mode.startswith(("I", "F")):
+        raise ValueError(
+            f"mode '{image.mode}' has more than 8 bits a channel; convert it to 8 bits first, so "
+            "that you choose how its range is cut"
+        )
+    # A JPEG of several pictures (MPO) is a camera's photo, followed by its previews.
+    if image.format != "MPO" and getattr(image, "is_animated", False):
+        raise ValueError("it holds several frames; save the one you want as a file of its own")
+
+
+def _check_jpeg(content: bytes) -> None:
+    """Raise ValueError where libjpeg finds the compressed data corrupt; PIL passes over that.
+
+    Decoding at an eighth of the size reads all of the data.
+    """
+    try:
+        colours = simplejpeg.decode_jpeg_header(content, strict=False)[2]
+        colours = "CMYK" if colours in ("CMYK", "YCCK") else "GRAY"
+        simplejpeg.decode_jpeg(content, colours, min_height=1, min_width=1, min_factor=8)
+    except ValueError as error:
+        if CORRUPT.search(str(error)):
+            raise
 
 
 Box = tuple[float, float, float, float]

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from partbench.data.placed import look
 from partbench.data.prepared import FORMAT
 from partbench.data.reader import Reader
 from partbench.files import make_empty, sha256
@@ -34,6 +35,7 @@ class Journal:
             "reader": type(reader).__module__,
             "settings": reader.settings.model_dump(mode="json"),
             "code": sha256(*sorted(Path(__file__).parent.glob("*.py"))),
+            "files": look(reader).times,
             "samples": hashlib.sha256(json.dumps(names).encode()).hexdigest(),
         }
         lines = self._read()

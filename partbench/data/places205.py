@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from functools import cached_property
+from pathlib import Path
 
 import pandas as pd
 
@@ -48,6 +49,10 @@ class Places205(Reader):
             BadInput: a list is missing.
         """
         return {split: table["name"].tolist() for split, table in self._lists.items()}
+
+    def own_files(self) -> Sequence[Path]:
+        """Return the folders of the lists and of the images."""
+        return [self.root / "places205" / name for name in ("trainvalsplit_places205", "images256")]
 
     def present(self, split: str) -> Sequence[int]:
         """Return the indices of the images that are present."""

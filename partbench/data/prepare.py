@@ -1,6 +1,7 @@
 """Preparation: decode a data set once into the arrays that `prepared` describes."""
 
 import os
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -14,6 +15,7 @@ from partbench.data.image import Box, move_points, resize
 from partbench.data.journal import Checksum, Journal
 from partbench.data.prepared import CANVAS, FORMAT, WHOLE, checksum_of
 from partbench.data.reader import Reader, Sample, check_limit
+from partbench.data.sample_names import written
 from partbench.errors import BadInput
 from partbench.files import aside_of, create_array, explained, locked, put_in_place
 from partbench.integrity import write_checksums, write_record
@@ -44,6 +46,8 @@ def prepare(reader: Reader, name: str, out: Path, workers: int, code: str = "") 
     """
     aside = aside_of(out)
     with locked(out.parent / f".{out.name}"), explained(aside):
+        for remark in reader.remarks():
+            print(remark, file=sys.stderr, flush=True)
         all_names = reader.splits()
         check_limit(reader.settings, all_names, f"data set '{name}'")
         chosen = {split: _choose(reader, split, names) for split, names in all_names.items()}
@@ -142,7 +146,7 @@ class _Preparation:
         summary = {
             "n": len(kept),
             "missing": self.choice.missing,
-            "skipped": [names[i] for i in skipped],
+            "skipped": [written(names[i]) for i in skipped],
         }
         self.journal.finish(self.split, summary)
         return summary

@@ -147,6 +147,17 @@ class Reader(ABC):
         left, top = (width - side) / 2, (height - side) / 2
         return left, top, left + side, top + side
 
+    def remarks(self) -> Sequence[str]:
+        """Return lines to print before preparation, such as what is ignored; none by default."""
+        return ()
+
+    def own_files(self) -> Sequence[Path]:
+        """Return the files and folders that a person makes or corrects; none by default.
+
+        When they change, their data set is prepared again. What `archives` lists is not named.
+        """
+        return ()
+
     @abstractmethod
     def splits(self) -> dict[str, Sequence[str]]:
         """Return the names of the samples of each split, in the official order.

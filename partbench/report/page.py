@@ -169,6 +169,7 @@ def overview(results: Results) -> View:
         "seeds": results.config.get("seeds") or sorted(set(metrics["seed"])),
         "data": [data.name for data in results.data] or sorted(set(metrics["eval"])),
         "subset": [data.name for data in results.data if data.meta.get("subset")],
+        "changed": [data.name for data in results.data if data.changed],
         "devices": sorted({p["device"] for p in provenance if p.get("device")}),
         "cpus": sorted({p["cpu"] for p in provenance if p.get("cpu")}),
         "seconds": float(sum(run.record.get("seconds", 0.0) for run in results.runs)),

@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from partbench.data.catalogue import have_changed
 from partbench.errors import BadInput
-from partbench.files import sha256
+from partbench.files import data_root, sha256
 from partbench.integrity import read_record
 from partbench.outputs.arrays import read_images
 
@@ -98,6 +99,8 @@ class Data(NamedTuple):
     """Of its test split, uint8 [N, S, S, 3], opened and not read."""
     parts: np.ndarray | None = None
     """Of its test split, uint8 [N, S, S], likewise."""
+    changed: bool = False
+    """Whether the files that it was prepared from have changed since."""
 
 
 class PictureRecord(NamedTuple):
@@ -164,7 +167,8 @@ def read(folder: Path) -> Results:
         images = _opened(path.with_name("test.images.npy"), (3,))
         parts = _opened(path.with_name("test.parts.npy"), ())
         shown = sheet if sheet.exists() else None
-        data.append(Data(path.parent.name, _json(path), shown, images, parts))
+        changed = _has_changed(path.parent)
+        data.append(Data(path.parent.name, _json(path), shown, images, parts, changed))
     pictures: dict[Path, PictureRecord] = {}
     for path in sorted((folder / "cells").glob("*/*/*/*/*/*.pictures.npz")):
         # Each extraction draws all that the run offers, so one probe's pictures do for the others.
@@ -201,6 +205,13 @@ def _json(path: Path) -> dict[str, Any]:
         return read_record(path)
     except BadInput:
         return {}
+
+
+def _has_changed(prepared: Path) -> bool:
+    try:
+        return have_changed(prepared, data_root())
+    except (BadInput, KeyError):
+        return False
 
 
 def _log(path: Path, record: dict[str, Any]) -> pd.DataFrame:

@@ -3,6 +3,7 @@
 import os
 import re
 import sys
+from functools import cache
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
@@ -26,8 +27,9 @@ os.environ.setdefault(
 
 from partbench import config as grid
 from partbench import fingerprint, jobs, plugins
+from partbench.data import catalogue, placed
 from partbench.errors import BadInput
-from partbench.files import check_places
+from partbench.files import check_places, data_root
 from partbench.forkserver import Server
 from partbench.method import Method, is_untrained
 from partbench.outputs.capability import offered_by
@@ -62,6 +64,18 @@ def data_set_code(wildcards):
 
 def data_set_reader(wildcards):
     return CONFIG.data[wildcards.data_set]["reader"]
+
+
+def data_set_files(wildcards):
+    return digest_of_files(wildcards.data_set)
+
+
+@cache  # Snakemake asks several times, and a look takes up to a second
+def digest_of_files(name):
+    """Return a digest of the files that a person placed, by names, sizes and times."""
+    reader = grid.load_reader(CONFIG, name)(data_root(), grid.data_settings(CONFIG, name))
+    recorded = catalogue.recorded_files(Path(f"{RESULTS}/data/{name}.files.json"))
+    return placed.digest(reader, recorded)
 
 
 def names_of(predicted):

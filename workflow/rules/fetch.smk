@@ -9,9 +9,10 @@ rule fetch:
     params:
         reader=data_set_reader,
         settings=data_set_settings,
+        files=data_set_files,
     shell:
         "python -m partbench fetch --data-set {wildcards.data_set:q} --reader {params.reader:q}"
-        " --settings {params.settings:q} --out {output.files:q} 2> {log:q}"
+        " --settings {params.settings:q} --files={params.files:q} --out {output.files:q} 2> {log:q}"
 
 
 rule fetch_weights:

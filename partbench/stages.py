@@ -1,0 +1,209 @@
+"""The stages that the workflow's rules call, as commands of `partbench`."""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from partbench.errors import BadInput
+from partbench.settings import json_object
+
+CODE = "fingerprint of the code, to be written into the result; default: computed"
+
+
+def add_stages(commands: Any) -> None:
+    """Add the stages to the subparsers of the command line."""
+
+    def stage(name: str, run: Any, text: str) -> argparse.ArgumentParser:
+        new: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text)
+        new.set_defaults(run=run, stage=True)
+        return new
+
+    configuration = stage("configuration", _configuration, "Stage: write down a configuration.")
+    configuration.add_argument("--json", required=True)
+    configuration.add_argument("--out", type=Path, required=True)
+
+    fetch = stage("fetch", _fetch, "Stage: get a data set's official files.")
+    fetch.add_argument("--data-set", required=True)
+    fetch.add_argument("--reader", required=True)
+    fetch.add_argument("--settings", required=True)
+    fetch.add_argument("--files", default="", help="digest of the files placed by hand")
+    fetch.add_argument("--out", type=Path, required=True)
+
+    fetch_weights = stage("fetch-weights", _fetch_weights, "Stage: get a trained network.")
+    fetch_weights.add_argument("--name", required=True)
+    fetch_weights.add_argument("--out", type=Path, required=True)
+
+    prepare = stage("prepare", _prepare, "Stage: decode a data set into arrays.")
+    prepare.add_argument("--data-set", required=True)
+    prepare.add_argument("--reader", required=True)
+    prepare.add_argument("--settings", required=True)
+    prepare.add_argument("--out", type=Path, required=True)
+    prepare.add_argument("--workers", type=int, default=1)
+    prepare.add_argument("--code", help=CODE)
+
+    foreground = stage(
+        "foreground",
+        _foreground,
+        "Stage: repeat a data set with the foreground that a run predicts.",
+    )
+    foreground.add_argument("--data-set", required=True)
+    foreground.add_argument("--model", type=Path, required=True)
+    foreground.add_argument("--data", type=Path, required=True)
+    foreground.add_argument("--runtime", default="{}")
+    foreground.add_argument("--code", help=CODE)
+    foreground.add_argument("--out", type=Path, required=True)
+
+    train = stage("train", _train, "Stage: train one run, or resume it.")
+    train.add_argument("--run", dest="key", required=True, help="method/variant/train/seed")
+    train.add_argument("--settings", required=True)
+    train.add_argument("--runtime", default="{}")
+    train.add_argument("--code", help=CODE)
+    train.add_argument("--data", type=Path, required=True)
+    train.add_argument("--out", type=Path, required=True)
+
+    extract = stage("extract", _extract, "Stage: write a run's outputs on a data set.")
+    extract.add_argument("--model", type=Path, required=True)
+    extract.add_argument("--data", type=Path, required=True)
+    extract.add_argument("--needs", default="", help="what the probes read, separated by commas")
+    extract.add_argument("--outputs", type=Path, required=True)
+    extract.add_argument("--pictures", type=Path, required=True)
+    extract.add_argument("--runtime", default="{}")
+
+    probe = stage("probe", _probe, "Stage: measure one cell.")
+    probe.add_argument("probe")
+    probe.add_argument("--run", dest="key", required=True, help="method/variant/train/seed")
+    probe.add_argument("--source", type=Path, required=True)
+    probe.add_argument("--data", type=Path, required=True)
+    probe.add_argument("--settings", required=True)
+    probe.add_argument("--runtime", default="{}")
+    probe.add_argument("--code", help=CODE)
+    probe.add_argument("--out", type=Path, required=True)
+
+    report = stage("report", _report, "Gather a results folder into tables and the page.")
+    report.add_argument("--results", type=Path, required=True)
+    report.add_argument("--out", type=Path, required=True)
+
+
+# Each stage imports what it needs, so that none waits for torch without need.
+
+
+def _configuration(args: argparse.Namespace) -> None:
+    from partbench import config
+    from partbench.integrity import write_record
+
+    values = json_object(args.json, "--json")
+    config.check(values, "--json")
+    write_record(args.out, values)
+
+
+def _fetch(args: argparse.Namespace) -> None:
+    from partbench.data import catalogue
+    from partbench.integrity import write_record
+
+    write_record(args.out, catalogue.provide(args.reader, _reader(args), args.files))
+
+
+def _fetch_weights(args: argparse.Namespace) -> None:
+    from partbench.data import fetch
+    from partbench.data.archives import archives
+    from partbench.files import data_root
+    from partbench.integrity import write_record
+
+    files = archives(args.name)
+    fetch.fetch(files, data_root())
+    write_record(args.out, {file.name: fetch.state(file, data_root()) for file in files})
+
+
+def _prepare(args: argparse.Namespace) -> None:
+    from partbench import fingerprint
+    from partbench.data.prepare import prepare
+    from partbench.data.prepared import Prepared
+    from partbench.data.sheet import write_sheet
+
+    code = args.code or fingerprint.of_preparation(args.reader)
+    prepare(_reader(args), args.data_set, args.out, args.workers, code)
+    write_sheet(Prepared(args.out), args.out / "sheet.png")
+
+
+def _foreground(args: argparse.Namespace) -> None:
+    from partbench import fingerprint, names
+    from partbench.data.prepared import Prepared
+    from partbench.data.sheet import write_sheet
+    from partbench.foreground import find_foreground
+    from partbench.model import device_of
+    from partbench.run import Runtime
+
+    runtime = Runtime.parse(json_object(args.runtime, "--runtime"), "runtime")
+    device = device_of(runtime)
+    names.check(args.data_set, "--data-set")
+    code = args.code or fingerprint.of_foreground()
+    find_foreground(args.data_set, args.model, args.data, args.out, device, runtime.threads, code)
+    write_sheet(Prepared(args.out), args.out / "sheet.png")
+
+
+def _train(args: argparse.Namespace) -> None:
+    from partbench import fingerprint, method
+    from partbench.run import Run, Runtime
+    from partbench.train import Stopped, train
+
+    run = Run.parse(args.key, "--run")
+    settings = method.load(run.method).Settings.parse(
+        json_object(args.settings, "--settings"), args.key
+    )
+    runtime = Runtime.parse(json_object(args.runtime, "--runtime"), "runtime")
+    code = args.code or fingerprint.of_training(run.method)
+    try:
+        train(run, settings, runtime, args.data, args.out, code)
+    except Stopped as stopped:
+        print(stopped, file=sys.stderr)
+        raise SystemExit(75) from None
+
+
+def _extract(args: argparse.Namespace) -> None:
+    from partbench.extract import extract
+    from partbench.model import device_of
+    from partbench.run import Runtime
+
+    runtime = Runtime.parse(json_object(args.runtime, "--runtime"), "runtime")
+    device = device_of(runtime)
+    needs = args.needs.split(",")
+    extract(args.model, args.data, needs, args.outputs, args.pictures, device, runtime.threads)
+
+
+def _probe(args: argparse.Namespace) -> None:
+    from partbench import fingerprint, plugins
+    from partbench.probe import Probe, measure
+    from partbench.run import Run, Runtime
+
+    cls = plugins.load("probes", args.probe, Probe)  # type: ignore[type-abstract]
+    settings = cls.Settings.parse(json_object(args.settings, "--settings"), f"probes.{args.probe}")
+    runtime = Runtime.parse(json_object(args.runtime, "--runtime"), "runtime")
+    code = args.code or fingerprint.of_probe(cls)
+    run = Run.parse(args.key, "--run")
+    measure(cls(), run, args.source, args.data, settings, runtime, args.out, code)
+
+
+def _report(args: argparse.Namespace) -> None:
+    from partbench import config, gather, published
+    from partbench.integrity import read_record
+    from partbench.report import page
+
+    where = args.results / "config.json"
+    settings = config.check(read_record(where), str(where))
+    tables = gather.gather(settings, args.results)
+    gather.write(tables, args.results)
+    page.write(args.results, args.out, published.load())
+    if tables.damage:
+        raise BadInput("\n".join(dict.fromkeys(tables.damage)))
+
+
+def _reader(args: argparse.Namespace) -> Any:
+    from partbench import names, plugins
+    from partbench.data.reader import Reader
+    from partbench.files import data_root
+
+    names.check(args.data_set, "--data-set")
+    cls = plugins.load("data", args.reader, Reader)  # type: ignore[type-abstract]
+    settings = cls.Settings.parse(json_object(args.settings, "--settings"), f"data.{args.data_set}")
+    return cls(data_root(), settings)
