@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 import shutil
 from collections import Counter
 from collections.abc import Iterator
@@ -17,12 +18,17 @@ CONFIG = {
     "comparable": False,
     "seeds": [0],
     "runtime": {"device": "cpu", "threads": 1},
-    "data": {"toy": {"reader": "toy", "size": 16, "train": 40, "val": 1, "test": 40}},
-    "settings": {"random_init": {"encoder_width": 4}},
+    "data": {"toy": {"reader": "toy", "size": 32, "train": 40, "val": 1, "test": 40}},
+    "settings": {
+        "vae": {
+            **{"encoder_width": 8, "decoder_width": 8, "latent": 8},
+            **{"batch_size": 8, "epochs": 2},
+        }
+    },
     "probes": {"linear": {"cs": [0.01]}},
-    "runs": [{"train": "toy", "methods": {"random_init": ["demo"]}, "probes": {"linear": ["toy"]}}],
+    "runs": [{"train": "toy", "methods": {"vae": ["demo"]}, "probes": {"linear": ["toy"]}}],
 }
-RUN = "random_init/demo/toy/0"
+RUN = "vae/demo/toy/0"
 CELL = f"{RUN}/toy/linear"
 FLIPS = 6
 """Of each kind of file."""
@@ -32,6 +38,7 @@ KINDS = {
     "checksums of data": ("data/toy/checksums.json", "extract"),
     "record of data": ("data/toy/meta.json", "extract"),
     "model": (f"runs/{RUN}/model.pt", "extract"),
+    "checkpoint": (f"runs/{RUN}/checkpoint.pt", "train"),
     "outputs": (f"outputs/{CELL}/test.features.npy", "probe"),
     "checksums of outputs": (f"outputs/{CELL}/checksums.json", "probe"),
     "record of a training": (f"runs/{RUN}/train.json", "report"),
@@ -47,11 +54,12 @@ KINDS = {
 def commands(results: Path) -> dict[str, list[str]]:
     """Return the command of each stage, in order."""
     settings = config.check(CONFIG, "test")
-    runtime = config.dump(settings.runtime)
+    # A checkpoint after each step.
+    runtime = config.dump(settings.runtime.model_copy(update={"checkpoint_minutes": 1e-9}))
     data, model = f"{results}/data/toy", f"{results}/runs/{RUN}/model.pt"
     outputs, pictures = f"{results}/outputs/{CELL}", f"{results}/cells/{CELL}.pictures.npz"
     of_data = config.dump(config.data_settings(settings, "toy"))
-    of_method = config.dump(config.method_settings(settings, "random_init", "demo"))
+    of_method = config.dump(config.method_settings(settings, "vae", "demo"))
     of_probe = config.dump(config.probe_settings(settings, "linear", "toy"))
     written = [
         f"configuration|--json|{json.dumps(CONFIG)}|--out|{results}/config.json",
@@ -75,6 +83,20 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return results
 
 
+@pytest.fixture(scope="module")
+def stopped(whole: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same, but for a training that was stopped before its end."""
+    results = tmp_path_factory.mktemp("stopped") / "flips"
+    shutil.copytree(whole, results)
+    for name in ("model.pt", "train.json"):
+        (results / "runs" / RUN / name).unlink()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("partbench.train._Training._finish", lambda _: None)
+        assert cli.main(commands(results)["train"]) == 0
+    assert (results / "runs" / RUN / "checkpoint.pt").exists()
+    return results
+
+
 def numbers(results: Path) -> list[tuple[str, str, str]]:
     """Return the numbers on the page, which are those of the table."""
     table = pd.read_csv(results / "metrics.csv", dtype=str, keep_default_na=False)
@@ -82,13 +104,14 @@ def numbers(results: Path) -> list[tuple[str, str, str]]:
     return list(done[["metric", "setting", "value"]].itertuples(False, None))
 
 
-def outcomes(whole: Path, folder: Path, kind: str) -> Iterator[str]:
+def outcomes(whole: Path, stopped: Path, folder: Path, kind: str) -> Iterator[str]:
     """Flip a bit in copies of one file; yield found, harmless or changed."""
     name, first = KINDS[kind]
+    source = stopped if kind == "checkpoint" else whole
     draw = random.Random(kind)
     for i in range(FLIPS):
         results = folder / f"{kind} {i}" / "flips"
-        shutil.copytree(whole, results)
+        shutil.copytree(source, results)
         content = bytearray((results / name).read_bytes())
         if not content:
             yield "harmless"
@@ -98,7 +121,9 @@ def outcomes(whole: Path, folder: Path, kind: str) -> Iterator[str]:
         stages = commands(results)
         ran = list(stages)[list(stages).index(first) :]
         statuses = [cli.main(stages[stage]) for stage in ran]
-        if any(statuses):
+        aside = (results / "runs" / RUN).glob("*.damaged")
+        if any(statuses) or any(aside):
+            assert any(statuses) or numbers(results) == numbers(whole)
             yield "found"
         else:
             yield "harmless" if numbers(results) == numbers(whole) else "changed"
@@ -106,11 +131,11 @@ def outcomes(whole: Path, folder: Path, kind: str) -> Iterator[str]:
 
 
 def test_no_flipped_bit_changes_a_number(
-    whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    whole: Path, stopped: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert numbers(whole)
     table = pd.DataFrame(
-        {kind: Counter(outcomes(whole, tmp_path, kind)) for kind in KINDS}
+        {kind: Counter(outcomes(whole, stopped, tmp_path, kind)) for kind in KINDS}
     ).T.reindex(columns=["found", "harmless", "changed"])
     table = table.fillna(0).astype(int)
     errors = capsys.readouterr().err
@@ -118,5 +143,26 @@ def test_no_flipped_bit_changes_a_number(
         print(f"\n{table}")
     assert "Traceback" not in errors
     assert not table["changed"].any()
-    sealed = table.drop(["model", "log of a training", "pictures"])
+    sealed = table.drop(["model", "checkpoint", "log of a training", "pictures"])
     assert (sealed["found"] >= FLIPS - 2).all()  # a flip in white space is harmless
+
+
+def test_verify_reads_everything(
+    whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    results = tmp_path / "flips"
+    shutil.copytree(whole, results)
+    assert cli.main(["verify", str(results)]) == 0
+    table = capsys.readouterr().out
+    for kind, n in {"prepared data": 24, "models": 1, "cells": 1, "pictures": 1}.items():
+        assert re.search(rf"^{kind} +{n} +0$", table, re.MULTILINE), table
+    names = [name for kind, (name, _) in KINDS.items() if kind != "checkpoint"]
+    for name in names:
+        content = bytearray((results / name).read_bytes())
+        content[len(content) // 2] ^= 4
+        (results / name).write_bytes(content)
+        assert cli.main(["verify", str(results)]) == 1
+        assert Path(name).name in capsys.readouterr().err
+        shutil.copy(whole / name, results / name)
+    assert cli.main(["verify", str(tmp_path)]) == 1
+    assert "has no config.json" in capsys.readouterr().err

@@ -1,7 +1,6 @@
 """Read a results folder: whatever is there, in any state of completeness."""
 
 import json
-import zipfile
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,7 +12,7 @@ import pandas as pd
 from partbench.data.catalogue import have_changed
 from partbench.errors import BadInput
 from partbench.files import data_root, sha256
-from partbench.integrity import read_record
+from partbench.integrity import check_archive, read_record
 from partbench.outputs.arrays import read_images
 
 METRICS = [
@@ -236,9 +235,10 @@ def _log(path: Path, record: dict[str, Any]) -> pd.DataFrame:
 
 def _arrays(path: Path) -> dict[str, np.ndarray]:
     try:
+        check_archive(path)
         with np.load(path) as archive:
             return {key: archive[key] for key in archive.files}
-    except (OSError, ValueError, zipfile.BadZipFile):
+    except (OSError, ValueError, BadInput):
         return {}
 
 
