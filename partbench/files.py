@@ -87,6 +87,14 @@ def sweep(folder: Path, *names: str) -> None:
             aside.unlink()
 
 
+def is_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether an entry of a folder is a folder, or a link to one."""
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
+
+
 def aside_of(folder: Path) -> Path:
     """Return the folder in which a stage makes `folder`, until it is whole.
 

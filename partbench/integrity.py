@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from partbench.errors import BadInput
-from partbench.files import read_json, sha256, write_json
+from partbench.files import sha256, write_json
 
 CHECKSUMS = "checksums.json"
 """Record in a folder of arrays: file -> sha256."""
@@ -60,15 +60,17 @@ def read_record(path: Path, product: Path | None = None) -> dict[str, Any]:
         product: see `Damaged`.
 
     Raises:
-        BadInput: there is no such file.
+        BadInput: there is no such file, or it cannot be read.
         Damaged: it is not json, or its content does not agree with its checksum.
     """
-    if not path.exists():
-        raise BadInput(f"{path}: no such file; run the command that makes it")
     try:
-        values = read_json(path)
-    except BadInput as error:
-        raise Damaged(path, str(error), product) from None
+        values = json.loads(path.read_text())
+    except OSError as error:
+        raise BadInput(
+            f"{path}: cannot be read ({error.strerror}); run the command that makes it"
+        ) from None
+    except ValueError as error:  # not json, or not even text
+        raise Damaged(path, f"it is not json ({error})", product) from None
     if not isinstance(values, dict):
         raise Damaged(path, "it holds no keys and values", product)
     seal = values.pop(SEAL, None)

@@ -209,7 +209,7 @@ def flip(path: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda d: (d / "meta.json").unlink(), r"meta.json: no such file"),
+        (lambda d: (d / "meta.json").unlink(), r"meta.json: cannot be read"),
         (lambda d: (d / "meta.json").write_text("{"), r"meta.json is damaged, .*Delete .*meta"),
         (lambda d: flip(d / "meta.json"), r"meta.json is damaged, .*Delete .*meta.json and run"),
         (lambda d: flip(d / "train.images.npy"), r"images.npy is damaged, .*Delete .*meta.json"),
@@ -265,7 +265,7 @@ def test_evaluation_data_of_another_size(tiny: Path, tmp_path: Path) -> None:
             ["--run", "vae/paper/toy/0", "--settings", "{}", "--runtime", '{"thread": 1}'],
             "did you mean 'threads'?",
         ),
-        (["--run", "vae/paper/toy/0", "--settings", "{}"], "meta.json: no such file"),
+        (["--run", "vae/paper/toy/0", "--settings", "{}"], "meta.json: cannot be read"),
     ],
 )
 def test_train_with_wrong_arguments(

@@ -16,6 +16,7 @@ from partbench.data.image import SUFFIXES, read_image
 from partbench.data.reader import DataSettings, Reader, Sample
 from partbench.data.sample_names import check_name
 from partbench.errors import BadInput
+from partbench.files import is_folder
 from partbench.names import ByName, FolderPath
 
 Splits = Annotated[ByName[FolderPath], Field(min_length=1)]
@@ -149,7 +150,7 @@ def _scan(path: Path) -> tuple[list[str], list[str], list[str]]:
                 name = entry.name
                 if name.startswith("."):
                     ignored.append(name)
-                elif _is_folder(entry):
+                elif is_folder(entry):
                     folders.append(name)
                 elif name[name.rfind(".") :].lower() in CLAIMED:
                     images.append(name)
@@ -160,10 +161,3 @@ def _scan(path: Path) -> tuple[list[str], list[str], list[str]]:
             f"{path}: cannot be read ({error.strerror}); make the folder readable"
         ) from None
     return folders, images, ignored
-
-
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:  # a link to itself
-        return False

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from partbench.data.archives import files_read
 from partbench.data.reader import Reader
+from partbench.files import is_folder
 
 FILES, BYTES = 200_000, 20_000_000_000
 """Of more files, names alone count, and of more files or bytes no contents are recorded: a look
@@ -136,7 +137,7 @@ def _files(places: Sequence[Path]) -> Iterator[tuple[str, "os.DirEntry[str] | Pa
             for entry in _entries(folders.pop()):
                 if entry.name.startswith("."):
                     continue
-                if not _is_folder(entry):
+                if not is_folder(entry):
                     yield entry.path, entry
                 elif not entry.is_symlink():
                     inner.append(entry.path)
@@ -152,13 +153,6 @@ def _entries(folder: str) -> list["os.DirEntry[str]"]:
             return sorted(entries, key=lambda entry: entry.name)
     except OSError:  # who reads it says so
         return []
-
-
-def _is_folder(entry: "os.DirEntry[str]") -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:  # a link to itself
-        return False
 
 
 def _sha256(path: str) -> str:
