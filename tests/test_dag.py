@@ -243,13 +243,16 @@ RERUNS: dict[str, tuple[Callable[[Checkout], None], list[str]]] = {
 
 @pytest.mark.timeout(1800)
 def test_an_edit_reruns_what_it_can_change(finished: Checkout, tmp_path: Path) -> None:
-    def planned(what: str) -> list[str]:
-        here = Checkout(tmp_path / what / "partbench", copied=finished)
-        RERUNS[what][0](here)
+    checkouts = []
+    for what, (change, _) in RERUNS.items():
+        checkouts.append(Checkout(tmp_path / what / "partbench", copied=finished))
+        change(checkouts[-1])
+
+    def planned(here: Checkout) -> list[str]:
         return sorted(named(job) for job in here.planned("tiny.yaml"))
 
     with ThreadPoolExecutor(2) as pool:  # a dry run takes seconds
-        plans = dict(zip(RERUNS, pool.map(planned, RERUNS), strict=True))
+        plans = dict(zip(RERUNS, pool.map(planned, checkouts), strict=True))
     assert plans == {what: sorted(jobs) for what, (_, jobs) in RERUNS.items()}
 
 

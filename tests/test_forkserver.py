@@ -225,9 +225,9 @@ def test_without_its_server_a_job_runs_by_itself(jobs: Jobs) -> None:
     process = jobs.start("wait", str(int(signal.SIGTERM)))
     child = begun(process)
     assert child != process.pid
-    jobs.server._process.kill()
     assert process.stdout
     assert process.stdout.readline() == "ready\n"
+    jobs.server._process.kill()
     assert begun(process) == process.pid  # again, and only after the other's end
     assert not alive(child)
     assert process.stdout.readline() == "ready\n"
