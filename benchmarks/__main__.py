@@ -1,6 +1,6 @@
 """Runs the benchmarks.
 
-    python -m benchmarks                          all, some minutes
+    python -m benchmarks                          all, an hour on two cores
     python -m benchmarks loader                   one
     python -m benchmarks linear_probe --folds 10  one, with its own options (--help lists them)
 
@@ -25,7 +25,7 @@ class Options(NamedTuple):
 BENCHMARKS = {
     "loader": Options(toy="--images 128 --epochs 1"),
     "preparation": Options(toy="--images 64 --rounds 1 --bytes 80000000"),
-    "training_step": Options(toy="--steps 5 --batch 4 --no-compile"),
+    "training_step": Options(toy="--steps 5 --batch 4 --no-compile", full="--steps 40"),
     "fixed_cost": Options(toy="--rounds 0 --config config/demo.yaml"),
     "cells": Options(toy="--cells 1"),
     "demo": Options(toy="--config benchmarks/tiny.yaml --cores 1"),
@@ -35,7 +35,7 @@ BENCHMARKS = {
     "part_metrics": Options(toy="--pixels 4000000 --repeats 1"),
     "dlp": Options(toy="--size 96 --batch 2 --pairs 2 --turns 0"),
     "dff": Options(toy="--rows 2000"),
-    "unsup_parts": Options(toy="--step --size 64 --batch 3"),
+    "unsup_parts": Options(toy="--step --size 64 --batch 3 --turns 1", full="--step"),
 }
 
 
