@@ -54,6 +54,11 @@ def _parser() -> argparse.ArgumentParser:
     check = command("check", _check, "List what this machine has and lacks for a configuration.")
     check.add_argument("config", type=Path, nargs="?", default=Path("config/paper.yaml"))
 
+    published = command(
+        "published", _published, "Say which published numbers a configuration is held against."
+    )
+    published.add_argument("config", type=Path, nargs="?", default=Path("config/paper.yaml"))
+
     verify = command("verify", _verify, "Compare all files of a results folder with checksums.")
     verify.add_argument("results", type=Path, help="such as results/demo")
 
@@ -142,6 +147,14 @@ def _check(args: argparse.Namespace) -> None:
     from partbench import config, plan
 
     print(plan.check(config.read(args.config)))
+
+
+def _published(args: argparse.Namespace) -> None:
+    from partbench import config, published
+
+    cells = (cell for cell in config.cells(config.read(args.config)) if not cell.skip)
+    addresses = (published.CellAddress(*cell.run[:3], cell.eval, cell.probe) for cell in cells)
+    print(published.coverage(published.load(), addresses))
 
 
 def _verify(args: argparse.Namespace) -> None:

@@ -63,6 +63,8 @@ PARTS = {
 }
 """Methods with parts, and the share of pixels whose part is that of their label. BiGAN has six
 parts and a foreground of its own, the others have four and are told the foreground."""
+COMMON = ("role", "random", "n", "unit", "better", "reduced", "subset", "note")
+"""Columns that all seeds of a number share."""
 TERMS = ("loss", "reconstruction", "kl_occurrence")
 
 
@@ -83,7 +85,8 @@ def make(folder: Path, *, comparable: bool = False, seeds: int = 3, extra: int =
             rows += _cells(folder, fake, seed, rng)
     if comparable:
         for fake, level in ((FAKES[0], 43.2), (FAKES[1], 47.0), (FAKES[2], 40.0)):
-            full = fake._replace(variant=fake.variant.replace("demo", "cifar100"))
+            extra = fake.variant.removesuffix("demo").rstrip("+")
+            full = fake._replace(variant="+".join(filter(None, ["cifar100", extra])))
             for seed in range(seeds):
                 rows += _classify(folder, full, seed, level, rng)
     metrics = pd.DataFrame(rows)
@@ -117,7 +120,7 @@ def summarise(metrics: pd.DataFrame) -> pd.DataFrame:
         spread = float(np.std(values)) / np.sqrt(len(values)) + 0.025 * abs(values.mean())
         rows.append(
             dict(zip(key, names, strict=True))
-            | {k: first[k] for k in ("role", "n", "unit", "better", "reduced", "subset", "note")}
+            | {k: first[k] for k in COMMON}
             | {
                 "mean": values.mean(),
                 "low": values.mean() - 1.96 * spread,
@@ -153,6 +156,7 @@ def _row(
         "status": "done",
         "reason": "",
         "role": fake.role,
+        "random": fake.method != "raw_pixels",
         "reduced": "demo" in fake.variant,
         "subset": False,
         "version": 1,

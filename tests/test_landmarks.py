@@ -1,6 +1,7 @@
 """The landmark probe: MAFL's reference numbers, the fits, few-shot draws, and what it refuses."""
 
 import json
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -676,7 +677,7 @@ def write_mafl_like(folder: Path) -> Path:
     return reseal(folder)
 
 
-def test_every_published_row_of_the_three_papers_is_matched(tmp_path: Path) -> None:
+def test_every_published_number_of_the_three_papers_is_measured(tmp_path: Path) -> None:
     data = write_mafl_like(tmp_path / "mafl")
     rng = np.random.default_rng(0)
     source = tmp_path / "outputs"
@@ -696,26 +697,13 @@ def test_every_published_row_of_the_three_papers_is_matched(tmp_path: Path) -> N
     settings = probe_settings(config, "landmarks", "mafl")
     assert settings == LandmarkSettings()
     measured = Landmarks().run(source, data, settings.model_copy(update={"draws": 2}), 0, "cpu")
-    rows = published.load()
-    rows = rows[(rows["probe"] == "landmarks") & rows["method"].isin(["dlp", "keynet", "zhang"])]
-    assert len(rows) == 6 + 11 + 3
-    summary = pd.DataFrame(
-        {
-            "method": method, "variant": f"k{k}", "train": "celeba", "eval": "mafl",
-            "probe": "landmarks", "metric": m.metric, "setting": str(m.setting), "unit": m.unit,
-            "mean": m.value, "low": m.value, "high": m.value, "seeds": 1,
-            "reduced": False, "subset": False,
-        }
-        for method, ks in (("dlp", (25, 30, 50)), ("keynet", (10, 30, 50)), ("zhang", (10, 30)))
-        for k in ks
-        for m in measured.metrics
-    )  # fmt: skip
-    for row in rows.to_dict("records"):
-        variants = rows["variant"][rows["method"] == row["method"]]
-        ours = published.match(row, summary, variants)
-        assert ours is not None, row
-        assert (ours["metric"], ours["setting"]) == (row["metric"], row["setting"])
-        assert published.verdict(row, ours).label != "not comparable"
+    claims = [c for c in published.load() if c.probe == "landmarks" and c.has_run]
+    assert Counter(c.method for c in claims) == {"dlp": 6, "keynet": 11, "zhang": 3}
+    numbers = {(m.metric, json.dumps(m.setting.record(), sort_keys=True)) for m in measured.metrics}
+    units = {m.metric: m.unit for m in measured.metrics}
+    for claim in claims:
+        assert (claim.metric, claim.address.settings) in numbers
+        assert claim.unit == units[claim.metric]
 
 
 # ---------------------------------------------------------------------------- bad outputs

@@ -27,6 +27,7 @@ from partbench.integrity import write_record
 from partbench.method import DataInfo, Method, StepFreeMethod
 from partbench.metrics.intervals import jackknife, over_seeds_and_samples
 from partbench.model import load_model
+from partbench.names import version_of
 from partbench.outputs.part_maps import PartMapCapability, PartMaps
 from partbench.probe import Metric, Result
 from partbench.probe import measure as measure_cell
@@ -200,8 +201,8 @@ def test_settings_say_how_the_data_were_made(
 
 
 def settings_of_the_paper(dataset: str) -> set[tuple[str, str]]:
-    rows = published.load().query("probe == 'parts' and k == '4'")
-    return set(rows[rows["dataset"] == dataset][["metric", "setting"]].itertuples(False, None))
+    claims = [c for c in published.load() if c.has_run and c.probe == "parts"]
+    return {(c.metric, c.words) for c in claims if version_of(c.eval) == dataset}
 
 
 def test_what_the_paper_measures_is_measured_here(birds: Path, tmp_path: Path) -> None:
