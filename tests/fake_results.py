@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
+from partbench.comparisons import comparisons
 from partbench.files import sha256
 from partbench.integrity import write_record
 from partbench.probe import Setting
@@ -90,6 +91,7 @@ def make(folder: Path, *, comparable: bool = False, seeds: int = 3, extra: int =
     folder.mkdir(parents=True, exist_ok=True)
     metrics.to_parquet(folder / "metrics.parquet")
     summarise(metrics).to_parquet(folder / "summary.parquet")
+    comparisons(metrics, folder).to_parquet(folder / "comparisons.parquet")
     names = ["toy", *(["cifar100"] if comparable else [])]
     _write(
         folder / "config.json",
@@ -117,7 +119,8 @@ def summarise(metrics: pd.DataFrame) -> pd.DataFrame:
         spread = float(np.std(values)) / np.sqrt(len(values)) + 0.025 * abs(values.mean())
         rows.append(
             dict(zip(key, names, strict=True))
-            | {k: first[k] for k in ("role", "n", "unit", "better", "reduced", "subset", "note")}
+            | {k: first[k] for k in ("role", "random", "n", "unit", "better", "reduced")}
+            | {k: first[k] for k in ("subset", "note")}
             | {
                 "mean": values.mean(),
                 "low": values.mean() - 1.96 * spread,
@@ -153,6 +156,7 @@ def _row(
         "status": "done",
         "reason": "",
         "role": fake.role,
+        "random": True,
         "reduced": "demo" in fake.variant,
         "subset": False,
         "version": 1,
@@ -163,6 +167,8 @@ def _row(
         "seconds": 61.5,
         "peak_memory_mb": 812.0,
         "path": f"cells/{run}/{train}/{probe}.json",
+        "samples": "",
+        "scale": 1.0,
     } | values
 
 
