@@ -85,6 +85,8 @@ class Method(nn.Module, ABC):
     """What a sample of its training data is."""
     paper: ClassVar[str] = ""
     """Key of the paper in published.csv."""
+    random: ClassVar[bool] = True
+    """Whether the seed changes what it gives. Where it does not, one run says all."""
     phases: ClassVar[tuple[str, ...]] = ("all",)
     """Optimiser updates that make one training step, in this order; a name may occur twice."""
     protocol: ClassVar[RegressionOrigins] = RegressionOrigins()

@@ -173,6 +173,17 @@ class Probe(ABC):
         return f"the method offers no {' and no '.join(missing)}" if missing else ""
 
     @classmethod
+    def random(cls, metric: str) -> bool:
+        """Return whether the seed changes a metric even where the run's outputs stay the same.
+
+        It does if the probe trains, or if a draw decides the number and not only its interval.
+
+        Args:
+            metric: its name; empty: any of the probe's.
+        """
+        return cls.reads == "model"
+
+    @classmethod
     def annotations(cls, settings: Any) -> tuple[tuple[str, ...], ...]:
         """Return the annotations that the data must have: of each group at least one.
 

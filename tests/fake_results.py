@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
+from partbench.comparisons import comparisons
 from partbench.files import sha256
 from partbench.integrity import write_record
 from partbench.probe import Setting
@@ -93,6 +94,7 @@ def make(folder: Path, *, comparable: bool = False, seeds: int = 3, extra: int =
     folder.mkdir(parents=True, exist_ok=True)
     metrics.to_parquet(folder / "metrics.parquet")
     summarise(metrics).to_parquet(folder / "summary.parquet")
+    comparisons(metrics, folder).to_parquet(folder / "comparisons.parquet")
     names = ["toy", *(["cifar100"] if comparable else [])]
     _write(
         folder / "config.json",
@@ -156,7 +158,7 @@ def _row(
         "status": "done",
         "reason": "",
         "role": fake.role,
-        "random": fake.method != "raw_pixels",
+        "random": True,
         "reduced": "demo" in fake.variant,
         "subset": False,
         "version": 1,
@@ -167,6 +169,8 @@ def _row(
         "seconds": 61.5,
         "peak_memory_mb": 812.0,
         "path": f"cells/{run}/{train}/{probe}.json",
+        "samples": "",
+        "scale": 1.0,
     } | values
 
 

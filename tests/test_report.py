@@ -16,6 +16,7 @@ import pytest
 from fake_results import HOSTILE, PART_NAMES, SCRIPT, make
 
 from partbench import probes, published
+from partbench.comparisons import BOTH_ALONE, CONTROL_ALONE, METHOD_ALONE, NOTHING_TO_TEST
 from partbench.data.sheet import COLOURS
 from partbench.integrity import read_record, write_record
 from partbench.probes.parts import PartSetting
@@ -172,14 +173,19 @@ def test_what_ran_is_counted(results: Path, page: str) -> None:
         assert f"{count} {state}" in words(page)
 
 
-def test_words_say_what_the_intervals_say(page: str) -> None:
+def test_words_say_what_the_tests_say(page: str) -> None:
     said = words(page)
-    assert (
-        "PatchVAE (demo) beats random initialisation (demo) and raw pixels: "
-        "the intervals do not overlap." in said
+    size = r" by (\d+\.\d) \[\d+\.\d, \d+\.\d\] \(p (?:< 0\.001|= 0\.0[0-4]\d)\)"
+    control = r"random initialisation \(demo\)"
+    beats = re.search(rf"PatchVAE \(demo\) beats {control}{size} and raw pixels{size}\.", said)
+    assert beats
+    assert float(beats[1]) == pytest.approx(18, abs=3)
+    assert float(beats[2]) == pytest.approx(25, abs=3)
+    gain = r"\(a gain of \S+ \[\S+, \S+\], p = \d\.\d+\)"
+    assert re.search(rf"BiGAN \(demo\) does not beat {control} {gain}", said)
+    assert re.search(
+        rf"{re.escape(HOSTILE)} is worse than {control}{size} and raw pixels{size}\.", said
     )
-    assert "BiGAN (demo) does not beat random initialisation (demo): the intervals overlap" in said
-    assert f"{HOSTILE} is worse than random initialisation (demo) and raw pixels." in said
     assert "3 of 6 trained methods beat every floor control" in said
     assert "here the best test epoch adds" in said
 
@@ -773,38 +779,91 @@ def test_nothing_is_left_of_a_page_that_could_not_be_made(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    ("a", "b", "better", "said"),
+    ("difference", "p", "better", "said"),
     [
-        ((1, 2), (3, 4), "higher", "worse"),
-        ((3, 4), (1, 2), "higher", "better"),
-        ((1, 2), (3, 4), "lower", "better"),
-        ((1, 3), (2, 4), "higher", "overlap"),
-        ((1, 2), (2, 3), "higher", "overlap"),
-        ((1, 2), (np.nan, 3), "higher", "unknown"),
+        (-1.0, 0.01, "higher", "worse"),
+        (1.0, 0.01, "higher", "better"),
+        (-1.0, 0.01, "lower", "better"),
+        (1.0, 0.01, "lower", "worse"),
+        (5.0, 0.05, "higher", "same"),
+        (5.0, 0.049, "higher", "better"),
     ],
 )
-def test_only_intervals_apart_tell_two_apart(a: Any, b: Any, better: str, said: str) -> None:
-    left, right = (
-        {"low": low, "high": high, "mean": (low + high) / 2, "better": better}
-        for low, high in (a, b)
-    )
-    assert outcome(left, right) == said
+def test_only_corrected_p_values_tell_two_apart(
+    difference: float, p: float, better: str, said: str
+) -> None:
+    row = {"difference": difference, "p": 1e-9, "p_holm": p, "reason": ""}
+    assert outcome(row, better) == said
+    assert outcome(row | {"reason": CONTROL_ALONE, "p_holm": np.nan}, better) == "untested"
 
 
-def test_statements_without_a_floor_or_an_interval() -> None:
-    row = {"method": "vae", "variant": "paper", "role": "method", "better": "higher", "seeds": 1}
-    floor = row | {"method": "raw_pixels", "role": "floor"}
-    numbers = {"mean": 1.0, "low": 0.9, "high": 1.1}
-    none = {"mean": 1.0, "low": np.nan, "high": np.nan}
-    [alone] = statements(pd.DataFrame([row | numbers]))
+def against(control: str, variant: str = "paper", **values: Any) -> dict[str, Any]:
+    """Return a comparison of VAE with a control."""
+    pair = {"method": "vae", "variant": "paper", "control": control, "control_variant": variant}
+    numbers = {"difference": 2.0, "low": 1.0, "high": 3.0, "p": 0.001, "p_holm": 0.012}
+    return pair | numbers | {"reason": ""} | values
+
+
+NONE = {"difference": np.nan, "low": np.nan, "high": np.nan, "p_holm": np.nan}
+SAME = {"low": -1.0, "p_holm": 0.3}
+MINUS = "\N{MINUS SIGN}"
+
+
+@pytest.mark.parametrize(
+    ("better", "first", "second", "state", "said"),
+    [
+        (
+            *("higher", {}, {"p_holm": 1e-9}, "beats"),
+            "beats raw pixels by 2.0 [1.0, 3.0] (p = 0.012) and mean shape by 2.0 [1.0, 3.0] "
+            "(p < 0.001).",
+        ),
+        (
+            *("lower", {}, {"difference": -2.0, "low": -3.0, "high": -1.0}, "mixed"),
+            "is worse than raw pixels by 2.0 [1.0, 3.0] (p = 0.012); beats mean shape by 2.0 "
+            "[1.0, 3.0] (p = 0.012).",
+        ),
+        (
+            *("lower", SAME, SAME, "mixed"),
+            f"does not beat raw pixels (a gain of {MINUS}2.0 [{MINUS}3.0, 1.0], p = 0.30) and mean "
+            f"shape (a gain of {MINUS}2.0 [{MINUS}3.0, 1.0], p = 0.30).",
+        ),
+        (
+            *("higher", {}, NONE | {"reason": CONTROL_ALONE}, "unknown"),
+            "beats raw pixels by 2.0 [1.0, 3.0] (p = 0.012); has no verdict against mean shape "
+            "(one seed).",
+        ),
+        (
+            *("higher", SAME, NONE | {"reason": NOTHING_TO_TEST}, "mixed"),
+            f"does not beat raw pixels (a gain of 2.0 [{MINUS}1.0, 3.0], p = 0.30); has no "
+            "verdict against mean shape (nothing varies that could be tested).",
+        ),
+        (
+            *("higher", NONE | {"reason": METHOD_ALONE}, NONE | {"reason": BOTH_ALONE}, "unknown"),
+            "has one seed: no verdict.",
+        ),
+        (
+            *("higher", {}, {"control": "another"}, "unknown"),
+            "beats raw pixels by 2.0 [1.0, 3.0] (p = 0.012); has no verdict against mean shape "
+            "(the results hold no comparison).",
+        ),
+    ],
+)
+def test_statements(
+    better: str, first: dict[str, Any], second: dict[str, Any], state: str, said: str
+) -> None:
+    row = {"method": "vae", "variant": "paper", "role": "method", "better": better, "unit": "%"}
+    floors = [row | {"method": name, "role": "floor"} for name in ("raw_pixels", "mean_shape")]
+    group = pd.DataFrame([row, *floors]).assign(mean=[3.0, 1.0, 1.0])
+    compared = [against("raw_pixels", **first), against(**({"control": "mean_shape"} | second))]
+    [statement] = statements(group, pd.DataFrame(compared))
+    assert (statement.state, statement.method, statement.text) == (state, "VAE", said)
+
+
+def test_statements_without_a_floor() -> None:
+    row = {"method": "vae", "variant": "paper", "role": "method", "better": "higher", "mean": 1.0}
+    [alone] = statements(pd.DataFrame([row]), pd.DataFrame([against("raw_pixels")]))
     assert alone.state == "unknown"
     assert "No floor control" in alone.method
-    [vague] = statements(pd.DataFrame([row | none, floor | numbers]))
-    assert vague.text == "cannot be judged: there is no interval."
-    [mixed] = statements(
-        pd.DataFrame([row | numbers, floor | numbers, floor | none | {"variant": "x"}])
-    )
-    assert "without interval (one seed)." in mixed.text
 
 
 def test_an_untrained_method_is_a_floor_and_keeps_its_name_and_colour(tmp_path: Path) -> None:
@@ -814,9 +873,11 @@ def test_an_untrained_method_is_a_floor_and_keeps_its_name_and_colour(tmp_path: 
         row | {"role": "floor", "mean": 1.0, "low": 0.9, "high": 1.1, "variant": "untrained"},
         row | {"role": "floor", "mean": 1.0, "low": 0.9, "high": 1.1, "method": "raw_pixels"},
     ]
-    [said] = statements(pd.DataFrame(rows))
+    controls = [("patchvae", "untrained"), ("raw_pixels", "paper")]
+    compared = [against(*control, method="patchvae") for control in controls]
+    [said] = statements(pd.DataFrame(rows).assign(unit="%"), pd.DataFrame(compared))
     assert said.method == "PatchVAE"
-    assert said.text.startswith("beats PatchVAE (untrained) and raw pixels:")
+    assert re.match(r"beats PatchVAE \(untrained\) by .* and raw pixels by ", said.text)
     results = read(make(tmp_path))
     before = palette(results)
     untrained = results.metrics[results.metrics["method"] == "patchvae"].assign(

@@ -118,6 +118,11 @@ class Landmarks(Probe):
     needs = ("keypoints",)
 
     @classmethod
+    def random(cls, metric: str) -> bool:
+        """Return whether the seed draws annotations or warps; see `Probe.random`."""
+        return metric.startswith("few_shot_") or metric == "equivariance"
+
+    @classmethod
     def annotations(cls, settings: Any) -> tuple[tuple[str, ...], ...]:
         """Return what the data must have; see `Probe.annotations`."""
         return (("landmarks",), ("box",)) if settings.normaliser == "box" else (("landmarks",),)

@@ -200,6 +200,11 @@ class Parts(Probe):
     needs = ("part_maps",)
 
     @classmethod
+    def random(cls, metric: str) -> bool:
+        """Return whether the seed draws warps; it also draws bootstraps, which are intervals."""
+        return metric == "equivariance_agreement"
+
+    @classmethod
     def annotations(cls, settings: Any) -> tuple[tuple[str, ...], ...]:
         """Return what the data must have; see `Probe.annotations`."""
         return (COUNTED[settings.at],)
