@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from oracle_vectors import Vectors
 from PIL import Image
 from scipy import ndimage
 
@@ -439,7 +440,7 @@ def test_a_padded_image_repeats_its_border(tmp_path: Path) -> None:
 def test_images_at_their_own_aspect_are_those_of_the_reference(
     number: int, crop: str, key: str, tmp_path: Path, oracles: Path
 ) -> None:
-    v = np.load(oracles / "part_metrics.npz")
+    v = Vectors(oracles / "part_metrics.npz")
     image, box = v[f"cub{number}_image"], v["cub_boxes"][number]
     points = v["cub_part_locs"][number]
     size = int(v["cub_resize"])

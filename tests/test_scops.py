@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from conftest import tensor
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from oracle_vectors import Vectors
 
 from partbench import method as methods
 from partbench import plan
@@ -64,7 +65,7 @@ def random(*shape: int, seed: int = 0) -> torch.Tensor:
 
 @pytest.fixture(scope="module")
 def vectors(oracles: Path) -> Any:
-    return np.load(oracles / "scops.npz")
+    return Vectors(oracles / "scops.npz")
 
 
 class Case:
