@@ -63,6 +63,7 @@ PARTS = {
 }
 """Methods with parts, and the share of pixels whose part is that of their label. BiGAN has six
 parts and a foreground of its own, the others have four and are told the foreground."""
+REFERENCES = ("oracle_", "constant_", "mean_shape")
 TERMS = ("loss", "reconstruction", "kl_occurrence")
 
 
@@ -117,7 +118,8 @@ def summarise(metrics: pd.DataFrame) -> pd.DataFrame:
         spread = float(np.std(values)) / np.sqrt(len(values)) + 0.025 * abs(values.mean())
         rows.append(
             dict(zip(key, names, strict=True))
-            | {k: first[k] for k in ("role", "n", "unit", "better", "reduced", "subset", "note")}
+            | {k: first[k] for k in ("role", "n", "unit", "better", "reduced", "subset")}
+            | {k: first[k] for k in ("note", "reference")}
             | {
                 "mean": values.mean(),
                 "low": values.mean() - 1.96 * spread,
@@ -150,6 +152,7 @@ def _row(
         "better": "higher",
         "n": 1000,
         "note": "",
+        "reference": values.get("metric", "").startswith(REFERENCES),
         "status": "done",
         "reason": "",
         "role": fake.role,
@@ -217,6 +220,7 @@ def _landmarks(folder: Path, fake: Fake, seed: int) -> list[dict[str, Any]]:
         *([("implicit_intercept", PLAIN, 0.31, unit)] if fake.method == "vae" else []),
         ("mean_shape", PLAIN, 9.5, unit),
         ("equivariance", PLAIN, level / 3, "% of window side"),
+        ("equivariance_over_staying", PLAIN, 8 * level, "% of staying put"),
     ]
     thresholds = np.linspace(0, 15, 31)
     curves: dict[str, Any] = {"cumulative errors": {}, "few-shot": {}}

@@ -66,6 +66,7 @@ SUMMARY = [
     "reduced",
     "subset",
     "note",
+    "reference",
 ]
 RUN = ["method", "variant", "train", "seed"]
 
@@ -261,7 +262,7 @@ def _table(path: Path, columns: list[str]) -> pd.DataFrame:
     table = table.reindex(columns=columns)
     numeric = {"value", "n", "seconds", "peak_memory_mb", "mean", "low", "high", "sd_seeds"}
     for column in columns:
-        if column in ("reduced", "subset", "dirty"):
+        if column in ("reduced", "subset", "dirty", "reference"):
             table[column] = table[column].fillna(False).astype(bool)
         elif column in numeric | {"seeds", "version"}:
             table[column] = pd.to_numeric(table[column])
