@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hypothesis_numpy
 from numpy.typing import NDArray
@@ -408,6 +408,8 @@ MEASURES: dict[ceilings.Measure, Any] = {"nmi": parts.nmi, "ari": parts.ari}
     st.lists(st.integers(0, 12) | st.integers(0, 10**6), min_size=1, max_size=7),
     st.integers(1, 7),
 )
+@example([3, 3, 2, 2, 2], 2)  # where the greedy merger, 7 and 5, is not the best
+@example([0, 40, 3, 3, 2, 2, 2], 3)
 @settings(deadline=None, max_examples=60)
 def test_the_best_grouping_is_the_best_of_all_mergers(counts: list[int], k: int) -> None:
     if not any(counts):
