@@ -90,7 +90,7 @@ def compare(method: Measured, control: Measured) -> Comparison:
 
 
 def comparisons(table: pd.DataFrame, results: Path) -> pd.DataFrame:
-    """Return a row for each trained method and floor control of a group.
+    """Return a row for each trained method and floor control of a group, but for references.
 
     `difference` is the method's mean less the control's, in the unit of the number, with its 95 %
     interval; `p` is two-sided, and `p_holm` is corrected for all tests of the group. At most the
@@ -101,8 +101,8 @@ def comparisons(table: pd.DataFrame, results: Path) -> pd.DataFrame:
         results: the results folder, whose cells have the outcomes.
     """
     rows: list[dict[str, Any]] = []
-    done = table[table["status"] == "done"]
-    for key, group in done.groupby(GROUP, sort=False):
+    judged = table[(table["status"] == "done") & ~table["reference"]]
+    for key, group in judged.groupby(GROUP, sort=False):
         roles = dict(iter(group.groupby("role")))
         if not {"method", "floor"} <= set(roles):
             continue

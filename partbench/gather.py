@@ -41,6 +41,7 @@ COLUMNS: dict[str, Any] = {
     "better": str,
     "n": int,
     "note": str,
+    "reference": bool,
     "status": str,
     "reason": str,
     "role": str,
@@ -226,12 +227,13 @@ def summarize(table: pd.DataFrame, results: Path) -> pd.DataFrame:
                 "reduced": first["reduced"],
                 "subset": bool(group["subset"].any()),
                 "note": first["note"],
+                "reference": first["reference"],
             }
         )
     columns = [
         *keys,
         *("role", "random", "mean", "low", "high", "sd_seeds", "seeds", "values", "n"),
-        *("unit", "better", "reduced", "subset", "note"),
+        *("unit", "better", "reduced", "subset", "note", "reference"),
     ]
     return pd.DataFrame(rows, columns=columns)
 

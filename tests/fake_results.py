@@ -64,8 +64,9 @@ PARTS = {
 }
 """Methods with parts, and the share of pixels whose part is that of their label. BiGAN has six
 parts and a foreground of its own, the others have four and are told the foreground."""
-COMMON = ("role", "random", "n", "unit", "better", "reduced", "subset", "note")
+COMMON = ("role", "random", "n", "unit", "better", "reduced", "subset", "note", "reference")
 """Columns that all seeds of a number share."""
+REFERENCES = ("oracle_", "constant_", "mean_shape")
 TERMS = ("loss", "reconstruction", "kl_occurrence")
 
 
@@ -155,6 +156,7 @@ def _row(
         "better": "higher",
         "n": 1000,
         "note": "",
+        "reference": values.get("metric", "").startswith(REFERENCES),
         "status": "done",
         "reason": "",
         "role": fake.role,
@@ -225,6 +227,7 @@ def _landmarks(folder: Path, fake: Fake, seed: int) -> list[dict[str, Any]]:
         *([("implicit_intercept", PLAIN, 0.31, unit)] if fake.method == "vae" else []),
         ("mean_shape", PLAIN, 9.5, unit),
         ("equivariance", PLAIN, level / 3, "% of window side"),
+        ("equivariance_over_staying", PLAIN, 8 * level, "% of staying put"),
     ]
     thresholds = np.linspace(0, 15, 31)
     curves: dict[str, Any] = {"cumulative errors": {}, "few-shot": {}}

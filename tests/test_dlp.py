@@ -496,6 +496,17 @@ def test_the_background_particle_is_a_constant_and_last() -> None:
     torch.testing.assert_close(found.logvar[:, -1], torch.full((3, 2), math.log(0.01)))
 
 
+def test_keypoints_come_with_their_appearances_and_these_log_variances() -> None:
+    method, images = build().eval(), torch.rand(3, 3, 32, 32)
+    particles, _ = method.particles(images)
+    found = method.keypoints(images).appearance
+    assert found is not None
+    d = method.settings.features
+    assert found.shape == (3, 5, 2 * d)
+    torch.testing.assert_close(found[..., :d], particles.appearance)
+    torch.testing.assert_close(found[..., d:], particles.appearance_logvar)
+
+
 def test_moving_a_particle_moves_its_own_map_alone() -> None:
     method = build().eval()
     images = torch.rand(2, 3, 32, 32)

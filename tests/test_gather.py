@@ -429,6 +429,18 @@ def test_summary_of_one_seed(tmp_path: Path) -> None:
     assert np.isnan(row["low"])
 
 
+def test_a_reference_is_told_from_a_method_s_number(results: Path) -> None:
+    for seed in OUTCOMES:
+        path = results / "cells" / run_key(seed) / "toy" / "linear.json"
+        record = read_record(path)
+        [number] = record["metrics"]
+        constant = number | {"metric": "oracle", "reference": True}
+        write_record(path, record | {"metrics": [number, constant]})
+    for table in tables(results):
+        told = table[table["metric"] != ""][["metric", "reference"]].itertuples(False, None)
+        assert set(told) == {("top1", False), ("oracle", True)}
+
+
 def test_settings_of_a_metric_are_summed_up_apart(results: Path) -> None:
     for seed in range(3):
         path = write_cell(results, run_key(seed), OUTCOMES[seed], "classify", "more")
@@ -598,6 +610,7 @@ def test_the_tests_of_a_group_share_a_correction(tmp_path: Path) -> None:
             {
                 **dict.fromkeys(("train", "eval", "probe"), "toy"),
                 **{"metric": metric, "method": method, "role": role, "seed": seed},
+                "reference": False,
                 **{"setting": "", "variant": "paper", "status": "done", "random": True},
                 **{"samples": "", "path": "", "scale": 1.0},
                 "value": level + 0.2 * draw.normal(),

@@ -303,7 +303,8 @@ def test_the_numbers_behind_landmarks(results: Path) -> None:
     assert np.isnan(patchvae["implicit_intercept"])
     assert (patchvae["k"], patchvae["role"]) == (11, "method")
     summary = pd.read_parquet(results / "summary.parquet").query("method == 'vae'")
-    for metric, setting in (("equivariance", ""), ("failure_rate", "intercept")):
+    names = ("equivariance", "equivariance_over_staying")
+    for metric, setting in (*((name, "") for name in names), ("failure_rate", "intercept")):
         row = summary[(summary["metric"] == metric) & (summary["setting"] == setting)]
         assert vae[metric] == pytest.approx(row["mean"].item())
     areas = [
@@ -347,7 +348,7 @@ def test_keypoints_curves_and_faces_are_shown(results: Path, page: str) -> None:
         assert worst == sorted(worst, reverse=True)
     assert '<a href="#keypoints">' in page
     values = re.findall(r'data-value="([^"]*)"', section(page, "keypoints"))
-    assert len(values) == 4 * 5
+    assert len(values) == 4 * 6
     assert values.count("nan") == 3  # three methods have no implicit intercept
     assert "nan" not in words(section(page, "keypoints")).lower().split()
 
@@ -864,6 +865,22 @@ def test_statements_without_a_floor() -> None:
     [alone] = statements(pd.DataFrame([row]), pd.DataFrame([against("raw_pixels")]))
     assert alone.state == "unknown"
     assert "No floor control" in alone.method
+
+
+def test_nobody_is_held_against_a_constant_of_the_data(tmp_path: Path) -> None:
+    results = read(make(tmp_path))
+    panels = panel_views(results, palette(results), {})
+    groups = [group for panel in panels for group in (*panel["first"], *panel["more"])]
+    judged = {group["metric"]: bool(group["statements"]) for group in groups}
+    constants = {"mean_shape", "constant_landmark_error"}
+    constants |= {metric for metric in judged if metric.startswith("oracle_")}
+    assert len(constants) == 5
+    assert {metric for metric, is_judged in judged.items() if not is_judged} == constants
+    gains: dict[str, list[float]] = {metric: [] for metric in judged}
+    for group in groups:
+        gains[group["metric"]] += [r["gain"] for r in group["rows"] if r["role"] == "method"]
+    assert all(np.isnan(gains[metric]).all() for metric in constants)
+    assert np.isfinite(gains["fg_nmi"]).any()
 
 
 def test_an_untrained_method_is_a_floor_and_keeps_its_name_and_colour(tmp_path: Path) -> None:

@@ -114,7 +114,9 @@ def group_view(
     group = ordered(group)
     one = group.iloc[0]
     unit, better = one["unit"], one["better"]
-    floor = best_floor(group)
+    # A constant of the data is nobody's merit: it is shown, and nobody is held against it.
+    reference = bool(one["reference"])
+    floor = float("nan") if reference else best_floor(group)
     key = text.address(*(one[column] for column in GROUP))
     setting = titles.get(one["setting"], one["setting"])
     title = one["metric"] + (f", {setting}" if setting else "")
@@ -143,7 +145,7 @@ def group_view(
         "metric": one["metric"],
         "setting": one["setting"],
         "chart": figures.intervals(bars, label, f"{title}. {spoken}"),
-        "statements": statements(group, comparisons),
+        "statements": [] if reference else statements(group, comparisons),
         "rows": rows,
     }
 

@@ -68,6 +68,7 @@ SUMMARY = [
     "reduced",
     "subset",
     "note",
+    "reference",
 ]
 RUN = ["method", "variant", "train", "seed"]
 
@@ -267,7 +268,7 @@ def _table(path: Path, columns: list[str]) -> pd.DataFrame:
     numeric = {"value", "n", "seconds", "peak_memory_mb", "mean", "low", "high", "sd_seeds"}
     numeric |= {name for name, kind in comparisons.COLUMNS.items() if kind is not str}
     for column in columns:
-        if column in ("reduced", "subset", "dirty"):
+        if column in ("reduced", "subset", "dirty", "reference"):
             table[column] = table[column].fillna(False).astype(bool)
         elif column == "random":  # unless it is known that the seed changes nothing
             table[column] = table[column].fillna(True).astype(bool)
