@@ -13,7 +13,7 @@ the only one ever published. None of the code is used here.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -28,6 +28,7 @@ from partbench.nn.consistency import squared_norms, sums
 from partbench.nn.deeplab import (
     CAFFE_MEANS,
     DeepLabSettings,
+    Normalization,
     authors,
     decay,
     first_weights,
@@ -73,8 +74,8 @@ class SCOPSSettings(DeepLabSettings, WarpSettings, ReleasedSettings):
     basis_learning_rate: float = Field(
         0.01, gt=0, description="SGD, constant learning rate of the basis"
     )
-    normalize: Literal["caffe", "caffe_rgb", "imagenet", "half"] = Field(
-        "caffe_rgb", description="mean and SD that normalise the images, see unsup_parts"
+    normalize: Normalization = Field(  # type: ignore[assignment]  # wider, as in DeepLabSettings
+        "caffe_rgb", description="mean and SD that normalise the images, see DeepLabSettings"
     )
     epochs: int = Field(100, ge=0, description="100,000 steps")
 

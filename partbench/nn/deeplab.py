@@ -25,13 +25,14 @@ from partbench.settings import Settings
 _BLUE, _GREEN, _RED = 104.00698793, 116.66876762, 122.67891434
 CAFFE_MEANS = {"caffe": (_BLUE, _GREEN, _RED), "caffe_rgb": (_RED, _GREEN, _BLUE)}
 """Setting `normalize` -> what is subtracted from red, green and blue, on a scale of 0 to 255."""
+Normalization = Literal["caffe", "caffe_rgb", "imagenet", "half"]
 RESNET50 = "weights/resnet50-0676ba61.pth"
 SMALLEST = 32
 """Smallest side of an image, pixels."""
 
 
 class DeepLabSettings(Settings):
-    """The trunk, the head, and how SGD trains them; the defaults are those of SCOPS."""
+    """The trunk, the head, and how SGD trains them; the defaults are those of both papers' code."""
 
     backbone: Literal["resnet50", "resnet18", "mobilenet"] = Field(
         "resnet50",
@@ -49,7 +50,7 @@ class DeepLabSettings(Settings):
         "torchvision's, as the papers' Caffe file is no longer available); none; or a file below "
         "the data root with torchvision's names, such as SwAV's, DINO's or MoCo's",
     )
-    normalize: Literal["caffe", "caffe_rgb", "imagenet", "half"] = Field(
+    normalize: Normalization = Field(
         "caffe",
         description="mean and SD that normalise the images; caffe: subtract the means of blue, "
         "green and red from red, green and blue, on a scale of 0 to 255, as the authors of "
