@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from benchmarks import common, plain_dlp
 from partbench.data.batch import Batch
 from partbench.method import DataInfo, resolve
-from partbench.methods.dlp import DLP, PERCEPTUAL_LAYERS, WEAK
+from partbench.methods.dlp import DLP, WEAK
 from partbench.model import precision_of
 from partbench.nn import particles, perceptual
 from partbench.nn.particle_types import Noise
@@ -45,7 +45,7 @@ def celeba(size: int, batch: int, device: str) -> tuple[DLP, Tensor]:
     """Return a new model, with a random VGG16, and new images float32 [batch, 3, size, size]."""
     torch.manual_seed(0)
     method = DLP(resolve(DLP, f"k{K}", {}, ""), DataInfo(size, 0)).to(device)
-    network = perceptual.vgg("vgg16")[: PERCEPTUAL_LAYERS["vgg16"][-1] + 1].to(device)
+    network = perceptual.vgg("vgg16")[: perceptual.DLP_LAYERS["vgg16"][-1] + 1].to(device)
     method.perceptual.network = network.requires_grad_(False).eval()
     return method, torch.rand(batch, size, size, 3).permute(0, 3, 1, 2)
 

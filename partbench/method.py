@@ -2,10 +2,10 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -14,10 +14,13 @@ from partbench.coordinates import Frame, RegressionOrigins, of_borders
 from partbench.data.batch import Batch, LearnsFrom
 from partbench.errors import BadInput
 from partbench.nn.normalization import HALF_MEAN_STD, IMAGENET_MEAN_STD
+from partbench.nn.released import Authors, Release
 from partbench.settings import Settings, nearest
 
 Role = Literal["method", "floor", "ceiling"]
 Reads = Literal["images", "clips"]
+RELEASED = "released"
+"""The variant that measures the authors' weights."""
 
 
 class MethodSettings(Settings):
@@ -37,6 +40,26 @@ class MethodSettings(Settings):
         "imagenet", description="mean and SD taken off the images: ImageNet's, or 0.5 and 0.5"
     )
     flip: bool = Field(False, description="mirror half of the training images")
+
+
+class ReleasedSettings(MethodSettings):
+    """Settings of a method whose authors released weights."""
+
+    released: str | None = Field(
+        None,
+        min_length=1,
+        description="weights of the authors that are measured without training, a name of "
+        "`partbench data list`; the variant `released` sets it",
+    )
+
+    @model_validator(mode="after")
+    def _measure_only(self) -> Self:
+        if self.released is not None and self.epochs:
+            raise ValueError(
+                f"`released` weights are measured, not trained on; set `epochs` to 0, not to "
+                f"{self.epochs}"
+            )
+        return self
 
 
 class StepFreeSettings(MethodSettings):
@@ -76,6 +99,9 @@ class Method(nn.Module, ABC):
     changes nothing."""
     REDUCED: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     """Named settings for small machines: numbers from these are never comparable."""
+    RELEASED: ClassVar[Mapping[str, Release]] = {}
+    """Variant -> the weights of it that the authors released, which `a+released` measures. The
+    settings must be `ReleasedSettings`, and `authors` say how the file holds the weights."""
     role: ClassVar[Role] = "method"
     """How its numbers relate to others; see `role_of`."""
     learns_from: ClassVar[LearnsFrom] = "images"
@@ -115,6 +141,10 @@ class Method(nn.Module, ABC):
     def weights(cls, settings: Any) -> tuple[str, ...]:
         """Return the trained networks that it needs, names of `partbench data list`."""
         return ()
+
+    def authors(self) -> Authors:
+        """Return how the authors' file holds the method's state; asked of `RELEASED` alone."""
+        raise NotImplementedError(f"{type(self).__name__} names no released weights")
 
     def optimizers(self) -> dict[str, Optimizer]:
         """Return the optimiser of each phase; a method that does not train has none."""
@@ -165,23 +195,77 @@ def name_of(cls: type[Method]) -> str:
 def resolve(cls: type[Method], variant: str, overrides: Mapping[str, Any], where: str) -> Any:
     """Return the settings of `variant` of a method, with a configuration's overrides on top.
 
+    `released` in a variant stands for the authors' weights of the rest of it, without training.
+
     Raises:
-        BadInput: a variant or a key does not exist.
+        BadInput: a variant or a key does not exist, or the authors released no weights of it.
     """
     variants = {"paper": {}, **cls.VARIANTS, **cls.REDUCED}
+    known = {*variants, RELEASED} if cls.RELEASED else {*variants}
     values: dict[str, Any] = {}
     for name in variant.split("+"):
-        if name not in variants:
+        if name not in known:
             raise BadInput(
-                f"{where}: {name_of(cls)} has no variant '{name}'; {nearest(name, variants)}"
+                f"{where}: {name_of(cls)} has no variant '{name}'; {nearest(name, known)}"
             )
-        values |= variants[name]
+        values |= variants.get(name, {})
+    if RELEASED in variant.split("+") and cls.RELEASED:
+        release = _release_for(cls, variant, where)
+        values |= {**release.measured, "epochs": 0, "released": release.name}
     return cls.Settings.parse(values | dict(overrides), where)
+
+
+def _release_for(cls: type[Method], variant: str, where: str) -> Release:
+    """Return the authors' weights of what `released` stands beside; alone, of the defaults."""
+    names = [name for name in variant.split("+") if name not in (RELEASED, "paper")]
+    if not names:
+        default = resolve(cls, "paper", {}, where)
+        names = [n for n in cls.RELEASED if n == "paper" or resolve(cls, n, {}, where) == default]
+    if len(names) != 1 or names[0] not in cls.RELEASED:
+        raise BadInput(
+            f"{where}: the authors of {name_of(cls)} released no weights for '{variant}', only for "
+            f"{', '.join(cls.RELEASED)}; leave out `{RELEASED}`, or name one of these beside it "
+            "alone"
+        )
+    return cls.RELEASED[names[0]]
+
+
+def is_released(settings: Any) -> bool:
+    """Whether a run measures weights that the authors released."""
+    return isinstance(settings, ReleasedSettings) and settings.released is not None
+
+
+def release_of(cls: type[Method], settings: Any) -> Release:
+    """Return the weights that settings for which `is_released` holds name.
+
+    Raises:
+        BadInput: the method's authors released no such weights.
+    """
+    by_name = {release.name: release for release in cls.RELEASED.values()}
+    if settings.released not in by_name:
+        raise BadInput(
+            f"the authors of {name_of(cls)} released no weights '{settings.released}'; "
+            f"{nearest(settings.released, by_name)}"
+        )
+    return by_name[settings.released]
+
+
+def needed_weights(cls: type[Method], settings: Any) -> tuple[str, ...]:
+    """Return the trained networks that a run reads, names of `partbench data list`."""
+    if is_released(settings):
+        return (release_of(cls, settings).name,)
+    return () if is_untrained(cls, settings) else cls.weights(settings)
+
+
+def is_random(cls: type[Method], settings: Any) -> bool:
+    """Whether another seed may give another number; it cannot for weights that were released."""
+    return not is_released(settings)
 
 
 def is_untrained(cls: type[Method], settings: Any) -> bool:
     """Whether the steps of a method that has some were left out."""
-    return settings.epochs == 0 and not issubclass(cls, StepFreeMethod)
+    free = issubclass(cls, StepFreeMethod) or is_released(settings)
+    return settings.epochs == 0 and not free
 
 
 def role_of(cls: type[Method], settings: Any) -> Role:

@@ -32,6 +32,7 @@ def add_stages(commands: Any) -> None:
 
     fetch_weights = stage("fetch-weights", _fetch_weights, "Stage: get a trained network.")
     fetch_weights.add_argument("--name", required=True)
+    fetch_weights.add_argument("--files", default="", help="digest of the files placed by hand")
     fetch_weights.add_argument("--out", type=Path, required=True)
 
     prepare = stage("prepare", _prepare, "Stage: decode a data set into arrays.")
@@ -105,14 +106,11 @@ def _fetch(args: argparse.Namespace) -> None:
 
 
 def _fetch_weights(args: argparse.Namespace) -> None:
-    from partbench.data import fetch
-    from partbench.data.archives import archives
+    from partbench.data import catalogue
     from partbench.files import data_root
     from partbench.integrity import write_record
 
-    files = archives(args.name)
-    fetch.fetch(files, data_root())
-    write_record(args.out, {file.name: fetch.state(file, data_root()) for file in files})
+    write_record(args.out, catalogue.provide_weights(args.name, data_root(), args.files))
 
 
 def _prepare(args: argparse.Namespace) -> None:

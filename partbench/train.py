@@ -37,6 +37,7 @@ from partbench.model import FORMAT, device_of, precision_of, save_model
 from partbench.outputs.capability import check_outputs
 from partbench.progress import Progress
 from partbench.provenance import provenance
+from partbench.released import load_released
 from partbench.run import Run, Runtime
 
 LOG_POINTS = 200  # lines in log.jsonl over a whole run
@@ -129,6 +130,7 @@ class _Training:
         self.step, self.seconds = 0, 0.0
         self.window: dict[str, tuple[Tensor, int]] = {}
         self.lines: list[str] = []
+        self.released: dict[str, Any] = {}
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -147,7 +149,10 @@ class _Training:
         model, *optimizers = wrapped if isinstance(wrapped, tuple) else (wrapped,)
         updates = dict(zip(self.optimizers, optimizers, strict=True))
         if not self._resume():
-            self.method.fit(self.loader.ordered)
+            if methods.is_released(self.settings):
+                self.released = load_released(self.method)
+            else:
+                self.method.fit(self.loader.ordered)
             check_outputs(self.method, next(self.loader.ordered()).images[:2])
         every = max(self.schedule.steps // LOG_POINTS, 1)
         began = time.monotonic() - self.seconds
@@ -338,6 +343,7 @@ class _Training:
                 "images_per_second": round(images / self.seconds, 1) if images else None,
                 "peak_memory_mb": round(peak / 2**20, 1),
                 "final": {k: v for k, v in last.items() if "/" in k},
+                "released": self.released,
                 "log": sha256(self.out / "log.jsonl"),
                 "provenance": provenance(device, self.code),
             },

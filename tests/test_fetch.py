@@ -781,7 +781,8 @@ def test_the_table_is_sound() -> None:
             assert file.urls or file.source
             assert len(file.md5) in (0, 32)
             assert len(file.sha256) in (0, 8, 64)
-            assert set(file.sha256 + file.md5) <= set("0123456789abcdef")
+            assert len(file.git_blob) in (0, 40)
+            assert set(file.sha256 + file.md5 + file.git_blob) <= set("0123456789abcdef")
             assert file.packed or list(file.gives) == [""]
             for place in file.gives.values():
                 assert not Path(place).is_absolute()

@@ -33,6 +33,9 @@ class Archive:
     """The checksum in hex, or its first digits, as in the names of PyTorch's weight files."""
     md5: str = ""
     """The checksum in hex, used if no sha256 is known."""
+    git_blob: str = ""
+    """Git's name for the content in hex, used likewise: sha1 of "blob ", the size in digits, a zero
+    byte and the content. The tree of a repository has it even of files that are not at hand."""
     same_as: tuple[str, ...] = ()
     """Names of other official archives of the same content, which a person may place instead. No
     checksum of them is published."""
@@ -45,6 +48,11 @@ class Archive:
     def packed(self) -> bool:
         """Whether the file must be unpacked."""
         return self.name.endswith(ARCHIVE_SUFFIXES)
+
+    @property
+    def has_checksum(self) -> bool:
+        """Whether a checksum says which content is the official one."""
+        return bool(self.sha256 or self.md5 or self.git_blob)
 
     def ready(self, root: Path) -> bool:
         """Whether everything that it gives is present, no matter who unpacked it."""
@@ -104,6 +112,9 @@ _CELEBA_LANDMARKS = Archive(
     md5="cc24ecafdb5b50baae59b03474781f8c",
     source=_CELEBA_PAGE,
 )
+_UNSUP_PARTS = "https://www.robots.ox.ac.uk/~vgg/research/unsup-parts/files/checkpoints"
+_DLP = "github.com/taldatech/deep-latent-particles-pytorch"
+_SCOPS_COMMIT = "05da7e4690bd9e1edabc93ecb9c44207ea20a76b"
 _COCO = "http://images.cocodataset.org"
 
 ARCHIVES: dict[str, tuple[Archive, ...]] = {
@@ -293,6 +304,62 @@ ARCHIVES: dict[str, tuple[Archive, ...]] = {
             source="github.com/mseitzer/pytorch-fid",
         ),
     ),
+    # Weights that authors released. Of PatchVAE there are none.
+    "unsup_parts_cub": (
+        Archive(
+            name="unsup_parts_cub_model_60000.pth",
+            gives={"": "weights/unsup_parts/cub_model_60000.pth"},
+            urls=(f"{_UNSUP_PARTS}/CUB/model_60000.pth",),
+            source="github.com/subhc/unsup-parts (its CUB model_60000.pth, 181 MB, renamed)",
+        ),
+    ),
+    "unsup_parts_deepfashion": (
+        Archive(
+            name="unsup_parts_deepfashion_model_100000.pth",
+            gives={"": "weights/unsup_parts/deepfashion_model_100000.pth"},
+            urls=(f"{_UNSUP_PARTS}/DeepFashion/model_100000.pth",),
+            source="github.com/subhc/unsup-parts (its DeepFashion model_100000.pth, 181 MB, "
+            "renamed)",
+        ),
+    ),
+    "scops_cub": (
+        Archive(
+            name="scops_cub_model_60000.pth",
+            gives={"": "weights/scops/cub_model_60000.pth"},
+            urls=(
+                f"https://raw.githubusercontent.com/NVlabs/SCOPS/{_SCOPS_COMMIT}/umr/"
+                "model_60000.pth",
+            ),
+            git_blob="707240698fa34f5f36819dccdcfb16133e8509a5",
+            source="github.com/NVlabs/SCOPS (its umr/model_60000.pth, renamed)",
+        ),
+    ),
+    "scops_celeba": (
+        Archive(
+            name="snapshots_CelebA.tar.gz",
+            gives={
+                "snapshots_CelebA/SCOPS_K8/model_100000.pth": (
+                    "weights/scops/celeba_k8_model_100000.pth"
+                )
+            },
+            source="the authors of github.com/NVlabs/SCOPS (the address in its download_CelebA.sh "
+            "no longer answers)",
+        ),
+    ),
+    **{
+        f"dlp_{data}": (
+            Archive(
+                name=f"dlp_{data}_gauss_pointnetpp{suffix}.pth",
+                gives={"": f"weights/dlp/dlp_{data}_gauss_pointnetpp{suffix}.pth"},
+                source=f"mega.nz/file/{key} (linked in {_DLP})",
+            ),
+        )
+        for data, suffix, key in (
+            ("celeba", "_feat", "ZAkiDSIQ#ndtlzAPwG42TEGZmuADAzR1Wo0AZx2k__qyWUfcOkQc"),
+            ("traffic", "", "9cN0HAYQ#K9AvKsWemA5hvk9WleleautIdQu2Euezf8UOI7aKUtE"),
+            ("clevrer", "", "VINjRZCL#rJ25UPXlYJUxWPaP7gDEbxjVZaayey5JB6x9P5Z__CU"),
+        )
+    },
 }
 
 

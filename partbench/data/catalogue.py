@@ -1,7 +1,7 @@
 """List the data sets, check which of their files are present, and draw samples of them."""
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -66,8 +66,41 @@ def provide(name: str, reader: Reader, asked: str = "") -> dict[str, Any]:
     return states | ({BY_HAND: recorded} if recorded else {})
 
 
+def provide_weights(name: str, root: Path, asked: str = "") -> dict[str, Any]:
+    """Fetch the files of a trained network; return file -> state, and a record as `provide` does.
+
+    The record is of files that a person places or no published checksum covers.
+
+    Args:
+        name: the network, a name of `listing`.
+        root: the data root.
+        asked: see `placed.record`.
+
+    Raises:
+        BadInput: see `fetch.fetch`; or a file that a person put in place is not the official one.
+    """
+    files = archives(name)
+    fetch.fetch(files, root)
+    for file in files:
+        fetch.verify(file, root)
+    recorded = placed.record_of(placed.look_at_weights(files, root), asked)
+    states: dict[str, Any] = {file.name: fetch.state(file, root) for file in files}
+    return states | ({BY_HAND: recorded} if recorded else {})
+
+
+def digest_of_weights(name: str, root: Path, recorded: Mapping[str, str]) -> str:
+    """Return a text that differs from that of the last `provide_weights` if its files do.
+
+    Args:
+        name: the network.
+        root: the data root.
+        recorded: the last record; empty if there is none.
+    """
+    return placed.digest_of(placed.look_at_weights(archives(name), root), recorded)
+
+
 def recorded_files(path: Path) -> dict[str, str]:
-    """Return the record in a file that `provide` made; empty if there is none."""
+    """Return the record in a file that `provide` or `provide_weights` made; empty if none."""
     try:
         return dict(read_record(path).get(BY_HAND, {}))
     except (BadInput, AttributeError):

@@ -91,6 +91,22 @@ def fetch(files: Sequence[Archive], root: Path, extra_bytes: int = 0) -> None:
         raise BadInput("\n".join(faults))
 
 
+def verify(file: Archive, root: Path) -> None:
+    """Check the checksum of a file that a person may have put where it is read.
+
+    Raises:
+        BadInput: the file is not the official one.
+    """
+    if file.packed:
+        return  # the checksum is the archive's
+    (place,) = file.gives.values()
+    if fault := _fault(file, root / place):
+        raise BadInput(
+            f"{root / place}: {fault}, so it is not the official file; delete it, then run the "
+            f"command again or {by_hand(file, root)}"
+        )
+
+
 def state(file: Archive, root: Path) -> str:
     """Return the state of a file in words: "ready" if all that it gives is present."""
     if file.ready(root):
@@ -110,6 +126,8 @@ def by_hand(file: Archive, root: Path) -> str:
         if file.sha256
         else f"md5 {file.md5}"
         if file.md5
+        else f"`git hash-object` gives {file.git_blob}"
+        if file.git_blob
         else "no checksum is published"
     )
     size = f", {file.size:,} bytes" if file.size else ""
@@ -299,7 +317,7 @@ def _transfer(url: str, file: Archive, root: Path, counter: _Counter) -> None:
         version = answer.headers.get("ETag", "")
         # A checksum shows at the end whether two halves are of one version. Without one, the tag
         # does.
-        if not start and not (file.sha256 or file.md5) and version and version[:2] != "W/":
+        if not start and not file.has_checksum and version and version[:2] != "W/":
             tag.write_text(version)
         received = start
         with explained(part), part.open("ab" if start else "wb") as out:
@@ -345,10 +363,10 @@ def _fault(file: Archive, path: Path) -> str:
     size = path.stat().st_size
     if file.size and size != file.size:
         return f"it has {size:,} bytes, but the official file has {file.size:,}"
-    kind, checksum = ("sha256", file.sha256) if file.sha256 else ("md5", file.md5)
+    kinds = {"sha256": file.sha256, "md5": file.md5, "git blob": file.git_blob}
+    kind, checksum = next(((k, c) for k, c in kinds.items() if c), ("", ""))
     if checksum:
-        with path.open("rb") as content:
-            digest = hashlib.file_digest(content, kind).hexdigest()
+        digest = _digest(path, kind)
         if not digest.startswith(checksum):
             return f"its {kind} is {digest}, but that of the official file is {checksum}"
     if not checksum and not file.size:
@@ -356,6 +374,17 @@ def _fault(file: Archive, path: Path) -> str:
             if content.read(512).lstrip().lower().startswith((b"<!doctype html", b"<html")):
                 return "it is a web page"
     return ""
+
+
+def _digest(path: Path, kind: str) -> str:
+    """Return a checksum of a file in hex; `kind` is "sha256", "md5" or "git blob"."""
+    with path.open("rb") as content:
+        if kind != "git blob":
+            return hashlib.file_digest(content, kind).hexdigest()
+        digest = hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False)
+        while block := content.read(1 << 20):
+            digest.update(block)
+        return digest.hexdigest()
 
 
 def _marker(path: Path) -> Path:

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from partbench.data.archives import files_read
+from partbench.data.archives import Archive, files_read
 from partbench.data.reader import Reader
 from partbench.files import is_folder
 
@@ -46,7 +46,18 @@ class Listing(NamedTuple):
 
 def look(reader: Reader) -> Listing:
     """Return what the files that a person places for a reader look like; nothing is read."""
-    root, places = str(reader.root), _places(reader)
+    return look_at(reader.root, _places(reader))
+
+
+def look_at_weights(files: Sequence[Archive], root: Path) -> Listing:
+    """Return what files of weights look like that a person places or no checksum covers."""
+    open_to_change = (file for file in files if not (file.urls and file.has_checksum))
+    return look_at(root, [root / place for file in open_to_change for place in file.gives.values()])
+
+
+def look_at(folder: Path, places: Sequence[Path]) -> Listing:
+    """Return what files and folders below a data root look like; nothing is read."""
+    root = str(folder)
     if not any(place.exists() for place in places):
         return Listing(ABSENT if places else "", "", (), root)
     names, sizes, times = hashlib.sha256(), hashlib.sha256(), hashlib.sha256()
@@ -81,7 +92,11 @@ def record(reader: Reader, asked: str = "") -> dict[str, str]:
         reader: the data set.
         asked: the digest with which its files were asked for; default: that of the files now.
     """
-    now = look(reader)
+    return record_of(look(reader), asked)
+
+
+def record_of(now: Listing, asked: str = "") -> dict[str, str]:
+    """Return the `record` of files that were looked at; empty if there is nothing to place."""
     if not now.times:
         return {}
     return {
@@ -108,7 +123,11 @@ def digest(reader: Reader, recorded: Mapping[str, str]) -> str:
         reader: the data set.
         recorded: its last record; empty if there is none.
     """
-    now = look(reader)
+    return digest_of(look(reader), recorded)
+
+
+def digest_of(now: Listing, recorded: Mapping[str, str]) -> str:
+    """Return the `digest` of files that were looked at."""
     return recorded["asked"] if recorded and is_same(now, recorded) else now.times
 
 

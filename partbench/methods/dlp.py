@@ -21,7 +21,7 @@ from torch.optim import Adam, Optimizer
 
 from partbench.coordinates import Frame, RegressionOrigins, of_cells, window_of
 from partbench.data.batch import Batch
-from partbench.method import DataInfo, Method, MethodSettings
+from partbench.method import DataInfo, Method, ReleasedSettings
 from partbench.nn.elbo import kl_from_logvar
 from partbench.nn.keypoints import gaussian_maps
 from partbench.nn.particle_types import Decoded, Noise, Particles, ParticleSettings, check_sizes
@@ -39,23 +39,17 @@ from partbench.nn.particles import (
     proposals,
     to_patches,
 )
-from partbench.nn.perceptual import Name, Perceptual, fetched, squared_distance
+from partbench.nn.perceptual import DLP_LAYERS, Name, Perceptual, fetched, squared_distance
 from partbench.nn.precision import exact
+from partbench.nn.released import Authors
+from partbench.nn.released_dlp import WEIGHTS, authors
 from partbench.nn.tps import STRONG, ThinPlateSpline, warp
 from partbench.outputs.keypoints import Keypoints
 
 WEAK = STRONG.times(0.1)
-PERCEPTUAL_LAYERS = {
-    "pixels": (),
-    # The ReLUs after conv1_2, conv2_2, conv3_2 and conv4_3, and the last pooling.
-    "vgg16": (3, 8, 13, 22, 30),
-    "vgg19": (3, 8, 13, 24, 36),
-    "mobilenet": (1, 3, 5, 11, 13),
-}
-"""Activations that the reconstruction loss compares."""
 
 
-class DLPSettings(ParticleSettings, MethodSettings):
+class DLPSettings(ParticleSettings, ReleasedSettings):
     """The settings for CelebA, the masked model; the other data sets' are variants."""
 
     epochs: int = Field(100, ge=0, description="epochs, as `images_per_epoch` defines one")
@@ -174,6 +168,7 @@ class DLP(Method):
             "milestones": (5, 8),
         },
     }
+    RELEASED = WEIGHTS
     paper = "dlp"
     protocol = RegressionOrigins(points="centred", landmarks="corner")
 
@@ -215,11 +210,15 @@ class DLP(Method):
         self.warper = ThinPlateSpline(data.size) if s.warps else None
         # The paper does not normalise images for VGG.
         normalize = s.perceptual == "mobilenet"
-        self.perceptual = Perceptual(s.perceptual, PERCEPTUAL_LAYERS[s.perceptual], normalize)
+        self.perceptual = Perceptual(s.perceptual, DLP_LAYERS[s.perceptual], normalize)
         self.register_buffer("epoch", torch.tensor(0))
 
     epoch: Tensor
     """The current epoch, a scalar; it decides the phase of the warm-up."""
+
+    def authors(self) -> Authors:
+        """Return how the authors' file holds the model."""
+        return authors(self.settings, self.side, self.cells, self.cut)
 
     # The posterior.
 

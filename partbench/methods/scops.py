@@ -22,12 +22,14 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from partbench.data.batch import Batch
-from partbench.method import DataInfo, Method, MethodSettings
+from partbench.method import DataInfo, Method, ReleasedSettings
 from partbench.nn.colour import jitter
 from partbench.nn.consistency import squared_norms, sums
 from partbench.nn.deeplab import (
-    CAFFE_MEAN,
+    CAFFE_MEANS,
     DeepLabSettings,
+    Normalization,
+    authors,
     decay,
     first_weights,
     read_first_weights,
@@ -37,6 +39,7 @@ from partbench.nn.deeplab import (
 from partbench.nn.descriptors import CHANNELS, LAYERS
 from partbench.nn.perceptual import Features, Perceptual, fetched
 from partbench.nn.precision import exact
+from partbench.nn.released import Authors, Release
 from partbench.nn.tps import ThinPlateSpline, warp
 from partbench.nn.warps import WarpSettings, draw_bent
 from partbench.outputs.part_maps import PartMaps
@@ -45,7 +48,7 @@ BACKGROUND = 0.1
 """A pixel is foreground if a part's share of it, relative to its largest, exceeds this."""
 
 
-class SCOPSSettings(DeepLabSettings, WarpSettings, MethodSettings):
+class SCOPSSettings(DeepLabSettings, WarpSettings, ReleasedSettings):
     """The settings for CelebA at 256 px; `clip` and `weight_decay` apply to the basis too."""
 
     k: int = Field(8, ge=1, description="K, number of parts besides the background")
@@ -86,6 +89,9 @@ class SCOPSSettings(DeepLabSettings, WarpSettings, MethodSettings):
         "relative",
         description="rule of parts and foreground. relative: shares over their largest against "
         "0.1 (DeepFashion); argmax: the strongest of the K + 1 logits (CUB)",
+    )
+    normalize: Normalization = Field(  # type: ignore[assignment]  # wider, as in DeepLabSettings
+        "caffe_rgb", description="mean and SD that normalise the images, see DeepLabSettings"
     )
     epochs: int = Field(100, ge=0, description="100,000 steps")
 
@@ -189,8 +195,9 @@ class SCOPS(Method):
     """SCOPS with K = 8 for faces, as published; variant `k4` has K = 4, and `cub` is for birds.
 
     The authors released a model for birds with K = 4 and 60,000 steps, but no configuration.
-    Variant `cub` has CelebA's weights of the terms, and is therefore not what they trained. The
-    trunk starts from torchvision's ResNet-50, because their Caffe file is no longer available.
+    Variant `cub` has CelebA's weights of the terms, and is therefore not what they trained.
+    `cub+released` measures their model, and `released` theirs for faces. The trunk starts from
+    torchvision's ResNet-50, because their Caffe file is no longer available.
     """
 
     Settings = SCOPSSettings
@@ -227,6 +234,15 @@ class SCOPS(Method):
             "epochs": 5,
         },
     }
+    RELEASED = {
+        "paper": Release("scops_celeba", "weights/scops/celeba_k8_model_100000.pth"),
+        # Its published numbers are those of the evaluation by the authors of unsup_parts.
+        "cub": Release(
+            "scops_cub",
+            "weights/scops/cub_model_60000.pth",
+            measured={"normalize": "caffe", "align_maps": False},
+        ),
+    }
     learns_from = "mask"
     paper = "unsup_parts"
 
@@ -238,8 +254,8 @@ class SCOPS(Method):
         """
         super().__init__(settings, data)
         s = self.settings = settings
-        if s.normalize == "caffe":
-            self.mean.copy_(torch.tensor(CAFFE_MEAN).view(3, 1, 1) / 255)
+        if caffe := CAFFE_MEANS.get(s.normalize):
+            self.mean.copy_(torch.tensor(caffe).view(3, 1, 1) / 255)
             self.std.fill_(1 / 255)
         self.network: Any = segmenter(s.k + 1, data.size, s)
         self.basis = nn.Parameter(torch.randn(s.k, sum(CHANNELS[s.perceptual])).abs())
@@ -254,6 +270,10 @@ class SCOPS(Method):
     def fit(self, passes: Callable[[], Iterator[Batch]]) -> None:
         """Read the trunk's first weights."""
         read_first_weights(self.network, self.settings)
+
+    def authors(self) -> Authors:
+        """Return how the authors' file holds the segmenter; they released no basis."""
+        return authors(self.network, absent=("basis",))
 
     def draw_warps(self, n: int) -> Tensor:
         """Draw n random warps; return their weights, [n, 28, 2]."""
@@ -334,7 +354,7 @@ class SCOPS(Method):
 
     def part_maps(self, images: Tensor) -> PartMaps:
         """Return the parts and the foreground, by the rule of `inference`."""
-        return self._infer(self.segment(self.normalize(images)))
+        return self._infer(self.segment(self.normalize(images), self.settings.align_maps))
 
     def whole_part_maps(self, images: Tensor) -> PartMaps:
         """Return those of images at their own aspect, as Choudhury et al. measure them."""

@@ -21,7 +21,7 @@ from torch.optim import Optimizer
 
 from partbench.data.batch import Batch
 from partbench.errors import BadInput
-from partbench.method import DataInfo, Method, MethodSettings
+from partbench.method import DataInfo, Method, ReleasedSettings
 from partbench.nn.colour import jitter, rgb_to_lab
 from partbench.nn.consistency import (
     consistency,
@@ -33,8 +33,9 @@ from partbench.nn.consistency import (
     smallest_batch,
 )
 from partbench.nn.deeplab import (
-    CAFFE_MEAN,
+    CAFFE_MEANS,
     DeepLabSettings,
+    authors,
     decay,
     first_weights,
     read_first_weights,
@@ -43,6 +44,7 @@ from partbench.nn.deeplab import (
 )
 from partbench.nn.perceptual import Features, Perceptual, fetched
 from partbench.nn.precision import exact
+from partbench.nn.released import Authors, Release
 from partbench.nn.tps import ThinPlateSpline, warp
 from partbench.nn.vgg16 import VGG16
 from partbench.nn.warps import WarpSettings, draw_bent
@@ -63,7 +65,7 @@ LAYERS: dict[Features, tuple[int, int]] = {
 """
 
 
-class UnsupPartsSettings(DeepLabSettings, WarpSettings, MethodSettings):
+class UnsupPartsSettings(DeepLabSettings, WarpSettings, ReleasedSettings):
     """The settings for birds at 256 px."""
 
     k: int = Field(4, ge=1, description="K, number of parts of the foreground")
@@ -124,7 +126,8 @@ class UnsupParts(Method):
 
     `vgg16`, `swav` and `deepcluster` reduce the supervision step by step, as in the paper's Table
     3. The first has a perceptual VGG16 in place of VGG19, the second also SwAV's trunk, and the
-    third also DeepCluster's VGG16.
+    third also DeepCluster's VGG16. `cub+released` and `deepfashion+released` measure the segmenters
+    that the authors released.
 
     The training differs from the authors' in the following:
 
@@ -195,6 +198,16 @@ class UnsupParts(Method):
             "images_per_epoch": 1600,
         },
     }
+    RELEASED = {
+        "cub": Release(
+            "unsup_parts_cub",
+            "weights/unsup_parts/cub_model_60000.pth",
+            measured={"align_maps": False},
+        ),
+        "deepfashion": Release(
+            "unsup_parts_deepfashion", "weights/unsup_parts/deepfashion_model_100000.pth"
+        ),
+    }
     learns_from = "mask"
     paper = "unsup_parts"
 
@@ -208,8 +221,8 @@ class UnsupParts(Method):
         super().__init__(settings, data)
         s = self.settings = settings
         self._check()
-        if s.normalize == "caffe":
-            self.mean.copy_(torch.tensor(CAFFE_MEAN).view(3, 1, 1) / 255)
+        if caffe := CAFFE_MEANS.get(s.normalize):
+            self.mean.copy_(torch.tensor(caffe).view(3, 1, 1) / 255)
             self.std.fill_(1 / 255)
         self.network: Any = segmenter(s.k, data.size, s)
         layers = LAYERS[s.perceptual]
@@ -251,6 +264,10 @@ class UnsupParts(Method):
     def fit(self, passes: Callable[[], Iterator[Batch]]) -> None:
         """Read the trunk's first weights."""
         read_first_weights(self.network, self.settings)
+
+    def authors(self) -> Authors:
+        """Return how the authors' checkpoint holds the segmenter, beside the optimiser's state."""
+        return authors(self.network, within="model_state_dict")
 
     def draw_warps(self, n: int) -> Tensor:
         """Draw n random warps; return their weights, [n, 28, 2]."""
@@ -334,7 +351,7 @@ class UnsupParts(Method):
 
     def part_maps(self, images: Tensor) -> PartMaps:
         """Return the parts; the foreground is an input of the method, not an output."""
-        logits = self.segment(images)
+        logits = self.segment(images, self.settings.align_maps)
         return PartMaps(logits.softmax(1), strongest(logits))
 
     def whole_part_maps(self, images: Tensor) -> PartMaps:

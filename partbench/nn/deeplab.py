@@ -17,21 +17,22 @@ from torch.optim import SGD
 from partbench.errors import BadInput
 from partbench.files import data_root
 from partbench.nn.perceptual import load, mobilenet
+from partbench.nn.released import Authors
 from partbench.nn.resnet import resnet18_trunk
 from partbench.nn.weights import read_state
 from partbench.settings import Settings
 
-CAFFE_MEAN = (104.00698793, 116.66876762, 122.67891434)
-"""Means of blue, green and red, on a scale of 0 to 255.
-
-SCOPS's code subtracts them, in this order, from red, green and blue."""
+_BLUE, _GREEN, _RED = 104.00698793, 116.66876762, 122.67891434
+CAFFE_MEANS = {"caffe": (_BLUE, _GREEN, _RED), "caffe_rgb": (_RED, _GREEN, _BLUE)}
+"""Setting `normalize` -> what is subtracted from red, green and blue, on a scale of 0 to 255."""
+Normalization = Literal["caffe", "caffe_rgb", "imagenet", "half"]
 RESNET50 = "weights/resnet50-0676ba61.pth"
 SMALLEST = 32
 """Smallest side of an image, pixels."""
 
 
 class DeepLabSettings(Settings):
-    """The trunk, the head, and how SGD trains them; the defaults are those of SCOPS."""
+    """The trunk, the head, and how SGD trains them; the defaults are those of both papers' code."""
 
     backbone: Literal["resnet50", "resnet18", "mobilenet"] = Field(
         "resnet50",
@@ -49,10 +50,16 @@ class DeepLabSettings(Settings):
         "torchvision's, as the papers' Caffe file is no longer available); none; or a file below "
         "the data root with torchvision's names, such as SwAV's, DINO's or MoCo's",
     )
-    normalize: Literal["caffe", "imagenet", "half"] = Field(
+    normalize: Normalization = Field(
         "caffe",
         description="mean and SD that normalise the images; caffe: subtract the means of blue, "
-        "green and red from red, green and blue, on a scale of 0 to 255, as the authors do",
+        "green and red from red, green and blue, on a scale of 0 to 255, as the authors of "
+        "unsup_parts do; caffe_rgb: subtract each mean from its own colour, as those of SCOPS do",
+    )
+    align_maps: bool = Field(
+        True,
+        description="upsample the logits of part maps with the outermost cells at the image's "
+        "corners, as in training; the evaluation of birds by the authors of unsup_parts does not",
     )
     learning_rate: float = Field(1e-5, gt=0, description="SGD, learning rate of the trunk")
     head_factor: float = Field(10.0, gt=0, description="how many times faster the head learns")
@@ -255,6 +262,19 @@ def read_trunk(network: nn.Module, path: Path) -> int:
         )
     network.load_state_dict(same, strict=False)
     return len(same)
+
+
+def authors(network: nn.Module, within: str = "", absent: tuple[str, ...] = ()) -> Authors:
+    """Return how a file of the authors holds a method whose `network` is a `DeepLab50`.
+
+    Theirs has the same modules under the same names.
+
+    Args:
+        network: the network.
+        within: see `Authors`.
+        absent: see `Authors`.
+    """
+    return Authors({f"network.{name}": name for name in network.state_dict()}, within, absent)
 
 
 def sgd(network: Any, s: DeepLabSettings) -> SGD:

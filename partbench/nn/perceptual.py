@@ -33,6 +33,14 @@ CONFIGURATION = {
     "random": (16, "M", 32, "M", 64),
 }
 """Widths of VGG's 3x3 convolutions; M is max pooling (Simonyan and Zisserman, ICLR 2015)."""
+DLP_LAYERS = {
+    "pixels": (),
+    # The ReLUs after conv1_2, conv2_2, conv3_2 and conv4_3, and the last pooling.
+    "vgg16": (3, 8, 13, 22, 30),
+    "vgg19": (3, 8, 13, 24, 36),
+    "mobilenet": (1, 3, 5, 11, 13),
+}
+"""Activations that the reconstruction loss of Deep Latent Particles compares."""
 assert set(get_args(Name)) == {"pixels", *FILES}
 
 

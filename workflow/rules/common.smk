@@ -31,7 +31,7 @@ from partbench.data import catalogue, placed
 from partbench.errors import BadInput
 from partbench.files import check_places, data_root
 from partbench.forkserver import Server
-from partbench.method import Method, is_untrained
+from partbench.method import Method, needed_weights
 from partbench.outputs.capability import offered_by
 from partbench.probe import Probe
 from partbench.strict_yaml import read_mapping
@@ -78,6 +78,17 @@ def digest_of_files(name):
     return placed.digest(reader, recorded)
 
 
+def weights_files(wildcards):
+    return digest_of_weights(wildcards.weights)
+
+
+@cache
+def digest_of_weights(name):
+    """Return a digest of the files of weights that no published checksum covers."""
+    recorded = catalogue.recorded_files(Path(f"{RESULTS}/weights/{name}.files.json"))
+    return catalogue.digest_of_weights(name, data_root(), recorded)
+
+
 def names_of(predicted):
     """Return a pattern of the data sets whose foreground a run predicts, or the others."""
     return "|".join(re.escape(name) for name in CONFIG.data if bool(PREDICTED[name]) == predicted)
@@ -112,7 +123,7 @@ def weights_of(method):
 
     def weights(wildcards):
         settings = grid.method_settings(CONFIG, method, wildcards.variant)
-        needed = () if is_untrained(cls, settings) else cls.weights(settings)
+        needed = needed_weights(cls, settings)
         return [f"{RESULTS}/weights/{name}.files.json" for name in needed]
 
     return weights

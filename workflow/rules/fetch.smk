@@ -23,6 +23,8 @@ rule fetch_weights:
     priority: 100
     conda:
         ENVIRONMENT
+    params:
+        files=weights_files,
     shell:
-        "python -m partbench fetch-weights --name {wildcards.weights:q} --out {output.files:q}"
-        " 2> {log:q}"
+        "python -m partbench fetch-weights --name {wildcards.weights:q} --files={params.files:q}"
+        " --out {output.files:q} 2> {log:q}"
