@@ -12,15 +12,17 @@ from torch.optim import Optimizer
 from partbench import plugins
 from partbench.coordinates import Frame, RegressionOrigins, of_borders
 from partbench.data.batch import Batch, LearnsFrom
+from partbench.data.crop import TrainingCropSettings
+from partbench.deviations import Deviation
 from partbench.errors import BadInput
 from partbench.nn.normalization import HALF_MEAN_STD, IMAGENET_MEAN_STD
-from partbench.settings import Settings, nearest
+from partbench.settings import nearest
 
 Role = Literal["method", "floor", "ceiling"]
 Reads = Literal["images", "clips"]
 
 
-class MethodSettings(Settings):
+class MethodSettings(TrainingCropSettings):
     """Settings that every method has; the defaults of a method's own class are its paper's."""
 
     epochs: int = Field(30, ge=0, description="epochs, as `images_per_epoch` defines one")
@@ -56,6 +58,8 @@ class DataInfo(NamedTuple):
     """Number of landmarks, 0 if there are none."""
     frames: int = 0
     """Frames of a clip, 0 of single images."""
+    crop: str = ""
+    """How images were cut out of their originals, `crop` of the data set; empty: not known."""
 
 
 class Method(nn.Module, ABC):
@@ -85,6 +89,8 @@ class Method(nn.Module, ABC):
     """What a sample of its training data is."""
     paper: ClassVar[str] = ""
     """Key of the paper in published.csv."""
+    deviations: ClassVar[tuple[Deviation, ...]] = ()
+    """What differs from the paper beside the settings; the page shows it with every run."""
     phases: ClassVar[tuple[str, ...]] = ("all",)
     """Optimiser updates that make one training step, in this order; a name may occur twice."""
     protocol: ClassVar[RegressionOrigins] = RegressionOrigins()
@@ -214,6 +220,11 @@ def changes(cls: type[Method], variant: str, settings: Any) -> dict[str, tuple[A
     return {
         key: (getattr(paper, key), value) for key, value in settings if getattr(paper, key) != value
     }
+
+
+def deviations(cls: type[Method], variant: str) -> list[Deviation]:
+    """Return what a variant does otherwise than the paper beside its settings."""
+    return [deviation for deviation in cls.deviations if deviation.concerns(variant)]
 
 
 def load(name: str, where: str = "command line") -> type[Method]:
