@@ -38,6 +38,7 @@ from partbench.outputs.arrays import (
     write_arrays,
 )
 from partbench.outputs.capability import SLACK, Capability, call_of, check_tensor
+from partbench.outputs.told_points import HasToldPoints, told
 
 FILE = "parts.json"
 BACKGROUND = 255
@@ -153,6 +154,8 @@ class PartMapCapability(Capability):
             elif masks is not None:
                 weights = weights * masks.unsqueeze(1)
             centres, mass = centres_of_mass(weights)
+            if isinstance(method, HasToldPoints):
+                centres, mass = told(method, data, split, rows, device)
             arrays = {"centres": centres, "mass": mass}
             return arrays if split.name == "train" else arrays | label_pixels(maps, images, masks)
 
@@ -199,6 +202,14 @@ class PartMapCapability(Capability):
             labels = maps.labels if shown is None else maps.labels.where(shown, BACKGROUND)
             parts[rows, :bottom, :right] = labels.byte().cpu().numpy()
         return {"parts": parts}
+
+
+def whole_image(images: Tensor) -> PartMaps:
+    """Return one part that takes all of images [B, 3, H, W], and no background."""
+    shape = (len(images), *images.shape[2:])
+    labels = torch.zeros(shape, dtype=torch.int64, device=images.device)
+    weights = torch.ones(shape, device=images.device).unsqueeze(1)
+    return PartMaps(weights, labels, labels == 0)
 
 
 def strongest(scores: Tensor) -> Tensor:
