@@ -13,7 +13,7 @@ the only one ever published. None of the code is used here.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +23,7 @@ from torch.optim import Optimizer
 
 from partbench.data.batch import Batch
 from partbench.deviations import CAFFE_TRUNK, Deviation
+from partbench.errors import BadInput
 from partbench.method import DataInfo, Method, MethodSettings
 from partbench.nn.colour import jitter
 from partbench.nn.consistency import squared_norms, sums
@@ -72,6 +73,11 @@ class SCOPSSettings(DeepLabSettings, WarpSettings, MethodSettings):
     )
     basis_learning_rate: float = Field(
         0.01, gt=0, description="SGD, constant learning rate of the basis"
+    )
+    told: Literal["masks", "saliency"] = Field(
+        "masks",
+        description="who says which pixels are salient: the masks of the data set, drawn by "
+        "people, or an unsupervised method (data with `of` and `by`)",
     )
     epochs: int = Field(100, ge=0, description="100,000 steps")
 
@@ -165,13 +171,16 @@ class SCOPS(Method):
     """SCOPS with K = 8 for faces, as published; variant `k4` has K = 4, and `cub` is for birds.
 
     `cub` has the parts and the steps of the model for birds that the authors released.
-    `deepfashion` and `pascal` are K = 4 with the crops of these data sets' protocols.
+    `deepfashion` and `pascal` are K = 4 with the crops of these data sets' protocols. These three
+    are told the foreground that people drew; `saliency`, K = 4, learns from a foreground that was
+    found without any label, as in SCOPS's own paper.
     """
 
     Settings = SCOPSSettings
     VARIANTS = {
         "k4": {"k": 4},
         "cub": {**PROTOCOLS["cub"], "k": 4, "epochs": 60},
+        "saliency": {"k": 4, "told": "saliency"},
         "deepfashion": {**PROTOCOLS["deepfashion"], "k": 4},
         "pascal": {**PROTOCOLS["pascal"], "k": 4},
         "untrained": {"epochs": 0, "weights": "none"},
@@ -230,9 +239,23 @@ class SCOPS(Method):
             variants=("k4", "deepfashion", "pascal"),
         ),
         Deviation(
+            "Their salient pixels come from an unsupervised saliency network, whose maps were not "
+            "released; here from the first principal component of a network's features.",
+            "the authors' code, whose maps are computed beforehand (issue 1)",
+            "Unknown in sign and size.",
+            variants=("saliency",),
+        ),
+        Deviation(
+            "Training is told masks that people drew; SCOPS's own paper is told no label.",
+            "the paper; Choudhury et al. tell it masks, as their other methods",
+            "Better numbers than those of the paper itself.",
+            unless=("saliency", "untrained"),
+        ),
+        Deviation(
             "Their parts can be refined by a dense CRF; here they are not.",
             "the authors' code, where it is an option",
             "Small: borders of parts move by pixels.",
+            of_training=False,
         ),
     )
 
@@ -240,10 +263,12 @@ class SCOPS(Method):
         """Build the segmenter.
 
         Raises:
-            BadInput: the images are too small, or the settings name weights that the trunk lacks.
+            BadInput: the images are too small, the settings name weights that the trunk lacks, or
+                the data's foreground is not `told` by whom the settings say.
         """
         super().__init__(settings, data)
         s = self.settings = settings
+        _check_told(s.told, data.foreground_by)
         if s.normalize == "caffe":
             self.mean.copy_(torch.tensor(CAFFE_MEAN).view(3, 1, 1) / 255)
             self.std.fill_(1 / 255)
@@ -338,6 +363,26 @@ class SCOPS(Method):
         logits = self.segment(self.normalize(images))
         inferred = infer(logits)
         return PartMaps(logits.softmax(1)[:, 1:], inferred.parts, inferred.foreground)
+
+
+def _check_told(told: Literal["masks", "saliency"], found_by: str | None) -> None:
+    """Refuse, with `BadInput`, masks of another origin than the settings say."""
+    if told == "saliency" and found_by == "":
+        raise BadInput(
+            "scops: `told: saliency` learns from a foreground found without labels, and the masks "
+            "of this data set are its own; train on one with `of` and `by: "
+            "principal_foreground/...`, or on this one without the variant `saliency`"
+        )
+    if told == "saliency" and found_by and found_by.startswith("foreground/"):
+        raise BadInput(
+            "scops: `told: saliency` learns from a foreground found without labels, and "
+            f"{found_by} learnt from masks; name a run of `principal_foreground`"
+        )
+    if told == "masks" and found_by:
+        raise BadInput(
+            f"scops: `told: masks` learns from the data set's own masks, and {found_by} found "
+            "these; add the variant `saliency`"
+        )
 
 
 def _line(size: int, like: Tensor) -> Tensor:
