@@ -21,10 +21,14 @@ class Deviation(NamedTuple):
     """It concerns variants with one of these parts; empty: all."""
     unless: tuple[str, ...] = ()
     """It does not concern variants with one of these parts."""
+    of_training: bool = True
+    """Whether weights that the authors released (`released`) are free of it."""
 
     def concerns(self, variant: str) -> bool:
         """Return whether it concerns a variant, such as `cub+no_visual`."""
         parts = set(variant.split("+"))
+        if self.of_training and "released" in parts:
+            return False
         named = not self.variants or bool(parts & set(self.variants))
         return named and not parts & set(self.unless)
 

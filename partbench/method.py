@@ -60,6 +60,8 @@ class DataInfo(NamedTuple):
     """Frames of a clip, 0 of single images."""
     crop: str = ""
     """How images were cut out of their originals, `crop` of the data set; empty: not known."""
+    foreground_by: str | None = None
+    """The run that found its foreground; empty: the data set's own; None: not known."""
 
 
 class Method(nn.Module, ABC):

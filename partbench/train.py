@@ -124,7 +124,14 @@ class _Training:
             world=fabric.world_size,
         )
         torch.manual_seed(run.seed)
-        about = DataInfo(data.size, data.classes, data.landmarks, split.frames, data.cut.crop)
+        about = DataInfo(
+            data.size,
+            data.classes,
+            data.landmarks,
+            split.frames,
+            data.cut.crop,
+            data.meta.get("foreground", {}).get("by", ""),
+        )
         self.method: Method = cls(settings, about)
         self.method.to(memory_format=torch.channels_last)
         self.optimizers: dict[str, Optimizer] = self.method.optimizers()

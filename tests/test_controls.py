@@ -245,7 +245,7 @@ def test_it_learns_where_landmarks_are(tmp_path: Path) -> None:
     assert record["role"] == "ceiling"
     _, trained = load_model(tmp_path / "run" / "model.pt", "cpu")
     made: Any = trained
-    assert made.data == DataInfo(32, 0, 2, crop="center")
+    assert made.data == DataInfo(32, 0, 2, crop="center", foreground_by="")
 
     test = data.split("test")
     with torch.inference_mode():
@@ -301,7 +301,7 @@ def test_the_plan_does_not_know_a_training_on_data_of_unknown_size() -> None:
 
 # Controls see what the methods see.
 
-LEARN = [name for name in plugins.names("methods", Method) if name != "raw_pixels"]  # type: ignore[type-abstract]
+LEARN = [name for name in plugins.names("methods", Method) if name != "raw_pixels"]
 
 
 @pytest.mark.parametrize("name", LEARN)

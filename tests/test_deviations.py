@@ -17,7 +17,7 @@ from partbench.report import page
 from partbench.run import Run, Runtime
 from partbench.train import train
 
-METHODS = plugins.names("methods", Method)  # type: ignore[type-abstract]
+METHODS = plugins.names("methods", Method)
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -55,6 +55,8 @@ def test_what_concerns_a_variant() -> None:
         "cub+untrained": False,
     }
     assert everything.concerns("cub+untrained")
+    assert not everything.concerns("cub+released")
+    assert everything._replace(of_training=False).concerns("cub+released")
 
 
 @pytest.mark.parametrize(

@@ -281,22 +281,22 @@ def test_images_masks_parts_and_landmarks_are_cut_together(
     assert 10 < mirrored < 80
 
 
-def test_half_of_the_crops_are_mirrored_and_no_two_are_alike(boxed: Prepared) -> None:
+def test_no_two_crops_of_an_image_are_alike(boxed: Prepared) -> None:
     first = [batch.images for batch in loader(boxed, "images", flip=False).batches()]
     both = [batch.images for batch in loader(boxed, "images").batches()]
     rows = [loader(boxed).schedule.indices(step) for step in range(len(first))]
-    seen = {i: [] for i in range(24)}
+    seen: dict[int, list[Any]] = {i: [] for i in range(24)}
     for images, indices in zip(first, rows, strict=True):
         for image, i in zip(images, indices.tolist(), strict=True):
             seen[i].append(image)
-    for images in seen.values():
-        assert len(images) == 4
-        assert all(not torch.equal(images[0], other) for other in images[1:])
+    for crops in seen.values():
+        assert len(crops) == 4
+        assert all(not torch.equal(crops[0], other) for other in crops[1:])
     assert sum(not torch.equal(a, b) for a, b in zip(first, both, strict=True)) == len(first)
 
 
-def test_mirrored_crops_show_what_the_crop_would_show(boxed: Prepared) -> None:
-    """The same numbers decide on crops whether images are mirrored or not."""
+def test_half_of_the_crops_are_mirrored(boxed: Prepared) -> None:
+    """Without jitter, crops are the prepared images, or their mirror images."""
     batches = loader(boxed, "images", box_jitter=0).batches()
     fixed = boxed.split("train").images
     mirrored = []

@@ -5,6 +5,7 @@ that is kept beside the usual one (the setting `wide` of a data set). Where it l
 are drawn from it, is here; `resample` makes the images of them.
 """
 
+import math
 from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
@@ -242,10 +243,10 @@ def _random(
     near, sides = regions[:, :2].astype(np.float64), (regions[:, 2:] - regions[:, :2])
     width, height = np.moveaxis(sides.astype(np.float64), 1, 0)
     areas = draw.uniform(*area, (n, TRIES)) * (width * height)[:, None]
-    aspects = np.exp(draw.uniform(*np.log(aspect), (n, TRIES)))
+    aspects = np.exp(draw.uniform(math.log(aspect[0]), math.log(aspect[1]), (n, TRIES)))
     place = draw.random((n, 2))
     drawn = np.stack([np.sqrt(areas * aspects), np.sqrt(areas / aspects)], 2)
-    fits = (drawn <= np.stack([width, height], 1)[:, None]).all(2)
+    fits: NDArray[np.bool_] = (drawn <= np.stack([width, height], 1)[:, None]).all(2)
     allowed = (width / height).clip(*aspect)
     across = np.minimum(width, height * allowed)
     middle = np.stack([across, across / allowed], 1)

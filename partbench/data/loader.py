@@ -117,7 +117,11 @@ class _Arrays(NamedTuple):
 
     def rows(self, indices: NDArray[np.int64]) -> Self:
         """Return a copy of some images."""
-        return type(self)(*(None if array is None else array[indices] for array in self))
+        images, landmarks, masks, parts = (
+            None if array is None else array[indices] for array in self
+        )
+        assert images is not None
+        return type(self)(images, landmarks, masks, parts)
 
     def windows(self, indices: NDArray[np.int64], corners: NDArray[np.int64], side: int) -> Self:
         """Return a copy of squares of some images, from the corners (x, y) [B, 2] on."""

@@ -33,9 +33,9 @@ def _mixing(start: Tensor, end: Tensor, before: int, after: int) -> Tensor:
     those are wider; its part beyond the line does not count.
     """
     scale = ((end - start) / after).view(-1, 1, 1)
-    ones = {"dtype": start.dtype, "device": start.device}
-    centres = start.view(-1, 1, 1) + (torch.arange(after, **ones).view(1, -1, 1) + 0.5) * scale
-    places = torch.arange(before, **ones) + 0.5
+    steps = torch.arange(after, dtype=start.dtype, device=start.device).view(1, -1, 1)
+    centres = start.view(-1, 1, 1) + (steps + 0.5) * scale
+    places = torch.arange(before, dtype=start.dtype, device=start.device) + 0.5
     shares = (1 - (places - centres).abs() / scale.clamp(min=1)).clamp(min=0)
     return (shares / shares.sum(2, keepdim=True)).float()
 

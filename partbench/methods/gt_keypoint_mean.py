@@ -40,5 +40,5 @@ class GTKeypointMean(StepFreeMethod):
     def told_points(self, about: Annotated) -> Points:
         """Return the mean keypoint of each image, [B, 1, 2]; absent where none counts."""
         mean = mean_keypoint(about.landmarks, about.visible, self.settings.rule)
-        counts = np.isfinite(mean).all(2)
-        return Points(np.nan_to_num(mean), counts.astype(np.float64))
+        counts = np.isfinite(mean).all(2, keepdims=True)
+        return Points(np.where(counts, mean, 0), counts[..., 0].astype(np.float64))
