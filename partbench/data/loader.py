@@ -256,11 +256,8 @@ class Loader:
             taken = self.arrays.windows(indices, corners, self.size)
         elif draw is not None and self.wide is not None and self.regions is not None:
             taken = self.wide.rows(indices)
+            # Regions lie in the middle of wide squares, so mirrored images have the same.
             crops = draw_crops(self.regions[indices], settings, draw)
-            if mirrored is not None:  # the images are mirrored before they are cropped
-                left, right = crops[mirrored, 0], crops[mirrored, 2]
-                side = taken.images.shape[-2]
-                crops[mirrored, 0], crops[mirrored, 2] = side - right, side - left
         else:
             taken = self.arrays.rows(indices)
         if mirrored is not None:
