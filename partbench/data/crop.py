@@ -246,7 +246,7 @@ def _random(
     aspects = np.exp(draw.uniform(math.log(aspect[0]), math.log(aspect[1]), (n, TRIES)))
     place = draw.random((n, 2))
     drawn = np.stack([np.sqrt(areas * aspects), np.sqrt(areas / aspects)], 2)
-    fits: NDArray[np.bool_] = (drawn <= np.stack([width, height], 1)[:, None]).all(2)
+    fits = np.all(drawn <= np.stack([width, height], 1)[:, None], axis=2)
     allowed = (width / height).clip(*aspect)
     across = np.minimum(width, height * allowed)
     middle = np.stack([across, across / allowed], 1)

@@ -40,5 +40,6 @@ class GTKeypointMean(StepFreeMethod):
     def told_points(self, about: Annotated) -> Points:
         """Return the mean keypoint of each image, [B, 1, 2]; absent where none counts."""
         mean = mean_keypoint(about.landmarks, about.visible, self.settings.rule)
-        counts = np.isfinite(mean).all(2, keepdims=True)
-        return Points(np.where(counts, mean, 0), counts[..., 0].astype(np.float64))
+        counts = np.all(np.isfinite(mean), axis=2)
+        centres = np.where(counts[..., None], mean, 0)
+        return Points(centres, counts.astype(np.float64))

@@ -76,8 +76,8 @@ class ImageNetPretrained(StepFreeMethod):
         path = data_root() / self.settings.weights
         state = read_state(path, "the weights of a ResNet-18", "weights")
         named = {
-            ".".join([PLACES[first], *rest]): value
-            for first, *rest, value in ((*name.split("."), value) for name, value in state.items())
+            f"{PLACES[first]}.{rest}": value
+            for (first, _, rest), value in ((name.partition("."), v) for name, v in state.items())
             if first in PLACES
         }
         own = self.encoder.state_dict()
