@@ -12,10 +12,12 @@ from torch.optim import Optimizer
 from partbench import plugins
 from partbench.coordinates import Frame, RegressionOrigins, of_borders
 from partbench.data.batch import Batch, LearnsFrom
+from partbench.data.crop import TrainingCropSettings
+from partbench.deviations import Deviation
 from partbench.errors import BadInput
 from partbench.nn.normalization import HALF_MEAN_STD, IMAGENET_MEAN_STD
 from partbench.nn.released import Authors, Release
-from partbench.settings import Settings, nearest
+from partbench.settings import nearest
 
 Role = Literal["method", "floor", "ceiling"]
 Reads = Literal["images", "clips"]
@@ -23,7 +25,7 @@ RELEASED = "released"
 """The variant that measures the authors' weights."""
 
 
-class MethodSettings(Settings):
+class MethodSettings(TrainingCropSettings):
     """Settings that every method has; the defaults of a method's own class are its paper's."""
 
     epochs: int = Field(30, ge=0, description="epochs, as `images_per_epoch` defines one")
@@ -79,6 +81,10 @@ class DataInfo(NamedTuple):
     """Number of landmarks, 0 if there are none."""
     frames: int = 0
     """Frames of a clip, 0 of single images."""
+    crop: str = ""
+    """How images were cut out of their originals, `crop` of the data set; empty: not known."""
+    foreground_by: str | None = None
+    """The run that found its foreground; empty: the data set's own; None: not known."""
 
 
 class Method(nn.Module, ABC):
@@ -113,6 +119,8 @@ class Method(nn.Module, ABC):
     """Key of the paper in published.csv."""
     random: ClassVar[bool] = True
     """Whether the seed changes what it gives. Where it does not, one run says all."""
+    deviations: ClassVar[tuple[Deviation, ...]] = ()
+    """What differs from the paper beside the settings; the page shows it with every run."""
     phases: ClassVar[tuple[str, ...]] = ("all",)
     """Optimiser updates that make one training step, in this order; a name may occur twice."""
     protocol: ClassVar[RegressionOrigins] = RegressionOrigins()
@@ -300,6 +308,11 @@ def changes(cls: type[Method], variant: str, settings: Any) -> dict[str, tuple[A
     return {
         key: (getattr(paper, key), value) for key, value in settings if getattr(paper, key) != value
     }
+
+
+def deviations(cls: type[Method], variant: str) -> list[Deviation]:
+    """Return what a variant does otherwise than the paper beside its settings."""
+    return [deviation for deviation in cls.deviations if deviation.concerns(variant)]
 
 
 def load(name: str, where: str = "command line") -> type[Method]:
