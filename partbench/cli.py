@@ -140,8 +140,7 @@ def _parser() -> argparse.ArgumentParser:
 def _plan(args: argparse.Namespace) -> None:
     from partbench import config, plan, published
 
-    # Whether the seed changes a number decides if more seeds help, which its claim does not say.
-    judged = {c.cells[:3] for c in published.load() if not c.reason and c.status != "unverified"}
+    judged = {c.cells[:3] for c in published.load() if c.is_judged and plan.draws(c)}
     print(plan.plan(config.read(args.config), args.tflops, judged))
 
 

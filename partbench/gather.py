@@ -108,12 +108,13 @@ def _rows(
     cls = methods.load(cell.run.method)
     settings = method_settings(config, cell.run.method, cell.run.variant)
     probe = plugins.load("probes", cell.probe, Probe)  # type: ignore[type-abstract]
+    random = methods.is_random(cls, settings)
     base = {
         **cell.run._asdict(),
         "eval": cell.eval,
         "probe": cell.probe,
         "role": methods.role_of(cls, settings),
-        "random": cls.random or probe.random(""),
+        "random": random or probe.random(""),
         "reduced": bool(methods.changes(cls, cell.run.variant, settings)),
     }
     if cell.skip:
@@ -155,7 +156,7 @@ def _rows(
         "path": str(path.relative_to(results)),
     }
     return [
-        common | metric | columns | {"random": cls.random or probe.random(metric["metric"])}
+        common | metric | columns | {"random": random or probe.random(metric["metric"])}
         for metric, columns in zip(record["metrics"], columns_of_numbers, strict=True)
     ]
 

@@ -267,7 +267,7 @@ def needed_weights(cls: type[Method], settings: Any) -> tuple[str, ...]:
 
 def is_random(cls: type[Method], settings: Any) -> bool:
     """Whether another seed may give another number; it cannot for weights that were released."""
-    return not is_released(settings)
+    return cls.random and not is_released(settings)
 
 
 def is_untrained(cls: type[Method], settings: Any) -> bool:

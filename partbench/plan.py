@@ -31,6 +31,7 @@ from partbench.errors import BadInput
 from partbench.files import data_root
 from partbench.method import DataInfo
 from partbench.probe import Probe
+from partbench.published import Claim
 from partbench.run import Run
 
 GIB = 2**30
@@ -158,6 +159,14 @@ def cost_of_seeds(hours: Mapping[Run, float | None], judged: Collection[Trained]
         for trained, of_seeds in by_trained.items()
         if trained in judged and len(of_seeds) < SEEDS_TO_JUDGE
     ]
+
+
+def draws(claim: Claim) -> bool:
+    """Return whether the seed changes the number that answers a published one."""
+    cls = methods.load(claim.method)
+    settings = methods.resolve(cls, claim.variant, {}, "published.csv")
+    probe = plugins.load("probes", claim.probe, Probe)  # type: ignore[type-abstract]
+    return methods.is_random(cls, settings) or probe.random(claim.metric)
 
 
 def seed_lines(costs: Iterable[SeedCost]) -> list[str]:

@@ -120,6 +120,11 @@ class Claim(Settings):
         return bool(self.variant)
 
     @property
+    def is_judged(self) -> bool:
+        """Whether a number of ours at its address gets a verdict."""
+        return not self.reason and self.status != "unverified"
+
+    @property
     def words(self) -> str:
         """The setting in words."""
         return str(_setting(self.probe).parse(self.setting, str(FILE)))

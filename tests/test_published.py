@@ -15,7 +15,7 @@ from partbench.errors import BadInput
 from partbench.probe import Probe
 from partbench.published import Address, CellAddress, Claim, coverage, verdict
 from partbench.report.papers import paper_views
-from partbench.report.read import Results, read
+from partbench.report.read import Results, RunRecord, read
 from partbench.verdict import LABELS, Label
 
 PAPER = Path(__file__).parents[1] / "config" / "paper.yaml"
@@ -215,6 +215,17 @@ def test_a_number_at_another_address_answers_nothing(field: str, tmp_path: Path)
     assert set(labels(results_of([exact], tmp_path), (c,)).values()) == {"reproduced"}
     other = exact | {field: {"settings": '{"frozen": "all"}'}.get(field, "other")}
     assert set(labels(results_of([other], tmp_path), (c,)).values()) == {"not run"}
+
+
+def test_known_deviations_stand_beside_the_verdict(tmp_path: Path) -> None:
+    c = claim()
+    known = {"what": "They mirror.", "source": "their code", "effect": "Small."}
+    run = RunRecord(
+        "patchvae", "cifar100", "cifar100", "0", {"deviations": [known]}, pd.DataFrame()
+    )
+    results = results_of([shown(c.address._asdict() | ours())], tmp_path)._replace(runs=[run])
+    ((paper,),) = (paper_views(results, (c,)),)
+    assert paper["tables"][0]["rows"][0]["deviations"] == [known]
 
 
 def test_no_note_decides_anything(tmp_path: Path) -> None:

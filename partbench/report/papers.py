@@ -17,15 +17,16 @@ def paper_views(results: Results, claims: Sequence[Claim]) -> list[View]:
     numbers = {address_of(row): row for row in records(results.summary)}
     failed = results.metrics[results.metrics["status"] == "failed"]
     failures = {CellAddress(*(row[f] for f in CellAddress._fields)): row for row in records(failed)}
-    changes = {(r.method, r.variant, r.train): r.record.get("changes", {}) for r in results.runs}
+    trained = {(run.method, run.variant, run.train): run.record for run in results.runs}
     by_paper: dict[str, list[View]] = {}
     for claim in claims:
-        ours = numbers.get(claim.address)
+        ours = numbers.get(claim.address) if claim.has_run else None
+        record = trained.get((claim.method, claim.variant, claim.train), {})
         verdict = literature.verdict(
             claim,
             ours,
             comparable=bool(results.config.get("comparable")),
-            changes=changes.get((claim.method, claim.variant, claim.train)),
+            changes=record.get("changes"),
             overrides=results.config.get("probes", {}).get(claim.probe, {}),
             failure=_last_line(failures.get(claim.cells)),
         )
@@ -34,6 +35,7 @@ def paper_views(results: Results, claims: Sequence[Claim]) -> list[View]:
             "id": address(claim),
             "ours": row_view(ours, float("nan"), {}) if ours else None,
             "verdict": verdict,
+            "deviations": record.get("deviations", []) if ours else [],
         }
         by_paper.setdefault(claim.paper, []).append(view)
     papers = [paper_view(paper, views) for paper, views in by_paper.items()]

@@ -34,6 +34,7 @@ NAMES = {
     "gt_keypoint_mean": "Mean of the true keypoints",
     "throat_keypoint": "True throat keypoint",
     "supervised_landmarks": "Supervised landmarks",
+    "imagenet_pretrained": "ImageNet-pretrained",
 }
 """The field's spelling; a method that is not here goes by its own key."""
 
