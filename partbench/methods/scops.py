@@ -214,7 +214,7 @@ class SCOPS(Method):
         "cub": Release(
             "scops_cub",
             "weights/scops/cub_model_60000.pth",
-            measured={"normalize": "caffe", "align_maps": False},
+            measured={"normalize": "caffe"},
         ),
     }
     learns_from = "mask"
@@ -253,13 +253,13 @@ class SCOPS(Method):
         """Draw n random warps; return their weights, [n, 28, 2]."""
         return draw_bent(self.warps, self.settings, n)
 
-    def segment(self, x: Tensor, aligned: bool = True) -> Tensor:
+    def segment(self, x: Tensor) -> Tensor:
         """Return the logits of normalised images [B, 3, S, S], [B, K + 1, S, S] float32.
 
         The background's come first.
         """
         low = self.network(x).float()
-        return F.interpolate(low, x.shape[2:], mode="bilinear", align_corners=aligned)
+        return F.interpolate(low, x.shape[2:], mode="bilinear", align_corners=True)
 
     def forward(self, batch: Batch, phase: str) -> dict[str, Tensor]:
         """Return the terms and their weighted sum, the loss."""
@@ -323,7 +323,7 @@ class SCOPS(Method):
 
     def part_maps(self, images: Tensor) -> PartMaps:
         """Return the parts and the foreground, by the rule of `infer`."""
-        logits = self.segment(self.normalize(images), self.settings.align_maps)
+        logits = self.segment(self.normalize(images))
         inferred = infer(logits)
         return PartMaps(logits.softmax(1)[:, 1:], inferred.parts, inferred.foreground)
 

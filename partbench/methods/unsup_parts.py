@@ -193,11 +193,7 @@ class UnsupParts(Method):
         },
     }
     RELEASED = {
-        "cub": Release(
-            "unsup_parts_cub",
-            "weights/unsup_parts/cub_model_60000.pth",
-            measured={"align_maps": False},
-        ),
+        "cub": Release("unsup_parts_cub", "weights/unsup_parts/cub_model_60000.pth"),
         "deepfashion": Release(
             "unsup_parts_deepfashion", "weights/unsup_parts/deepfashion_model_100000.pth"
         ),
@@ -267,10 +263,10 @@ class UnsupParts(Method):
         """Draw n random warps; return their weights, [n, 28, 2]."""
         return draw_bent(self.warps, self.settings, n)
 
-    def segment(self, images: Tensor, aligned: bool = True) -> Tensor:
+    def segment(self, images: Tensor) -> Tensor:
         """Return the parts' logits [B, K, S, S] float32 for images [B, 3, S, S] in [0, 1]."""
         low = self.network(self.normalize(images)).float()
-        return F.interpolate(low, images.shape[2:], mode="bilinear", align_corners=aligned)
+        return F.interpolate(low, images.shape[2:], mode="bilinear", align_corners=True)
 
     def taps(self, images: Tensor) -> list[Tensor]:
         """Return the weighted activations of images in [0, 1], [B, C_l, h_l, w_l] float32 each."""
@@ -340,5 +336,5 @@ class UnsupParts(Method):
 
     def part_maps(self, images: Tensor) -> PartMaps:
         """Return the parts; the foreground is an input of the method, not an output."""
-        logits = self.segment(images, self.settings.align_maps)
+        logits = self.segment(images)
         return PartMaps(logits.softmax(1), strongest(logits))
