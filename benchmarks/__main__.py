@@ -25,7 +25,7 @@ class Options(NamedTuple):
 BENCHMARKS = {
     "loader": Options(toy="--images 128 --epochs 1"),
     "preparation": Options(toy="--images 64 --rounds 1 --bytes 80000000"),
-    "training_step": Options(toy="--steps 5 --batch 4 --no-compile", full="--steps 40"),
+    "training_step": Options(toy="--steps 5 --batch 4 --no-compile", full="--steps 10"),
     "fixed_cost": Options(toy="--rounds 0 --config config/demo.yaml"),
     "cells": Options(toy="--cells 1"),
     "demo": Options(toy="--config benchmarks/tiny.yaml --cores 1"),

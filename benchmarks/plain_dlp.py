@@ -90,7 +90,9 @@ def composite(
         alpha, colour = picture[:, :1], picture[:, 1:]
         if noise is not None:
             alpha = alpha + noise[:, i] * (alpha > 0.1)
-        share = torch.minimum(1 - covered.detach(), on[:, i, None, None, None] * alpha)
+        share = on[:, i, None, None, None] * alpha
+        if i:  # the first is not limited
+            share = torch.minimum(1 - covered.detach(), share)
         objects, covered = objects + share * colour, covered + share
     return objects, covered.clamp(0, 1)
 

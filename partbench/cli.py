@@ -54,6 +54,11 @@ def _parser() -> argparse.ArgumentParser:
     check = command("check", _check, "List what this machine has and lacks for a configuration.")
     check.add_argument("config", type=Path, nargs="?", default=Path("config/paper.yaml"))
 
+    published = command(
+        "published", _published, "Say which published numbers a configuration is held against."
+    )
+    published.add_argument("config", type=Path, nargs="?", default=Path("config/paper.yaml"))
+
     verify = command("verify", _verify, "Compare all files of a results folder with checksums.")
     verify.add_argument("results", type=Path, help="such as results/demo")
 
@@ -133,15 +138,25 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _plan(args: argparse.Namespace) -> None:
-    from partbench import config, plan
+    from partbench import config, plan, published
 
-    print(plan.plan(config.read(args.config), args.tflops))
+    # Whether the seed changes a number decides if more seeds help, which its claim does not say.
+    judged = {c.cells[:3] for c in published.load() if not c.reason and c.status != "unverified"}
+    print(plan.plan(config.read(args.config), args.tflops, judged))
 
 
 def _check(args: argparse.Namespace) -> None:
     from partbench import config, plan
 
     print(plan.check(config.read(args.config)))
+
+
+def _published(args: argparse.Namespace) -> None:
+    from partbench import config, published
+
+    cells = (cell for cell in config.cells(config.read(args.config)) if not cell.skip)
+    addresses = (published.CellAddress(*cell.run[:3], cell.eval, cell.probe) for cell in cells)
+    print(published.coverage(published.load(), addresses))
 
 
 def _verify(args: argparse.Namespace) -> None:

@@ -12,10 +12,9 @@ from partbench import plugins
 from partbench.data.reader import DataSettings, Reader, check_limit
 from partbench.errors import BadInput, shown
 from partbench.files import data_root
-from partbench.names import ByName, Name, Once, Variant
+from partbench.names import ByName, Name, Once, Variant, version_of
 from partbench.outputs.capability import capabilities, check_class
 from partbench.probe import Probe
-from partbench.published import version_of
 from partbench.run import Run, Runtime, Seed
 from partbench.settings import Settings, nearest
 from partbench.strict_yaml import read_mapping

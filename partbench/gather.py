@@ -5,6 +5,7 @@ Cells that failed, are missing or do not apply are rows too, with the reason. Wh
 from others of its metric stands in two columns: `setting`, in words, and `settings`, as json that
 the probe's `Setting` parses. `summary.parquet`
 (and .csv) has one row for each number over all its seeds: mean and 95 % interval.
+`comparisons.parquet` (and .csv) tests trained methods against floor controls.
 """
 
 import json
@@ -16,6 +17,7 @@ import pandas as pd
 
 from partbench import method as methods
 from partbench import plugins
+from partbench.comparisons import comparisons, outcomes_by_seed
 from partbench.config import Cell, Config, cells, method_settings, probe_settings
 from partbench.errors import BadInput
 from partbench.files import atomic
@@ -39,9 +41,11 @@ COLUMNS: dict[str, Any] = {
     "better": str,
     "n": int,
     "note": str,
+    "reference": bool,
     "status": str,
     "reason": str,
     "role": str,
+    "random": bool,
     "reduced": bool,
     "subset": bool,
     "version": int,
@@ -70,6 +74,8 @@ class Tables(NamedTuple):
     """One row a number over its seeds."""
     damage: list[str]
     """What is wrong with files that are not as partbench wrote them; their cells failed."""
+    comparisons: pd.DataFrame
+    """One row a trained method and a floor control, see `partbench.comparisons`."""
 
 
 def gather(config: Config, results: Path) -> Tables:
@@ -93,7 +99,7 @@ def gather(config: Config, results: Path) -> Tables:
         [{c: row.get(c, DEFAULTS[t]) for c, t in COLUMNS.items()} for row in rows]
     ).astype(COLUMNS)
     _refuse_mixtures(table)
-    return Tables(table, summarize(table, results), damage)
+    return Tables(table, summarize(table, results), damage, comparisons(table, results))
 
 
 def _rows(
@@ -101,11 +107,13 @@ def _rows(
 ) -> list[dict[str, Any]]:
     cls = methods.load(cell.run.method)
     settings = method_settings(config, cell.run.method, cell.run.variant)
+    probe = plugins.load("probes", cell.probe, Probe)  # type: ignore[type-abstract]
     base = {
         **cell.run._asdict(),
         "eval": cell.eval,
         "probe": cell.probe,
         "role": methods.role_of(cls, settings),
+        "random": methods.is_random(cls, settings) or probe.random(""),
         "reduced": bool(methods.changes(cls, cell.run.variant, settings)),
     }
     if cell.skip:
@@ -119,7 +127,7 @@ def _rows(
     try:
         record = read_cell(path)
         train = read_record(model.with_name("train.json"), model)
-        columns_of_numbers = _settings(cell.probe, record)
+        columns_of_numbers = _settings(probe, record)
         if columns_of_numbers is None:
             reason = "made by an earlier version; run again"
             return [base | {"status": "missing", "reason": reason}]
@@ -146,22 +154,22 @@ def _rows(
         "peak_memory_mb": train["peak_memory_mb"],
         "path": str(path.relative_to(results)),
     }
+    drawn = methods.is_random(cls, settings)
     return [
-        common | metric | columns
+        common | metric | columns | {"random": drawn or probe.random(metric["metric"])}
         for metric, columns in zip(record["metrics"], columns_of_numbers, strict=True)
     ]
 
 
-def _settings(probe: str, record: dict[str, Any]) -> list[dict[str, str]] | None:
+def _settings(probe: type[Probe], record: dict[str, Any]) -> list[dict[str, str]] | None:
     """Return for each number of a cell `setting`, in words, and `settings`, as sorted json.
 
     None if the cell was written by a version whose settings this one cannot read.
     """
     if record.get("format") != FORMAT:
         return None
-    cls = plugins.load("probes", probe, Probe).Setting  # type: ignore[type-abstract]
     try:
-        settings = [cls.parse(metric["setting"], "") for metric in record["metrics"]]
+        settings = [probe.Setting.parse(metric["setting"], "") for metric in record["metrics"]]
     except BadInput:
         return None
     return [
@@ -196,9 +204,8 @@ def summarize(table: pd.DataFrame, results: Path) -> pd.DataFrame:
     rows = []
     for key, group in table[table["status"] == "done"].groupby(keys, sort=False):
         first = group.iloc[0]
-        outcomes = [_outcomes(results, row) for _, row in group.iterrows()]
-        kept = [o for o in outcomes if o is not None]
-        by_seed = np.stack(kept) if len(kept) == len(outcomes) else np.empty((len(group), 0))
+        kept = outcomes_by_seed(group, results)
+        by_seed = np.empty((len(group), 0)) if kept is None else kept
         # A sample without an outcome (NaN) in some seed cannot be compared between seeds.
         by_seed = by_seed[:, np.isfinite(by_seed).all(0)]
         if by_seed.shape[1] > 1:
@@ -210,6 +217,7 @@ def summarize(table: pd.DataFrame, results: Path) -> pd.DataFrame:
             dict(zip(keys, key, strict=True))
             | {
                 "role": first["role"],
+                "random": bool(group["random"].any()),
                 **interval._asdict(),
                 "sd_seeds": spread,
                 "seeds": len(group),
@@ -220,28 +228,25 @@ def summarize(table: pd.DataFrame, results: Path) -> pd.DataFrame:
                 "reduced": first["reduced"],
                 "subset": bool(group["subset"].any()),
                 "note": first["note"],
+                "reference": first["reference"],
             }
         )
     columns = [
         *keys,
-        *("role", "mean", "low", "high", "sd_seeds", "seeds", "values", "n"),
-        *("unit", "better", "reduced", "subset", "note"),
+        *("role", "random", "mean", "low", "high", "sd_seeds", "seeds", "values", "n"),
+        *("unit", "better", "reduced", "subset", "note", "reference"),
     ]
     return pd.DataFrame(rows, columns=columns)
 
 
-def _outcomes(results: Path, row: Any) -> Any:
-    """Return the per-sample outcomes behind a number, in its unit, or None."""
-    if not row["samples"]:
-        return None
-    path = (results / row["path"]).with_suffix(".parquet")
-    column = pd.read_parquet(path, columns=[row["samples"]])[row["samples"]]
-    return row["scale"] * column.to_numpy(np.float64)
-
-
 def write(tables: Tables, results: Path) -> None:
-    """Write both tables as parquet and csv."""
-    for name, frame in (("metrics", tables.metrics), ("summary", tables.summary)):
+    """Write the tables as parquet and csv."""
+    frames = {
+        "metrics": tables.metrics,
+        "summary": tables.summary,
+        "comparisons": tables.comparisons,
+    }
+    for name, frame in frames.items():
         with atomic(results / f"{name}.parquet") as path:
             frame.to_parquet(path)
         flat = frame.copy()

@@ -111,6 +111,8 @@ class Method(nn.Module, ABC):
     """What a sample of its training data is."""
     paper: ClassVar[str] = ""
     """Key of the paper in published.csv."""
+    random: ClassVar[bool] = True
+    """Whether the seed changes what it gives. Where it does not, one run says all."""
     phases: ClassVar[tuple[str, ...]] = ("all",)
     """Optimiser updates that make one training step, in this order; a name may occur twice."""
     protocol: ClassVar[RegressionOrigins] = RegressionOrigins()
@@ -256,8 +258,8 @@ def needed_weights(cls: type[Method], settings: Any) -> tuple[str, ...]:
 
 
 def is_random(cls: type[Method], settings: Any) -> bool:
-    """Whether another seed may give another number; it cannot for weights that were released."""
-    return not is_released(settings)
+    """Whether the seed changes what a run gives; it cannot for weights that were released."""
+    return cls.random and not is_released(settings)
 
 
 def is_untrained(cls: type[Method], settings: Any) -> bool:

@@ -36,6 +36,11 @@ FOLDER_RULE = (
 _NAME = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]*[A-Za-z0-9_-])?")
 
 
+def version_of(name: str) -> str:
+    """Return the data set that a configuration's is a version of: `mafl-stretch` is of mafl."""
+    return name.partition("-")[0]
+
+
 def is_valid(name: str) -> bool:
     """Whether a name follows the rule."""
     fits = len(name) <= LONGEST and _NAME.fullmatch(name) is not None

@@ -2,10 +2,10 @@
 
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import psutil
 import torch
@@ -36,8 +36,27 @@ from partbench.run import Run
 GIB = 2**30
 
 
-def plan(config: Config, tflops: float) -> str:
-    """Return a text: cells, GPU hours and disk.
+SEEDS_TO_JUDGE = 3
+"""With fewer, a verdict is nearly always `undecided`, see `partbench.verdict`."""
+
+Trained = tuple[str, str, str]
+"""Method, variant and training data: what the seeds of a run share."""
+
+
+class SeedCost(NamedTuple):
+    """What is missing for a verdict on a run."""
+
+    method: str
+    variant: str
+    train: str
+    seeds: int
+    """That the configuration has."""
+    hours: float | None
+    """GPU hours of those that are missing; None where they are not known."""
+
+
+def plan(config: Config, tflops: float, judged: Collection[Trained] = ()) -> str:
+    """Return a text: cells, GPU hours and disk, and what missing seeds would cost.
 
     GPU hours are the multiplications and additions of training (a forward pass of one batch
     counted by torch, times three for the backward pass, times the steps), at an assumed
@@ -47,34 +66,22 @@ def plan(config: Config, tflops: float) -> str:
     Args:
         config: the configuration.
         tflops: assumed sustained TFLOP/s of the device.
+        judged: what published numbers are compared with.
     """
+    by_run, unknown = run_hours(config, tflops)
     hours: dict[str, float] = {}
     counts: dict[str, list[int]] = {}
-    unknown: set[str] = set()
-    for run in runs(config):
-        key = f"{run.method} {run.variant} on {run.train}"
+    for run, of_run in by_run.items():
+        key = _named(run)
         counts.setdefault(key, [0, 0])[0] += 1
-        if "train" in _counts(config, run.train):
-            hours[key] = hours.get(key, 0) + _work(config, run) / tflops / 3.6e15
-        else:
-            unknown.add(run.train)
+        if of_run is not None:
+            hours[key] = hours.get(key, 0) + of_run
     skipped = 0
     for cell in cells(config):
         if cell.skip:
             skipped += 1
-            continue
-        key = f"{cell.run.method} {cell.run.variant} on {cell.run.train}"
-        counts[key][1] += 1
-        probe = plugins.load("probes", cell.probe, Probe)  # type: ignore[type-abstract]
-        settings = probe_settings(config, cell.probe, cell.eval)
-        splits = _counts(config, cell.eval)
-        if "train" not in _counts(config, cell.run.train):
-            continue  # the sum would be a part of the whole
-        if "train" in splits:
-            images = probe.training_images(settings, splits["train"])
-            hours[key] = hours.get(key, 0) + _work(config, cell.run, images) / tflops / 3.6e15
-        elif probe.training_images(settings, 1):
-            unknown.add(cell.eval)
+        else:
+            counts[_named(cell.run)][1] += 1
 
     width = max(len(key) for key in counts)
     lines = [f"{'':{width}}  {'runs':>5} {'cells':>5} {'GPU hours':>10}"]
@@ -101,7 +108,82 @@ def plan(config: Config, tflops: float) -> str:
         + ", ".join(f"{k} {'?' if v is None else f'{v / GIB:.1f}'}" for k, v in disk.items())
         + ")."
     )
+    lines += seed_lines(cost_of_seeds(by_run, judged))
     return "\n".join(lines)
+
+
+def run_hours(config: Config, tflops: float) -> tuple[dict[Run, float | None], set[str]]:
+    """Return the GPU hours of each run and its cells, and the data sets of unknown size.
+
+    None stands for a run whose training data have an unknown size.
+
+    Args:
+        config: the configuration.
+        tflops: see `plan`.
+    """
+    hours: dict[Run, float | None] = {}
+    unknown: set[str] = set()
+    for run in runs(config):
+        known = "train" in _counts(config, run.train)
+        hours[run] = _work(config, run) / tflops / 3.6e15 if known else None
+        if not known:
+            unknown.add(run.train)
+    for cell in cells(config):
+        of_run = hours[cell.run]
+        if cell.skip or of_run is None:  # the sum would be a part of the whole
+            continue
+        probe = plugins.load("probes", cell.probe, Probe)  # type: ignore[type-abstract]
+        settings = probe_settings(config, cell.probe, cell.eval)
+        splits = _counts(config, cell.eval)
+        if "train" in splits:
+            images = probe.training_images(settings, splits["train"])
+            hours[cell.run] = of_run + _work(config, cell.run, images) / tflops / 3.6e15
+        elif probe.training_images(settings, 1):
+            unknown.add(cell.eval)
+    return hours, unknown
+
+
+def cost_of_seeds(hours: Mapping[Run, float | None], judged: Collection[Trained]) -> list[SeedCost]:
+    """Return what three seeds would cost of each run that has fewer and is judged.
+
+    Args:
+        hours: of the configuration's runs, see `run_hours`.
+        judged: what published numbers are compared with, as far as the seed changes it.
+    """
+    by_trained: dict[Trained, list[float | None]] = {}
+    for run, of_run in hours.items():
+        by_trained.setdefault((run.method, run.variant, run.train), []).append(of_run)
+    return [
+        SeedCost(*trained, len(of_seeds), _times(SEEDS_TO_JUDGE - len(of_seeds), of_seeds))
+        for trained, of_seeds in by_trained.items()
+        if trained in judged and len(of_seeds) < SEEDS_TO_JUDGE
+    ]
+
+
+def seed_lines(costs: Iterable[SeedCost]) -> list[str]:
+    """Return the lines of the plan that say what missing seeds would cost; none if none miss."""
+    rows = list(costs)
+    if not rows:
+        return []
+    names = [_named(row) for row in rows]
+    title = f"compared with published numbers, fewer than {SEEDS_TO_JUDGE} seeds"
+    width = max(map(len, [title, *names]))
+    lines = ["", f"{title:{width}}  {'seeds':>5} {'GPU hours more':>14}"]
+    for name, row in zip(names, rows, strict=True):
+        more = "unknown" if row.hours is None else _hours(row.hours)
+        lines.append(f"{name:{width}}  {row.seeds:5} {more:>14}")
+    total = _hours(sum(row.hours for row in rows if row.hours is not None))
+    lines.append(f"{'total':{width}}  {'':5} {total:>14}")
+    return lines
+
+
+def _times(missing: int, hours: list[float | None]) -> float | None:
+    known = [of_seed for of_seed in hours if of_seed is not None]
+    return missing * sum(known) / len(known) if known else None
+
+
+def _named(run: Run | SeedCost) -> str:
+    return f"{run.method} {run.variant} on {run.train}"
 
 
 def _hours(hours: float) -> str:

@@ -65,6 +65,8 @@ class Metric(NamedTuple):
     sample does not count."""
     scale: float = 1.0
     note: str = ""
+    reference: bool = False
+    """Whether it is a constant of the data, to read other numbers by: no method is judged by it."""
 
 
 class Result(NamedTuple):
@@ -109,6 +111,7 @@ class Numbers:
         scale: float = 1.0,
         interval: tuple[float, float] | None = None,
         note: str = "",
+        reference: bool = False,
     ) -> None:
         """Add a number: the mean of its finite outcomes times `scale`.
 
@@ -122,6 +125,7 @@ class Numbers:
             scale: from the outcomes' unit to the number's.
             interval: of a bootstrap over test samples, kept where at least two samples count.
             note: what a reader should know.
+            reference: see `Metric.reference`.
         """
         column = ", ".join(filter(None, [metric, str(setting)]))
         counted = outcomes[np.isfinite(outcomes)]
@@ -139,6 +143,7 @@ class Numbers:
                 samples=column,
                 scale=scale,
                 note=note,
+                reference=reference,
             )
         )
 
@@ -171,6 +176,17 @@ class Probe(ABC):
         offered = capabilities()
         missing = [need for need in cls.needs if not offered[need].offered_by(method)]
         return f"the method offers no {' and no '.join(missing)}" if missing else ""
+
+    @classmethod
+    def random(cls, metric: str) -> bool:
+        """Return whether the seed changes a metric even where the run's outputs stay the same.
+
+        It does if the probe trains, or if a draw decides the number and not only its interval.
+
+        Args:
+            metric: its name; empty: any of the probe's.
+        """
+        return cls.reads == "model"
 
     @classmethod
     def annotations(cls, settings: Any) -> tuple[tuple[str, ...], ...]:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from oracle_vectors import RECORD, keep_record
 
 from partbench.data.prepare import prepare
 from partbench.data.toy import Toy
@@ -100,6 +101,16 @@ def disk(tmp_path: Path) -> Iterator[Disk]:
         yield Disk(path)
     finally:
         subprocess.run(["umount", "--lazy", str(path)], check=True)
+
+
+def pytest_collection_modifyitems(items: list[Any]) -> None:
+    """Where a record is asked for, run only the tests that read the authors' numbers."""
+    if RECORD in os.environ:
+        items[:] = [item for item in items if "oracles" in item.fixturenames]
+
+
+def pytest_sessionfinish() -> None:
+    keep_record()
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
+from partbench.comparisons import comparisons
 from partbench.files import sha256
 from partbench.integrity import write_record
 from partbench.probe import Setting
@@ -63,6 +64,9 @@ PARTS = {
 }
 """Methods with parts, and the share of pixels whose part is that of their label. BiGAN has six
 parts and a foreground of its own, the others have four and are told the foreground."""
+COMMON = ("role", "random", "n", "unit", "better", "reduced", "subset", "note", "reference")
+"""Columns that all seeds of a number share."""
+REFERENCES = ("oracle_", "constant_", "mean_shape")
 TERMS = ("loss", "reconstruction", "kl_occurrence")
 
 
@@ -83,13 +87,15 @@ def make(folder: Path, *, comparable: bool = False, seeds: int = 3, extra: int =
             rows += _cells(folder, fake, seed, rng)
     if comparable:
         for fake, level in ((FAKES[0], 43.2), (FAKES[1], 47.0), (FAKES[2], 40.0)):
-            full = fake._replace(variant=fake.variant.replace("demo", "cifar100"))
+            extra = fake.variant.removesuffix("demo").rstrip("+")
+            full = fake._replace(variant="+".join(filter(None, ["cifar100", extra])))
             for seed in range(seeds):
                 rows += _classify(folder, full, seed, level, rng)
     metrics = pd.DataFrame(rows)
     folder.mkdir(parents=True, exist_ok=True)
     metrics.to_parquet(folder / "metrics.parquet")
     summarise(metrics).to_parquet(folder / "summary.parquet")
+    comparisons(metrics, folder).to_parquet(folder / "comparisons.parquet")
     names = ["toy", *(["cifar100"] if comparable else [])]
     _write(
         folder / "config.json",
@@ -117,7 +123,7 @@ def summarise(metrics: pd.DataFrame) -> pd.DataFrame:
         spread = float(np.std(values)) / np.sqrt(len(values)) + 0.025 * abs(values.mean())
         rows.append(
             dict(zip(key, names, strict=True))
-            | {k: first[k] for k in ("role", "n", "unit", "better", "reduced", "subset", "note")}
+            | {k: first[k] for k in COMMON}
             | {
                 "mean": values.mean(),
                 "low": values.mean() - 1.96 * spread,
@@ -150,9 +156,11 @@ def _row(
         "better": "higher",
         "n": 1000,
         "note": "",
+        "reference": values.get("metric", "").startswith(REFERENCES),
         "status": "done",
         "reason": "",
         "role": fake.role,
+        "random": True,
         "reduced": "demo" in fake.variant,
         "subset": False,
         "version": 1,
@@ -163,6 +171,8 @@ def _row(
         "seconds": 61.5,
         "peak_memory_mb": 812.0,
         "path": f"cells/{run}/{train}/{probe}.json",
+        "samples": "",
+        "scale": 1.0,
     } | values
 
 
@@ -217,6 +227,7 @@ def _landmarks(folder: Path, fake: Fake, seed: int) -> list[dict[str, Any]]:
         *([("implicit_intercept", PLAIN, 0.31, unit)] if fake.method == "vae" else []),
         ("mean_shape", PLAIN, 9.5, unit),
         ("equivariance", PLAIN, level / 3, "% of window side"),
+        ("equivariance_over_staying", PLAIN, 8 * level, "% of staying put"),
     ]
     thresholds = np.linspace(0, 15, 31)
     curves: dict[str, Any] = {"cumulative errors": {}, "few-shot": {}}

@@ -434,50 +434,46 @@ def test_a_padded_image_repeats_its_border(tmp_path: Path) -> None:
     np.testing.assert_allclose(prepared.annotation("landmarks")[1, BEAK], [5, 4 + 4], atol=1e-5)
 
 
-@pytest.mark.parametrize("number", range(3))
-@pytest.mark.parametrize(("crop", "key"), [("whole", "full"), ("tight", "crop")])
-def test_images_at_their_own_aspect_are_those_of_the_reference(
-    number: int, crop: str, key: str, tmp_path: Path, oracles: Path
+@pytest.mark.parametrize(("crop", "left"), [("whole", 0), ("tight", 9)])
+def test_exact_points_stay_where_they_are_in_the_image(
+    crop: str, left: int, tmp_path: Path
 ) -> None:
-    v = np.load(oracles / "part_metrics.npz")
-    image, box = v[f"cub{number}_image"], v["cub_boxes"][number]
-    points = v["cub_part_locs"][number]
-    size = int(v["cub_resize"])
+    """A dot keeps its landmark: within the rounding of a resize where exact, else half a pixel."""
+    image = np.zeros((40, 60, 3), np.uint8)
+    image[20, 30] = 255
     sample = Sample(
         "a",
         image,
-        landmarks=points[:, 1:3].astype(np.float32),
-        visible=points[:, 3] == 1,
-        box=box.astype(np.float32),
+        landmarks=np.array([[30, 20]], np.float32),
+        visible=np.ones(1, bool),
+        box=np.array([9.75, 5.5, 40, 32], np.float32),
     )
-    arrays = convert(reader(tmp_path, size=size, crop=crop), sample)
-    reference = v[f"cub{number}_{key}_input"].transpose(1, 2, 0)
-    width, height = arrays["extent"]
-    assert (height, width) == reference.shape[:2]
-    means = (104.00698793, 116.66876762, 122.67891434)
-    np.testing.assert_allclose(arrays["images"][:height, :width], reference + means, atol=1e-3)
-    assert arrays["images"].shape == (2 * size, 2 * size, 3)
-    assert not arrays["images"][height:].any()
-    assert not arrays["images"][:, width:].any()
-    # The reference multiplies coordinates, which moves pixel centres by half of the change. Its
-    # factor is that of the shorter side, although the longer side is rounded to whole pixels.
-    factor = size / min(image.shape[:2] if crop == "whole" else (int(box[2]), int(box[3])))
-    visible = arrays["visible"] & (v[f"cub{number}_{key}_landmarks"][:, 1:3] > 0).all(1)
-    theirs = v[f"cub{number}_{key}_landmarks"][visible, 1:3] + factor / 2 - 0.5
-    shift = (box[:2] - box[:2].astype(int)) * factor if crop == "tight" else 0
-    np.testing.assert_allclose(arrays["landmarks"][visible], theirs + shift, atol=0.75)
-    assert visible.any()
+    found = {}
+    for points_ in ("exact", "legacy"):
+        made = reader(tmp_path, size=160, crop=crop, points=points_, border="kept")
+        arrays = convert(made, sample)
+        bright = arrays["images"][..., 0].astype(float)
+        dot = np.array([(bright.sum(axis) @ np.arange(320)) / bright.sum() for axis in (0, 1)])
+        found[points_] = arrays["landmarks"][0] - dot
+        # In units of the box, a landmark does not depend on where points are counted from.
+        share = (arrays["landmarks"][0] - arrays["box"][:2]) / arrays["box"][2:]
+        np.testing.assert_allclose(share, [20.25 / 40, 14.5 / 32], rtol=1e-5)
+    np.testing.assert_allclose(found["exact"], 0, atol=0.02)
+    factor = 160 / (40 if crop == "whole" else 32)
+    shift = np.array([0.75, 0.5]) if left else np.zeros(2)
+    np.testing.assert_allclose(found["legacy"], 0.5 - factor / 2 - shift * factor, atol=0.02)
 
 
 def test_a_very_long_image_fits_its_canvas(tmp_path: Path) -> None:
     sample = Sample("a", np.full((10, 50, 3), 7, np.uint8), box=np.array([0, 0, 9, 9], np.float32))
-    arrays = convert(reader(tmp_path, size=16, crop="whole"), sample)
+    arrays = convert(reader(tmp_path, size=16, crop="whole", border="kept"), sample)
     assert arrays["extent"].tolist() == [32, 6]
     assert (arrays["images"][:6] == 7).all()
 
 
 def test_nothing_is_trained_on_images_that_keep_their_aspect(tmp_path: Path) -> None:
-    data = prepare_one(reader(make(tmp_path), size=16, crop="whole"), tmp_path / "out")
+    kept = reader(make(tmp_path), size=16, crop="whole", border="kept")
+    data = prepare_one(kept, tmp_path / "out")
     assert data.split("train").annotation("extent").tolist() == [[24, 16], [24, 16]]
     assert (data.size, data.canvas) == (16, 32)
     with pytest.raises(BadInput, match="`crop: whole` keeps every image's aspect"):

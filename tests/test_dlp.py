@@ -122,22 +122,135 @@ def test_glimpses_against_whole_images() -> None:
     torch.testing.assert_close(fast.flatten(0, 1), torch.stack(slow), rtol=1e-9, atol=1e-9)
 
 
-def test_composite_against_a_loop_over_particles() -> None:
-    torch.manual_seed(1)
-    side, patches = 16, torch.rand(2, 5, 4, 8, 8, dtype=torch.float64)
-    points, on = 0.5 * normal(2, 5, 2), torch.rand(2, 5, dtype=torch.float64)
-    pad = (side - 8) // 2
-    for b in range(2):
-        left, image = torch.ones(side, side, dtype=torch.float64), torch.zeros(3, side, side)
-        for k in range(5):
-            whole = F.pad(patches[b, k], (pad,) * 4)[None]
-            moved = F.grid_sample(whole, grid_of(-points[b, k], side), align_corners=False)[0]
-            share = torch.minimum(left, on[b, k] * moved[0].clamp(0, 1))
-            left = left - share
-            image = image + share * moved[1:].clamp(0, 1)
-        objects, covered = particles.composite(patches, points, on, side)
-        torch.testing.assert_close(objects[b], image, rtol=1e-9, atol=1e-9)
-        torch.testing.assert_close(covered[b, 0], 1 - left, rtol=1e-9, atol=1e-9)
+class Stitch:
+    """Particles to lay over each other before a background: the inputs of `composite`."""
+
+    NAMES = ("patches", "points", "on", "background")
+
+    def __init__(
+        self, seed: int, k: int, noise: float, low: float = 0.0, high: float = 1.0
+    ) -> None:
+        self.side, cut = 16, 8
+        patches = torch.rand(2, k, 4, cut, cut, generator=seeded(seed), dtype=torch.float64)
+        patches[:, :, 0] = low + (high - low) * patches[:, :, 0]
+        points, background = 0.3 * normal(2, k, 2, seed=seed), normal(2, 3, 16, 16, seed=seed + 1)
+        on = 0.8 + 0.2 * torch.rand(2, k, generator=seeded(seed), dtype=torch.float64)
+        self.noise = noise * normal(2, k, 1, 16, 16, seed=seed + 2) if noise else None
+        self.leaves = [leaf.requires_grad_() for leaf in (patches, points, on, background)]
+
+    def fast(self, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor, Tensor]:
+        """Return image, objects and coverage of the production's code."""
+        patches, points, on, background = (leaf.to(dtype) for leaf in self.leaves)
+        noise = None if self.noise is None else self.noise.to(dtype)
+        objects, covered = particles.composite(patches, points, on, self.side, noise)
+        return objects + (1 - covered) * background, objects, covered
+
+    def alphas(self) -> tuple[Tensor, Tensor]:
+        """Return alpha times `on`, [B, K, S, S], and colours, [B, K, 3, S, S]: whole images."""
+        patches, points, on, _ = self.leaves
+        pad = (self.side - patches.shape[-1]) // 2
+        alphas, colours = [], []
+        for b in range(len(patches)):
+            for k in range(patches.shape[1]):
+                whole = F.pad(patches[b, k], (pad,) * 4)[None]
+                grid = grid_of(-points[b, k], self.side)
+                moved = F.grid_sample(whole, grid, align_corners=False)[0].clamp(0, 1)
+                alpha = moved[0]
+                if self.noise is not None:
+                    alpha = alpha + self.noise[b, k, 0] * (alpha > 0.1)
+                alphas.append(on[b, k] * alpha)
+                colours.append(moved[1:])
+        shape = patches.shape[:2]
+        return torch.stack(alphas).unflatten(0, shape), torch.stack(colours).unflatten(0, shape)
+
+    def slow(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return image, objects, coverage and the shares, [B, K, S, S], particle by particle."""
+        alphas, colours = self.alphas()
+        taken, shares = torch.zeros_like(alphas[:, 0]), []
+        for number, alpha in enumerate(alphas.unbind(1)):
+            left = 1 - taken.detach()
+            limited = (alpha > left) if number else torch.zeros_like(left, dtype=torch.bool)
+            shares.append(torch.where(limited, left, alpha))
+            taken = taken + shares[-1]
+        objects = sum(s.unsqueeze(1) * c for s, c in zip(shares, colours.unbind(1), strict=True))
+        assert isinstance(objects, Tensor)
+        covered = taken.masked_fill(taken < 0, 0).masked_fill(taken > 1 - 1e-9, 1).unsqueeze(1)
+        image = objects + (1 - covered) * self.leaves[3]
+        return image, objects, covered, torch.stack(shares, 1)
+
+
+def seeded(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+STITCHES = {
+    "plain": {"k": 5, "noise": 0.0},
+    "noisy": {"k": 5, "noise": 0.1},
+    "saturated": {"k": 5, "noise": 0.3, "low": 0.7},
+    "one particle": {"k": 1, "noise": 0.3, "low": 0.7},
+}
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("case", STITCHES)
+def test_composite_against_a_loop_over_particles(case: str, dtype: torch.dtype, seed: int) -> None:
+    """Values and gradients, where shares exceed 1 and pixels are full too."""
+    stitch = Stitch(10 * seed, **STITCHES[case])
+    *slow, _ = stitch.slow()
+    fast = stitch.fast(dtype)
+    tolerance = 1e-10 if dtype == torch.float64 else 2e-5
+    for one, two in zip(fast, slow, strict=True):
+        torch.testing.assert_close(one.double(), two, rtol=tolerance, atol=tolerance)
+    cotangent = normal(*fast[0].shape, seed=seed + 3)
+    gradients = [
+        torch.autograd.grad((image.double() * cotangent).sum(), stitch.leaves)
+        for image in (fast[0], slow[0])
+    ]
+    for name, one, two in zip(Stitch.NAMES, *gradients, strict=True):
+        scale = tolerance * two.abs().max().item()
+        torch.testing.assert_close(
+            one, two, rtol=tolerance, atol=10 * scale, msg=lambda m, n=name: f"{n}: {m}"
+        )
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_saturated_case_has_every_kind_of_pixel(seed: int) -> None:
+    """The first share is above 1, with and without the second there; others are limited."""
+    *_, covered, shares = Stitch(10 * seed, **STITCHES["saturated"]).slow()
+    alphas, _ = Stitch(10 * seed, **STITCHES["saturated"]).alphas()
+    above = shares[:, 0] > 1
+    assert (above & (alphas[:, 1] > 0)).any()
+    assert (above & (alphas[:, 1] == 0) & (alphas[:, 2] > 0)).any()
+    assert (shares[:, 1][above] < 0).all()
+    assert (~above & (shares[:, 1:] < alphas[:, 1:]).any(1)).any()
+    assert ((covered - 1).abs() < 1e-9).any()
+    assert covered.max() <= 1 + 1e-9
+    assert ((covered > 0) & (covered < 0.9)).any()
+
+
+def test_composite_against_finite_differences() -> None:
+    """Everything where no space limits a share; in the saturated case what no limit depends on.
+
+    The space left takes no gradient, so gradients of what it depends on are not derivatives.
+    """
+    free = Stitch(0, k=3, noise=0.0, high=0.25)
+    *_, shares = free.slow()
+    torch.testing.assert_close(shares, free.alphas()[0])
+    assert torch.autograd.gradcheck(
+        lambda *leaves: particles.composite(*leaves[:3], free.side), free.leaves[:3], fast_mode=True
+    )
+    full = Stitch(0, **STITCHES["saturated"])
+    patches, points, on, background = (leaf.detach() for leaf in full.leaves)
+
+    def image(colours: Tensor, last: Tensor, behind: Tensor) -> Tensor:
+        whole = torch.cat([patches[:, :, :1], colours], 2)
+        ons = torch.cat([on[:, :-1], last], 1)
+        objects, covered = particles.composite(whole, points, ons, full.side, full.noise)
+        return objects + (1 - covered) * behind
+
+    leaves = (patches[:, :, 1:].clone(), on[:, -1:].clone(), background.clone())
+    assert torch.autograd.gradcheck(image, [x.requires_grad_() for x in leaves], fast_mode=True)
 
 
 def test_messages_against_a_loop_over_edges() -> None:
@@ -381,6 +494,17 @@ def test_the_background_particle_is_a_constant_and_last() -> None:
     assert found.logvar is not None
     torch.testing.assert_close(found.points[:, -1], torch.zeros(3, 2))
     torch.testing.assert_close(found.logvar[:, -1], torch.full((3, 2), math.log(0.01)))
+
+
+def test_keypoints_come_with_their_appearances_and_these_log_variances() -> None:
+    method, images = build().eval(), torch.rand(3, 3, 32, 32)
+    particles, _ = method.particles(images)
+    found = method.keypoints(images).appearance
+    assert found is not None
+    d = method.settings.features
+    assert found.shape == (3, 5, 2 * d)
+    torch.testing.assert_close(found[..., :d], particles.appearance)
+    torch.testing.assert_close(found[..., d:], particles.appearance_logvar)
 
 
 def test_moving_a_particle_moves_its_own_map_alone() -> None:

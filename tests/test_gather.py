@@ -12,13 +12,27 @@ import pytest
 from scipy import stats
 
 from partbench import jobs
+from partbench.comparisons import (
+    BOTH_ALONE,
+    CONTROL_ALONE,
+    METHOD_ALONE,
+    NOTHING_TO_TEST,
+    Measured,
+    compare,
+    comparisons,
+)
 from partbench.config import Config, check, method_settings, probe_settings
 from partbench.errors import BadInput
 from partbench.files import sha256
-from partbench.gather import Tables, gather, summarize, write
+from partbench.gather import gather, summarize, write
 from partbench.integrity import read_record, write_record
 from partbench.metrics.intervals import over_seeds_and_samples
-from partbench.probe import FORMAT
+from partbench.metrics.paired import holm, paired_difference, welch_difference
+from partbench.probe import FORMAT, Probe
+from partbench.probes.classify import Classify
+from partbench.probes.landmarks import Landmarks
+from partbench.probes.linear import Linear
+from partbench.probes.parts import Parts
 
 CONFIG = check(
     {
@@ -133,6 +147,7 @@ def test_a_number_carries_where_it_comes_from(results: Path) -> None:
         "status": "done",
         "reason": "",
         "role": "method",
+        "random": True,
         "reduced": True,  # the variant `demo` is
         "subset": False,
         "version": 1,
@@ -287,7 +302,7 @@ def test_a_cell_edited_by_hand_is_no_number(results: Path, value: float) -> None
     text = path.read_text()
     assert '"value": 75.0' in text
     path.write_text(text.replace('"value": 75.0', f'"value": {json.dumps(value)}'))
-    table, summary, damage = gather(CONFIG, results)
+    table, summary, damage, _ = gather(CONFIG, results)
     mine = rows(table, method="patchvae", probe="linear", seed=0).iloc[0]
     assert (mine["status"], mine["reason"]) == ("failed", damage[0])
     assert re.search(r"0/toy/linear.json is damaged.*Delete .*0/toy/linear.json and run", damage[0])
@@ -299,14 +314,14 @@ def test_a_number_that_is_not_the_mean_of_its_samples_is_damage(results: Path) -
     record = read_record(path)
     record["metrics"][0]["value"] = 75.01
     write_record(path, record)
-    _, _, damage = gather(CONFIG, results)
+    damage = gather(CONFIG, results).damage
     assert re.search(r"top1 is 75.01, the mean of its samples 75.0", damage[0])
 
 
 def test_a_per_sample_table_of_other_outcomes_is_damage(results: Path) -> None:
     path = results / "cells" / run_key(0) / "toy" / "linear.parquet"
     pd.DataFrame({"top1": OUTCOMES[0][::-1], "other": 0.0}).to_parquet(path)
-    _, _, damage = gather(CONFIG, results)
+    damage = gather(CONFIG, results).damage
     assert re.search(r"linear.parquet is damaged.*Delete .*0/toy/linear.json and run", damage[0])
 
 
@@ -314,8 +329,9 @@ def test_an_empty_folder_is_a_table_of_missing_cells(tmp_path: Path) -> None:
     table, summary = tables(tmp_path)
     assert set(table["status"]) == {"missing", "not applicable"}
     assert len(summary) == 0
-    write(Tables(table, summary, []), tmp_path)
+    write(gather(CONFIG, tmp_path), tmp_path)
     assert len(pd.read_parquet(tmp_path / "metrics.parquet")) == len(table)
+    assert len(pd.read_parquet(tmp_path / "comparisons.parquet")) == 0
     assert len(pd.read_parquet(tmp_path / "summary.parquet")) == 0
 
 
@@ -413,6 +429,18 @@ def test_summary_of_one_seed(tmp_path: Path) -> None:
     assert np.isnan(row["low"])
 
 
+def test_a_reference_is_told_from_a_method_s_number(results: Path) -> None:
+    for seed in OUTCOMES:
+        path = results / "cells" / run_key(seed) / "toy" / "linear.json"
+        record = read_record(path)
+        [number] = record["metrics"]
+        constant = number | {"metric": "oracle", "reference": True}
+        write_record(path, record | {"metrics": [number, constant]})
+    for table in tables(results):
+        told = table[table["metric"] != ""][["metric", "reference"]].itertuples(False, None)
+        assert set(told) == {("top1", False), ("oracle", True)}
+
+
 def test_settings_of_a_metric_are_summed_up_apart(results: Path) -> None:
     for seed in range(3):
         path = write_cell(results, run_key(seed), OUTCOMES[seed], "classify", "more")
@@ -455,8 +483,8 @@ def test_a_cell_of_an_earlier_version_asks_for_another_run(
 
 
 def test_tables_as_files(results: Path) -> None:
+    write(gather(CONFIG, results), results)
     table, summary = tables(results)
-    write(Tables(table, summary, []), results)
     pd.testing.assert_frame_equal(pd.read_parquet(results / "metrics.parquet"), table)
     flat = pd.read_csv(results / "metrics.csv")
     assert flat["value"].dropna().tolist() == table["value"].dropna().tolist()
@@ -481,3 +509,132 @@ def test_a_number_made_with_other_settings_does_not_count(results: Path, stale: 
     mine = table[(table["method"] == "patchvae") & (table["seed"] == 0) & (table["eval"] == "toy")]
     assert mine["status"].tolist() == ["missing"]
     assert "other settings" in mine["reason"].iloc[0]
+
+
+# Comparisons with controls.
+
+PAIR = {"method": "patchvae", "control": "raw_pixels"}
+
+
+def write_raw_pixels(results: Path, outcomes: dict[int, list[float]], **changes: Any) -> None:
+    for seed, of_seed in outcomes.items():
+        key = run_key(seed, "raw_pixels", "paper")
+        write_run(results, key)
+        write_cell(results, key, of_seed, **changes)
+
+
+def compared(results: Path) -> dict[str, Any]:
+    """Return the one comparison."""
+    (row,) = gather(CONFIG, results).comparisons.to_dict("records")
+    return {str(key): value for key, value in row.items()}
+
+
+def test_a_method_is_tested_against_a_control_on_the_same_samples(results: Path) -> None:
+    controls = {0: [0.0, 0, 1, 0], 1: [0.0, 0, 0, 1]}
+    write_raw_pixels(results, controls)
+    row = compared(results)
+    assert {key: row[key] for key in PAIR} == PAIR
+    a, b = (100 * np.array(list(o.values())) for o in (OUTCOMES, controls))
+    expected = paired_difference(a, b)
+    assert tuple(row[key] for key in expected._fields) == pytest.approx(expected)
+    assert row["p_holm"] == row["p"]
+    assert (row["samples"], row["reason"]) == (4, "")
+    group = {"train": "toy", "eval": "toy", "probe": "linear", "metric": "top1", "setting": ""}
+    assert {key: row[key] for key in group} == group
+
+
+def test_samples_that_one_of_both_lacks_are_left_out(results: Path) -> None:
+    controls = {0: [0.0, 0, 1, np.nan], 1: [0.0, 0, 0, 1]}
+    write_raw_pixels(results, controls)
+    path = results / "cells" / run_key(0, "raw_pixels", "paper") / "toy" / "linear.json"
+    record = read_record(path)
+    record["metrics"][0]["value"] = 100 * float(np.nanmean(controls[0]))
+    write_record(path, record)
+    a, b = (100 * np.array(list(o.values()))[:, :3] for o in (OUTCOMES, controls))
+    row = compared(results)
+    assert row["difference"] == pytest.approx(paired_difference(a, b).difference)
+    assert row["samples"] == 3
+
+
+def test_without_outcomes_the_test_is_over_seeds(results: Path) -> None:
+    write_raw_pixels(results, {0: [0.0, 0, 1, 0], 1: [0.0, 0, 1, 1]}, samples=False)
+    row = compared(results)
+    expected = welch_difference([75, 50, 75], [25, 50])
+    assert tuple(row[key] for key in expected._fields) == pytest.approx(expected)
+    assert row["samples"] == 0
+
+
+def test_one_seed_has_no_verdict(results: Path) -> None:
+    """The linear probe draws by the seed, so raw pixels need several seeds there, too."""
+    write_raw_pixels(results, {0: OUTCOMES[0]})
+    row = compared(results)
+    assert row["reason"] == CONTROL_ALONE
+    assert np.isnan([row["p"], row["p_holm"], row["low"]]).all()
+    for seed in (1, 2):
+        (results / "cells" / run_key(seed) / "toy" / "linear.json").unlink()
+    assert compared(results)["reason"] == BOTH_ALONE
+    write_raw_pixels(results, {1: OUTCOMES[1]})
+    assert compared(results)["reason"] == METHOD_ALONE
+
+
+def test_one_seed_suffices_where_the_seed_changes_nothing(
+    results: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Linear, "random", classmethod(lambda cls, metric: False))
+    write_raw_pixels(results, {0: [0.0, 0, 1, 0]})
+    found = gather(CONFIG, results)
+    random = {"patchvae": True, "raw_pixels": False}
+    assert rows(found.metrics, probe="linear").groupby("method")["random"].all().to_dict() == random
+    assert found.summary.set_index("method")["random"].to_dict() == random
+    a, b = 100 * np.array(list(OUTCOMES.values())), 100 * np.array([[0.0, 0, 1, 0]])
+    row = found.comparisons.iloc[0]
+    assert row["p"] == pytest.approx(paired_difference(a, b, b_random=False).p)
+
+
+def test_what_neither_seeds_nor_samples_vary_is_not_tested() -> None:
+    constant = Measured("a", "paper", False, np.array([1.0]), None)
+    assert compare(constant, constant).reason == NOTHING_TO_TEST
+    varied = constant._replace(outcomes=np.array([[1.0, 2.0, 4.0]]))
+    assert compare(varied, varied._replace(outcomes=np.zeros((1, 3)))).samples == 3
+    with pytest.raises(ValueError, match="broadcast"):
+        compare(varied, varied._replace(outcomes=np.zeros((1, 4))))
+
+
+def test_the_tests_of_a_group_share_a_correction(tmp_path: Path) -> None:
+    """Two methods against two controls are four tests; another metric's tests are its own."""
+    draw = np.random.default_rng(0)
+    levels = {("a", "method"): 1.0, ("b", "method"): 0.3}
+    levels |= {("x", "floor"): 0.0, ("y", "floor"): 0.2, ("z", "ceiling"): 9.0}
+    table = pd.DataFrame(
+        [
+            {
+                **dict.fromkeys(("train", "eval", "probe"), "toy"),
+                **{"metric": metric, "method": method, "role": role, "seed": seed},
+                "reference": False,
+                **{"setting": "", "variant": "paper", "status": "done", "random": True},
+                **{"samples": "", "path": "", "scale": 1.0},
+                "value": level + 0.2 * draw.normal(),
+            }
+            for metric in ("top1", "top5")
+            for (method, role), level in levels.items()
+            for seed in range(3)
+        ]
+    )
+    found = comparisons(table, tmp_path)
+    assert list(found["method"] + found["control"])[:4] == ["ax", "ay", "bx", "by"]
+    assert len(found) == 8
+    for _, group in found.groupby("metric"):
+        assert group["p_holm"].tolist() == pytest.approx(holm(group["p"].tolist()))
+        assert group["p_holm"].min() == pytest.approx(4 * group["p"].min())
+
+
+def test_which_numbers_depend_on_the_seed_of_the_probe() -> None:
+    def drawn(probe: type[Probe], *metrics: str) -> list[str]:
+        return [metric for metric in metrics if probe.random(metric)]
+
+    assert drawn(Linear, "top1") == ["top1"]
+    assert drawn(Classify, "top1 last epoch") == ["top1 last epoch"]
+    drawn_by_landmarks = ["equivariance", "few_shot_iod_error"]
+    assert drawn(Landmarks, "iod_error", "failure_rate", *drawn_by_landmarks) == drawn_by_landmarks
+    drawn_by_parts = ["equivariance_agreement"]
+    assert drawn(Parts, "fg_nmi", "part_consistency", *drawn_by_parts) == drawn_by_parts

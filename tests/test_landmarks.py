@@ -1,6 +1,7 @@
 """The landmark probe: MAFL's reference numbers, the fits, few-shot draws, and what it refuses."""
 
 import json
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.io import loadmat
-from sealed import reseal
+from sealed import meta_of, reseal
 from sklearn.linear_model import LinearRegression
 
 from partbench import published
@@ -28,7 +29,7 @@ from partbench.integrity import read_record, write_record
 from partbench.metrics import landmarks as metrics
 from partbench.metrics.landmarks import Truth
 from partbench.probe import Metric, Result, measure
-from partbench.probes.landmarks import Landmarks, LandmarkSetting, LandmarkSettings
+from partbench.probes.landmarks import Landmarks, LandmarkSetting, LandmarkSettings, kept_of
 from partbench.run import Run, Runtime
 from partbench.score.landmarks import score
 
@@ -378,7 +379,12 @@ def test_many_draws_take_each_image_equally_often() -> None:
 
 
 def write_outputs(
-    folder: Path, data: Path, k: int = 4, background: bool = True, logvar: bool = True
+    folder: Path,
+    data: Path,
+    k: int = 4,
+    background: bool = True,
+    logvar: bool = True,
+    appearance: bool = False,
 ) -> dict[str, Arrays]:
     """Fabricate a run's outputs: keypoints near the first landmarks, in a window with a margin."""
     rng = np.random.default_rng(0)
@@ -399,6 +405,10 @@ def write_outputs(
             carried = points + 0.02 * rng.normal(size=points.shape)
             carried[0, 0] = np.nan
             arrays["carried"] = carried
+            arrays["stayed"] = points + 0.1 * rng.normal(size=points.shape)
+            arrays["stayed"][1, 2] = np.nan
+        if appearance:
+            arrays["appearance"] = rng.normal(size=(*points.shape[:2], 3))
         written[name] = {key: values.astype(np.float32) for key, values in arrays.items()}
         for key, values in written[name].items():
             np.save(folder / f"{name}.{key}.npy", values)
@@ -477,7 +487,93 @@ def test_every_setting_equals_a_slow_version(
             assert metric.value == pytest.approx(np.nanmean(expected))
             assert (metric.unit, metric.better) == ("% inter-ocular", "lower")
             assert metric.n == np.isfinite(expected).sum()
-    assert len([key for key in found if key[0] == "iod_error"]) == 8
+    few = {"n=58", "n=58, intercept"}  # see below
+    assert {setting for metric, setting in found if metric == "iod_error"} - few == {
+        ", ".join(filter(None, [name, end])) for name in designs for end in ("", "intercept")
+    }
+
+
+def test_regression_from_what_else_describes_keypoints(tiny: Path, tmp_path: Path) -> None:
+    arrays = write_outputs(tmp_path / "all", tiny, appearance=True)
+    kinds = ("points", "logvar", "appearance")
+    design = {name: np.concatenate([a[kind] for kind in kinds], 2) for name, a in arrays.items()}
+    found = run(tmp_path / "all", tiny, few_shot=())
+    for intercept in (False, True):
+        column = "iod_error, mu+logvar+features" + (", intercept" if intercept else "")
+        expected = expected_error(tiny, design, intercept)
+        np.testing.assert_allclose(found.samples[column], expected, rtol=1e-6)
+    # Without log-variances nothing says which inputs are the paper's.
+    write_outputs(tmp_path / "places", tiny, logvar=False, appearance=True)
+    settings_ = {s.inputs for m in run(tmp_path / "places", tiny).metrics if (s := m.setting)}
+    assert settings_ == {"mu"}
+
+
+def test_regression_from_few_particles_by_their_variance(
+    outputs: tuple[Path, dict[str, Arrays]], tiny: Path
+) -> None:
+    source, arrays = outputs
+    logvar = arrays["train"]["logvar"].astype(np.float64)
+    means = [np.mean([row[k].sum() for row in logvar]) for k in range(logvar.shape[1])]
+    order = sorted(range(len(means)), key=lambda k: means[k])
+    assert len(order) == 5  # the background competes
+    for top in (2, 3):
+        found = run(source, tiny, few_shot=(), top=top)
+        for variance, chosen in (("lowest", order[:top]), ("highest", order[-top:])):
+            design = {name: a["points"][:, sorted(chosen)] for name, a in arrays.items()}
+            for intercept in (False, True):
+                setting = LandmarkSetting(top=top, variance=variance, intercept=intercept)
+                expected = expected_error(tiny, design, intercept)
+                column = f"iod_error, {setting}"
+                np.testing.assert_allclose(found.samples[column], expected, rtol=1e-6)
+    for top in (0, 5, 6):
+        metrics = run(source, tiny, few_shot=(), top=top).metrics
+        assert all(m.setting.top is None for m in metrics)
+
+
+def test_regression_without_the_last_tenth_of_the_training_images(
+    outputs: tuple[Path, dict[str, Arrays]], tiny: Path, tmp_path: Path
+) -> None:
+    source, arrays = outputs
+    kept = LandmarkSetting(annotations=58)  # 64 less a tenth of it
+    found = run(source, tiny, few_shot=())
+    first = {"train": arrays["train"]["points"][:58], "test": arrays["test"]["points"]}
+    cut = tmp_path / "cut"
+    cut.mkdir()
+    for path in tiny.iterdir():
+        if path.name.startswith("train.") and path.suffix == ".npy":
+            np.save(cut / path.name, np.load(path)[:58])
+        elif path.name != "meta.json":
+            (cut / path.name).symlink_to(path)
+    meta = meta_of(tiny)
+    meta["splits"]["train"]["n"] = 58
+    write_record(cut / "meta.json", meta)
+    reseal(cut)
+    for setting in (kept, kept.model_copy(update={"intercept": True})):
+        expected = expected_error(cut, first, setting.intercept)
+        np.testing.assert_allclose(found.samples[f"iod_error, {setting}"], expected, rtol=1e-6)
+    assert kept.record() == {"annotations": 58}
+    without = values(run(source, tiny, few_shot=(), held_out=0))
+    assert ("iod_error", str(kept)) not in without
+    assert kept_of(19_000, 0.1) == 17_100  # MAFL, KeyNet's code
+    assert kept_of(9, 0.1) == 0
+
+
+def test_a_landmark_that_only_the_held_out_images_show(
+    outputs: tuple[Path, dict[str, Arrays]], tiny: Path, tmp_path: Path
+) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    for path in tiny.iterdir():
+        (data / path.name).symlink_to(path)
+    visible = np.load(tiny / "train.visible.npy")
+    visible[:58, 3] = False
+    visible[58:, 3] = True
+    (data / "train.visible.npy").unlink()
+    np.save(data / "train.visible.npy", visible)
+    reseal(data)
+    with pytest.raises(BadInput, match=r"first 58 training .*held_out.*is visible in no image"):
+        run(outputs[0], data)
+    run(outputs[0], data, held_out=0)
 
 
 def test_the_implicit_intercept_of_the_background(result: Result) -> None:
@@ -500,13 +596,14 @@ def test_the_implicit_intercept_of_the_background(result: Result) -> None:
 def test_only_what_the_keypoints_have_is_measured(tiny: Path, tmp_path: Path) -> None:
     write_outputs(tmp_path / "plain", tiny, background=False, logvar=False)
     found = values(run(tmp_path / "plain", tiny))
-    assert {setting for metric, setting in found if metric == "iod_error"} == {"", "intercept"}
+    few = {"n=58", "n=58, intercept"}
+    measured = {setting for metric, setting in found if metric == "iod_error"}
+    assert measured - few == {"", "intercept"}
     assert ("implicit_intercept", "") not in found
     write_outputs(tmp_path / "logvar", tiny, background=False)
     found = values(run(tmp_path / "logvar", tiny, few_shot=()))
-    assert {setting for metric, setting in found if metric == "iod_error"} == {
-        "", "intercept", "mu+logvar", "mu+logvar, intercept"
-    }  # fmt: skip
+    measured = {setting for metric, setting in found if metric == "iod_error"}
+    assert measured - few == {"", "intercept", "mu+logvar", "mu+logvar, intercept"}
     assert not [metric for metric, _ in found if metric.startswith("few_shot")]
 
 
@@ -537,6 +634,40 @@ def test_other_metrics(result: Result, outputs: tuple[Path, dict[str, Arrays]], 
         result.samples["equivariance"], np.nanmean(shares, axis=1), rtol=1e-4
     )
     assert found["equivariance", ""].unit == "% of window side"
+    # What staying put would score, over the keypoints that both are known of.
+    stay = frame.to_pixels(arrays["points"]) - frame.to_pixels(arrays["stayed"])
+    still = 100 * np.linalg.norm(stay[:, :-1], axis=2) / 24
+    both = np.isfinite(shares) & np.isfinite(still)
+    assert not both[0, 0]
+    assert not both[1, 2]
+    over = found["equivariance_over_staying", ""]
+    assert over.value == pytest.approx(100 * shares[both].sum() / still[both].sum(), rel=1e-4)
+    assert (over.unit, over.better, over.n) == ("% of staying put", "lower", len(shares))
+    assert {m.metric for m in result.metrics if m.reference} == {"mean_shape"}
+
+
+def test_keypoints_that_do_not_move_are_told_from_those_that_follow(
+    outputs: tuple[Path, dict[str, Arrays]], tiny: Path, tmp_path: Path
+) -> None:
+    """The distance alone is best for points near the centre, which stay where they are."""
+    written = write_outputs(tmp_path / "out", tiny)["test"]
+    points, stayed = written["points"], written["stayed"]
+    for carried, share in ((stayed, 100), (points, 0), ((points + stayed) / 2, 50)):
+        np.save(tmp_path / "out" / "test.carried.npy", carried)
+        reseal(tmp_path / "out")
+        found = values(run(tmp_path / "out", tiny, few_shot=()))
+        assert found["equivariance_over_staying", ""].value == pytest.approx(share, abs=1e-3)
+    near = 0.1 * (stayed - points) + points  # a tenth of the way, of the distance and of staying
+    for key, array in (("carried", (points + near) / 2), ("stayed", near)):
+        np.save(tmp_path / "out" / f"test.{key}.npy", array)
+    reseal(tmp_path / "out")
+    close = values(run(tmp_path / "out", tiny, few_shot=()))
+    assert close["equivariance", ""].value < 0.2 * found["equivariance", ""].value
+    assert close["equivariance_over_staying", ""].value == pytest.approx(50, abs=1e-3)
+    np.save(tmp_path / "out" / "test.stayed.npy", points)
+    reseal(tmp_path / "out")
+    with pytest.raises(BadInput, match="no keypoint of a warped copy can be compared"):
+        run(tmp_path / "out", tiny)
 
 
 def test_few_shot_rows(result: Result) -> None:
@@ -676,13 +807,13 @@ def write_mafl_like(folder: Path) -> Path:
     return reseal(folder)
 
 
-def test_every_published_row_of_the_three_papers_is_matched(tmp_path: Path) -> None:
+def test_every_published_number_of_the_three_papers_is_measured(tmp_path: Path) -> None:
     data = write_mafl_like(tmp_path / "mafl")
     rng = np.random.default_rng(0)
     source = tmp_path / "outputs"
     source.mkdir()
     for split, n in (("train", 19_000), ("test", 1_000)):
-        for kind in ("points", "logvar", "carried"):
+        for kind in ("points", "logvar", "carried", "stayed"):
             np.save(source / f"{split}.{kind}.npy", rng.normal(size=(n, 4, 2)).astype(np.float32))
     about = of_borders(128, 16)._asdict() | {"background": True}
     about["protocol"] = {"points": "centred", "landmarks": "corner"}
@@ -696,26 +827,13 @@ def test_every_published_row_of_the_three_papers_is_matched(tmp_path: Path) -> N
     settings = probe_settings(config, "landmarks", "mafl")
     assert settings == LandmarkSettings()
     measured = Landmarks().run(source, data, settings.model_copy(update={"draws": 2}), 0, "cpu")
-    rows = published.load()
-    rows = rows[(rows["probe"] == "landmarks") & rows["method"].isin(["dlp", "keynet", "zhang"])]
-    assert len(rows) == 6 + 11 + 3
-    summary = pd.DataFrame(
-        {
-            "method": method, "variant": f"k{k}", "train": "celeba", "eval": "mafl",
-            "probe": "landmarks", "metric": m.metric, "setting": str(m.setting), "unit": m.unit,
-            "mean": m.value, "low": m.value, "high": m.value, "seeds": 1,
-            "reduced": False, "subset": False,
-        }
-        for method, ks in (("dlp", (25, 30, 50)), ("keynet", (10, 30, 50)), ("zhang", (10, 30)))
-        for k in ks
-        for m in measured.metrics
-    )  # fmt: skip
-    for row in rows.to_dict("records"):
-        variants = rows["variant"][rows["method"] == row["method"]]
-        ours = published.match(row, summary, variants)
-        assert ours is not None, row
-        assert (ours["metric"], ours["setting"]) == (row["metric"], row["setting"])
-        assert published.verdict(row, ours).label != "not comparable"
+    claims = [c for c in published.load() if c.probe == "landmarks" and c.has_run]
+    assert Counter(c.method for c in claims) == {"dlp": 6, "keynet": 11, "zhang": 3}
+    numbers = {(m.metric, json.dumps(m.setting.record(), sort_keys=True)) for m in measured.metrics}
+    units = {m.metric: m.unit for m in measured.metrics}
+    for claim in claims:
+        assert (claim.metric, claim.address.settings) in numbers
+        assert claim.unit == units[claim.metric]
 
 
 # ---------------------------------------------------------------------------- bad outputs
@@ -746,13 +864,17 @@ def with_value(array: NDArray[Any], place: tuple[Any, ...], value: float) -> NDA
         ("test.points", lambda x: x.astype(complex), "complex"),
         ("test.carried", lambda x: x[:, :-1], r"test.carried.npy: shape \[32, 4, 2\]"),
         ("test.carried", lambda x: np.full_like(x, np.nan), "no keypoint was carried back"),
+        ("test.stayed", lambda x: x[:, :-1], r"test.stayed.npy: shape \[32, 4, 2\]"),
+        ("train.appearance", lambda x: x[:, :-1], r"train.appearance.npy: 4 keypoints, but .* 5"),
+        ("test.appearance", lambda x: x[..., :-1], "appearances of shape"),
+        ("test.appearance", lambda x: x[:-1], r"test.appearance.npy.*\[32 images, keypoints"),
     ],
 )
 def test_bad_outputs(
     tiny: Path, tmp_path: Path, file: str, change: Callable[[Any], Any], message: str
 ) -> None:
     source = tmp_path / "outputs"
-    write_outputs(source, tiny)
+    write_outputs(source, tiny, appearance=True)
     path = source / f"{file}.npy"
     np.save(path, change(np.load(path)))
     reseal(source)

@@ -12,11 +12,13 @@ import numpy as np
 import pytest
 import torch
 from conftest import tensor
+from oracle_vectors import Vectors
 from torch import Tensor, nn
 
+from partbench.coordinates import of_cells, of_pixels
 from partbench.method import DataInfo
 from partbench.methods.dlp import DLP, WEAK
-from partbench.nn import particles, perceptual, tps
+from partbench.nn import keypoints, particles, perceptual, tps
 from partbench.nn.elbo import kl_from_logvar
 from partbench.nn.keypoints import gaussian_maps, marginal_softmax
 from partbench.nn.particle_types import Noise
@@ -45,7 +47,7 @@ def gradient(value: Tensor, cotangent: Any, *leaves: Tensor) -> tuple[Tensor, ..
 
 @pytest.fixture(scope="module")
 def v(oracles: Path) -> Arrays:
-    return dict(np.load(oracles / "dlp.npz"))
+    return Vectors(oracles / "dlp.npz")
 
 
 # Heat maps and masks.
@@ -59,13 +61,39 @@ def test_marginal_softmax(v: Arrays) -> None:
     same(grad, v["ssm/grad_heatmap"])
 
 
+def test_the_probabilities_of_the_marginal_softmax(
+    v: Arrays, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The expectation of a coordinate that is 1 in one cell is that cell's probability."""
+    maps = tensor(v["ssm/heatmap"])
+    for axis, name in enumerate(("prob_cols", "prob_rows")):
+        expected = v[f"ssm/{name}"]
+        for cell in range(expected.shape[-1]):
+            monkeypatch.setattr(
+                keypoints,
+                "cell_centres",
+                lambda cells, like, cell=cell: (torch.arange(cells) == cell).to(like.dtype),
+            )
+            same(marginal_softmax(maps)[..., axis], expected[..., cell])
+
+
 def test_gaussian_maps(v: Arrays) -> None:
     points = xy(v["gauss/kp_yx"])
-    maps = gaussian_maps(points, 12, 10, 0.1)
+    maps = gaussian_maps(points, *v["gauss/maps"].shape[2:], 0.1)
     same(maps, v["gauss/maps"])
     (grad,) = gradient(maps, v["gauss/cotangent"], points)
     same(grad.flip(-1), v["gauss/grad_kp"])
-    same((maps > 0.2).any(1, keepdim=True).double(), v["masks/fg_union"])
+
+
+def test_masks(v: Arrays, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the model takes for foreground where its Gaussian maps are the given ones."""
+    method = DLP(settings(k=4, proposals=4), DataInfo(64, 0))
+    monkeypatch.setattr(DLP, "gaussians", lambda _, maps: maps)
+    maps = tensor(v["gauss/maps"])
+    each = [method.foreground(own.unsqueeze(1)) for own in maps.unbind(1)]
+    same(torch.cat(each, 1), v["masks/fg_each"])
+    same(method.foreground(maps), v["masks/fg_union"])
+    same(1 - method.foreground(maps), v["masks/bg"])
 
 
 # The KL terms.
@@ -75,21 +103,20 @@ def test_gaussian_maps(v: Arrays) -> None:
 def test_chamfer_kl(v: Arrays, case: str) -> None:
     mu, logvar = xy(v["chamfer/mu"]), xy(v["chamfer/logvar"])
     prior = xy(v["chamfer/prior_mu"])
+    (of_prior,) = set(v["chamfer/prior_logvar"].flat)
     means, logvars = mu, logvar
     if case != "head":
         constant = torch.full((len(mu), 1, 2), LOGVAR, dtype=torch.float64)
         means = torch.cat([mu, torch.zeros_like(constant)], 1)
         logvars = torch.cat([logvar, constant], 1)
-    same(particles.pairwise_kl(means, logvars, prior, LOGVAR), v[f"chamfer/pairwise_kl_{case}"])
-    value = particles.chamfer_kl(means, logvars, prior, LOGVAR)
+    pairs = particles.pairwise_kl(means, logvars, prior, of_prior)
+    same(pairs, v[f"chamfer/pairwise_kl_{case}"])
+    value = particles.chamfer_kl(means, logvars, prior, of_prior)
     same(value, v[f"chamfer/value_{case}"])
     same(value.mean(), v[f"chamfer/mean_{case}"])
-    if f"chamfer/grad_mu_{case}" in v:
-        leaves = (means, logvars, prior)
-        grads = gradient(value, v["chamfer/cotangent"], *leaves)
-        for grad, name in zip(grads, ("mu", "logvar", "prior_mu"), strict=True):
-            if (key := f"chamfer/grad_{name}_{case}") in v:
-                same(grad.flip(-1), v[key])
+    grads = gradient(value, v["chamfer/cotangent"], means, logvars, prior)
+    for grad, name in zip(grads, ("mu", "logvar", "prior_mu"), strict=True):
+        same(grad.flip(-1), v[f"chamfer/grad_{name}_{case}"])
 
 
 def test_appearance_kl(v: Arrays) -> None:
@@ -99,13 +126,16 @@ def test_appearance_kl(v: Arrays) -> None:
     grads = torch.autograd.grad(value, (mu, logvar))
     same(grads[0], v["kl_feat/grad_mu"])
     same(grads[1], v["kl_feat/grad_logvar"])
+    for place in np.ndindex(*mu.shape[:2]):
+        own = (leaf[place][None, None] for leaf in (mu, logvar))
+        same(kl_from_logvar(*own), v["kl_feat/per_particle"][place])
 
 
 # Proposals.
 
 
 def test_patches(v: Arrays) -> None:
-    patches = particles.to_patches(tensor(v["image"]), 8)
+    patches = particles.to_patches(tensor(v["image"]), int(v["proposals/image_patch_keep"][1]))
     same(patches.mean((2, 3, 4)), v["proposals/patches_checksum_per_patch"])
 
 
@@ -124,6 +154,11 @@ def test_proposals(v: Arrays) -> None:
     side, patch, keep = v["proposals/image_patch_keep"].tolist()
     kept = particles.proposals(maps, side, patch, keep)
     same(kept.flip(-1), v["proposals/kept_kp_yx"])
+    theirs = v["proposals/global_kp_yx"]
+    same(kept.flip(-1), np.take_along_axis(theirs, v["proposals/kept_index"][..., None], 1))
+    farthest_first = (-v["proposals/sq_distance"]).argsort(1)[..., None]
+    everything = particles.proposals(maps, side, patch, maps.shape[1])
+    same(everything.flip(-1), np.take_along_axis(theirs, farthest_first, 1))
 
 
 # Glimpses and their way back.
@@ -133,7 +168,8 @@ def test_proposals(v: Arrays) -> None:
 def test_glimpses(v: Arrays, what: str, source: str) -> None:
     images, points = leaf(v[source]), xy(v["glimpse/kp_yx"])
     crops = v[f"glimpse/{what}_crops"]
-    side, glimpse = images.shape[-1], crops.shape[-1]
+    side = images.shape[-1]
+    glimpse = round(float(v[f"glimpse/{what}_anchor"]) * (side - 1))
     x, y = particles.box_masks(points, glimpse, side)
     same(torch.einsum("bki,bkj->bkij", y, x)[:, :, None], v[f"glimpse/{what}_box_masks"])
     found = particles.glimpses(images, points, glimpse)
@@ -154,7 +190,7 @@ def test_exclusive_glimpses(v: Arrays) -> None:
 def test_composite(v: Arrays, case: str) -> None:
     patches, points = leaf(v["object/rgba_patches"]), xy(v["object/kp_yx"])
     on, background = leaf(v["object/obj_on"]), leaf(v["object/background"])
-    noise = 0.1 * tensor(v["object/alpha_noise"]) if case == "noisy" else None
+    noise = alpha_noise(v) if case == "noisy" else None
     objects, covered = particles.composite(patches, points, on, background.shape[-1], noise)
     image = objects + (1 - covered) * background
     same(objects, v[f"object/{case}_fg_c"])
@@ -165,6 +201,25 @@ def test_composite(v: Arrays, case: str) -> None:
     grads[0], grads[3] = grads[0].flatten(0, 1), grads[3].flip(-1)
     for grad, name in zip(grads, names, strict=True):
         same(grad, v[f"object/{case}_grad_{name}"])
+
+
+def alpha_noise(v: Arrays) -> Tensor:
+    return float(v["object/alpha_noise_sigma"]) * tensor(v["object/alpha_noise"])
+
+
+@pytest.mark.parametrize("case", ["", "_noisy"])
+def test_patches_in_their_places(v: Arrays, case: str) -> None:
+    """The coverage of one particle alone is its alpha; its image is that times its colour."""
+    expected, side = v[f"object/translated_alpha{case}"], v["object/background"].shape[-1]
+    patches, points = tensor(v["object/rgba_patches"]), xy(v["object/kp_yx"])
+    noise = alpha_noise(v) if case else None
+    for k in range(patches.shape[1]):
+        own = (patches[:, k : k + 1], points[:, k : k + 1], torch.ones(len(patches), 1).double())
+        of_own = None if noise is None else noise[:, k : k + 1]
+        objects, covered = particles.composite(*own, side, of_own)
+        same(covered, expected[:, k].clip(0, 1))
+        if not k:
+            same(objects, expected[:, k] * v["object/translated_rgb_particle0"])
 
 
 def test_shares_against_a_loop() -> None:
@@ -181,7 +236,9 @@ def test_shares_against_a_loop() -> None:
 
 
 def test_point_convolution(v: Arrays) -> None:
-    layer = particles.PointConv(6, 9).double()
+    width, before = v["pointnet/mlp.0.weight"].shape
+    neighbours = v["pointnet/neighbours_sorted_flat"].shape[1]
+    layer = particles.PointConv(before - 2, width, neighbours).double()
     names = {"first": "mlp.0", "rest.0": "mlp.1", "rest.2": "mlp.3", "rest.3": "mlp.4"}
     layer.load_state_dict(
         {
@@ -224,6 +281,12 @@ def test_vgg_distance(v: Arrays, monkeypatch: pytest.MonkeyPatch) -> None:
     value = method.distance(output, tensor(v["rec/x"]))
     same(value, v["vgg/value_mean"])
     same(torch.autograd.grad(value, output)[0], v["vgg/grad_xhat"])
+    target = tensor(v["rec/x"])
+    for i, expected in enumerate(v["vgg/value_per_image"]):
+        same(method.distance(output[i : i + 1], target[i : i + 1]), expected)
+    ours, theirs = ([x, *method.perceptual(x)] for x in (output, target))
+    terms = [(a - b).square().flatten(1).sum(1) for a, b in zip(ours, theirs, strict=True)]
+    same(torch.stack(terms, 1), v["vgg/terms_pixel_then_layers"])
 
 
 # Warps.
@@ -232,12 +295,16 @@ def test_vgg_distance(v: Arrays, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_warps(v: Arrays) -> None:
     image = tensor(v["tps/image"])[None]
     side, crop = image.shape[-1], int(v["tps/crop"])
-    warper = tps.ThinPlateSpline(side)
+    warper = tps.ThinPlateSpline(side, round(len(v["tps/control_points_xy"]) ** 0.5))
     same(warper.control, v["tps/control_points_xy"], atol=1e-7)
     warper.control = tensor(v["tps/control_points_xy"])
+    kernel = warper._terms(warper.control[:1])[:, : len(warper.control)]
+    same(kernel[0], v["tps/U_ctrl_row0"])
     line = torch.linspace(-1, 1, side, dtype=torch.float64)
     y, x = torch.meshgrid(line, line, indexing="ij")
     warper.basis = warper._terms(torch.stack([x, y], -1).view(-1, 2))
+    frame, keypoints = of_pixels(side), tensor(v["tps/keypoints_xy"])
+    pixels = frame.to_pixels(torch.stack([x, y], -1))
     for draw, spread in ((1, WEAK), (2, tps.STRONG)):
         key = f"tps/draw{draw}"
         again = v[f"{key}_uniform"] > 0.5
@@ -258,7 +325,16 @@ def test_warps(v: Arrays) -> None:
         same(warper.carry_back(places, parameters).view(grid.shape), grid)
         image = tps.warp(image, grid)
         name = "im1_weak" if draw == 1 else "im2_strong"
-        same(image[0, :, crop:-crop, crop:-crop], v[f"tps/{name}"])
+        window = slice(crop, side - crop)
+        same(image[0, :, window, window], v[f"tps/{name}"])
+        shown = frame.to_pixels(grid[0])
+        nearest = (shown.view(-1, 1, 2) - keypoints).square().sum(-1).argmin(0)
+        keypoints = pixels.view(-1, 2)[nearest]
+        same(keypoints - crop, v[f"tps/keypoints_im{draw}"])
+        if draw == 2:
+            same((shown - pixels)[None, window, window], v["tps/flow_im2"])
+            inside = of_cells(side, side - 2 * crop, crop)
+            same(inside.from_pixels(shown)[None, window, window], v["tps/grid_im2"])
 
 
 # Whole models with the reference's weights.
@@ -285,6 +361,7 @@ MODULES = {
         "prior.enc": "proposer",
         "pointnet.conv": "messages",
         "pointnet.fc": "scatter",
+        "pointnet.cnn": "enlarge",
         "dec": "decoder",
         "object_dec.fc": "glimpse_decoder_in",
         "object_dec.main": "glimpse_decoder",
@@ -306,9 +383,11 @@ class Transplant:
 
     def __init__(self, folder: Path, kind: str, **changes: Any) -> None:
         self.kind = kind
-        self.arrays = a = dict(np.load(folder / f"dlp_{kind}_model.npz"))
+        self.arrays = a = Vectors(folder / f"dlp_{kind}_model.npz")
+        assert bool(a["meta/object"]) == (kind == "object")
         self.settings = settings(
             objects=kind == "object",
+            channels=a["meta/enc_channels"].tolist(),
             background_in_chamfer=kind == "masked",
             k=int(a["meta/K"]),
             proposals=int(a["meta/Kp"]),
@@ -322,7 +401,7 @@ class Transplant:
         )
         self.method = DLP(self.settings, DataInfo(int(a["meta/size"]), 0)).double()
         self.method.background_logvar = LOGVAR
-        theirs = [key[6:] for key in a if key.startswith("param/")]
+        theirs = a.below("param/")
         self.names: dict[str, str] = {}
         for prefix, module in MODULES[kind].items():
             whole = prefix if prefix.endswith("conv") else f"{prefix}."
@@ -331,8 +410,10 @@ class Transplant:
             ours = [key for key in state if not key.endswith("num_batches_tracked")]
             assert len(keys) == len(ours), module
             self.names |= dict(zip(keys, ours, strict=True))
-        copies = {key for key in theirs if key.startswith("object_dec.decode.")}
-        assert set(theirs) - copies == set(self.names)
+        copies = a.below("param/object_dec.decode.")
+        for name in copies:  # of one module under two names
+            same(a[f"param/object_dec.decode.{name}"], a[f"param/object_dec.main.{name}"], 0, 0)
+        assert set(theirs) - {f"object_dec.decode.{name}" for name in copies} == set(self.names)
         state = {ours: self.turn(ours, tensor(a[f"param/{t}"])) for t, ours in self.names.items()}
         missing, unexpected = self.method.load_state_dict(state, strict=False)
         assert not unexpected
@@ -417,9 +498,16 @@ def check_values(model: Transplant, noise: Noise, name: str) -> None:
     }
     seen = {key.split("/", 1)[1] for key in a if key.startswith(f"{name}/")}
     if name == "train_warmup":
-        seen.discard("rec")  # made without a background there; it is not used in that phase
+        made["rec"] = decoded.objects  # made without a background there
     for key in seen & set(made):
         same(made[key], a[f"{name}/{key}"])
+    own = method.settings
+    for which in ("head", "with_background"):
+        changes = {"background_in_chamfer": which == "with_background"}
+        method.settings = own.model_copy(update=changes)
+        terms = method.terms(p, model.x_prior, decoded.images.sum())
+        same(terms["kl_place"], a[f"{name}/kl_chamfer_{which}"])
+    method.settings = own
 
 
 @pytest.mark.parametrize("kind", ["masked", "object"])
@@ -462,7 +550,10 @@ def test_training_values_and_gradients(oracles: Path, kind: str, name: str) -> N
 
 @pytest.mark.parametrize("kind", ["masked", "object"])
 def test_five_steps(oracles: Path, kind: str) -> None:
-    """The losses of five steps; Adam with the reference's betas and eps."""
+    """The losses of five steps and where they leave the BatchNorm statistics.
+
+    Adam has the reference's betas and eps.
+    """
     model = Transplant(oracles, kind)
     method, noise = model.method, model.noise()
     adam = method.optimizers()["all"]
@@ -474,6 +565,12 @@ def test_five_steps(oracles: Path, kind: str) -> None:
         adam.step()
         losses.append(terms["loss"].item())
     same(np.array(losses), model.arrays["train/loss_total_of_5_adam_steps_same_noise"], rtol=1e-6)
+    prefix = "train/buffer_after/"
+    buffers = model.arrays.below(prefix)
+    assert buffers
+    for name in buffers:
+        own = model.names[name.replace("object_dec.decode.", "object_dec.main.")]
+        same(method.get_buffer(own), model.arrays[prefix + name], rtol=1e-5, atol=1e-7)
 
 
 @pytest.mark.parametrize(

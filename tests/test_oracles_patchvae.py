@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import tensor
+from oracle_vectors import Vectors
 from torch import Tensor, nn
 
 from partbench.data.batch import Batch
@@ -69,7 +70,7 @@ def leaf(array: Any) -> Tensor:
 
 @pytest.fixture(scope="module")
 def vectors(oracles: Path) -> Arrays:
-    return np.load(oracles / "patchvae.npz")
+    return Vectors(oracles / "patchvae.npz")
 
 
 @pytest.fixture(scope="module")
@@ -142,7 +143,8 @@ def test_edge_weights(vectors: Arrays, scale: str) -> None:
 
 def test_edge_weights_in_blocks_of_one_pixel_are_the_laplacian(vectors: Arrays) -> None:
     laplacian = vectors["edge/laplacian_abs"]
-    expected = laplacian / laplacian.sum((2, 3), keepdims=True) * 32 * 32
+    height, width = laplacian.shape[2:]
+    expected = laplacian / laplacian.sum((2, 3), keepdims=True) * height * width
     same(edge_weights(tensor(vectors["recon/x"]), 1), expected)
 
 
@@ -290,13 +292,11 @@ def test_updates_per_epoch(vectors: Arrays, images: int, case: str) -> None:
 class Transplant:
     """A method with the weights of a reference model, in float64."""
 
-    def __init__(self, method: Any, arrays: Arrays, modules: dict[str, str]) -> None:
+    def __init__(self, method: Any, arrays: Vectors, modules: dict[str, str]) -> None:
         self.method, self.arrays, self.modules = method.double(), arrays, modules
         self.x = tensor(arrays["x"])
         state = {
-            self.rename(key.removeprefix("param/")): tensor(value)
-            for key, value in arrays.items()
-            if key.startswith("param/")
+            self.rename(name): tensor(arrays[f"param/{name}"]) for name in arrays.below("param/")
         }
         missing, unexpected = method.load_state_dict(state, strict=False)
         assert not unexpected
@@ -345,7 +345,7 @@ class VAETransplant(Transplant):
 
 
 def transplant_patchvae(oracles: Path) -> Transplant:
-    arrays = dict(np.load(oracles / "patchvae_model.npz"))
+    arrays = Vectors(oracles / "patchvae_model.npz")
     settings = PatchVAE.Settings(
         parts=int(arrays["meta/P"]),
         part_dims=int(arrays["meta/L"]),
@@ -353,17 +353,19 @@ def transplant_patchvae(oracles: Path) -> Transplant:
         decoder_width=int(arrays["meta/ngf"]),
         temperature=float(arrays["temperature"]),
     )
-    return PatchVAETransplant(PatchVAE(settings, DATA), arrays, PATCHVAE_MODULES)
+    data = DataInfo(int(arrays["meta/size"]), 10)
+    return PatchVAETransplant(PatchVAE(settings, data), arrays, PATCHVAE_MODULES)
 
 
 def transplant_vae(oracles: Path) -> Transplant:
-    arrays = dict(np.load(oracles / "patchvae_vae_model.npz"))
+    arrays = Vectors(oracles / "patchvae_vae_model.npz")
     settings = VAE.Settings(
         latent=int(arrays["meta/P"] * arrays["meta/L"]),
         stride=int(arrays["meta/s"]),
         decoder_width=int(arrays["meta/ngf"]),
     )
-    return VAETransplant(VAE(settings, DATA), arrays, VAE_MODULES)
+    data = DataInfo(int(arrays["meta/size"]), 10)
+    return VAETransplant(VAE(settings, data), arrays, VAE_MODULES)
 
 
 TRANSPLANTS = {"patchvae": transplant_patchvae, "vae": transplant_vae}
@@ -451,7 +453,7 @@ def test_five_steps_of_the_transplanted_model(transplant: Transplant) -> None:
         losses.append(loss.item())
     same(losses, arrays["train/loss_plain_of_5_adam_steps_same_noise"])
     prefix = "train/buffer_after/"
-    buffers = [key.removeprefix(prefix) for key in arrays if key.startswith(prefix)]
+    buffers = arrays.below(prefix)
     assert buffers
     for name in buffers:
         same(transplant.method.get_buffer(transplant.rename(name)), arrays[prefix + name])

@@ -58,7 +58,8 @@ class Everything(Bare):
 
     def keypoints(self, images: Tensor) -> Keypoints:
         points = torch.stack([images.mean((2, 3)), images.amax((2, 3))], 2) - 0.5
-        return Keypoints(points, torch.zeros_like(points), background=True)
+        looks = torch.stack([images.mean((2, 3))] * 5, 2)
+        return Keypoints(points, torch.zeros_like(points), background=True, appearance=looks)
 
     def part_maps(self, images: Tensor) -> PartMaps:
         bright = images.mean(1) > 0.5
@@ -180,6 +181,16 @@ BROKEN: dict[str, tuple[str, Any, str]] = {
         Keypoints(POINTS, torch.zeros(2, 2, 2)),
         r"logvar is float32 \[2, 2, 2\]",
     ),
+    "appearances of other points": (
+        "keypoints",
+        Keypoints(POINTS, torch.zeros(2, 3, 2), appearance=torch.zeros(2, 4, 6)),
+        r"appearance is float32 \[2, 4, 6\]",
+    ),
+    "parts of whole images at low resolution": (
+        "whole_part_maps",
+        PartMaps(HALF[..., ::2], LABELS),
+        r"whole_part_maps\(images\)\.weights is float32",
+    ),
     "only the background": (
         "keypoints",
         Keypoints(POINTS[:, :1], background=True),
@@ -266,7 +277,10 @@ def test_keypoints_come_back(data: Prepared, tmp_path: Path) -> None:
         expected = method.keypoints(images_of(data, split)).points
         np.testing.assert_array_equal(read.points[split], expected)
         assert not read.logvar[split].any()
-    assert read.carried.shape == (5, 3, 2)
+        assert read.appearance is not None
+        means = images_of(data, split).mean((2, 3))
+        np.testing.assert_array_equal(read.appearance[split], np.stack([means] * 5, 2))
+    assert read.carried.shape == read.stayed.shape == (5, 3, 2)
 
 
 def test_keypoints_that_stay_on_the_image_are_carried_back_to_their_places(
@@ -284,6 +298,8 @@ def test_keypoints_that_stay_on_the_image_are_carried_back_to_their_places(
     capabilities()["keypoints"].write(Follows(), data, tmp_path, CPU, "test")
     write_checksums(tmp_path)
     read = keypoints.read(tmp_path, SIZES)
+    # Constant points stay where they are under any warp.
+    np.testing.assert_array_equal(read.stayed, read.carried)
     moved = np.abs(read.carried - read.points["test"]).max((1, 2))
     assert (moved > 1e-3).all()
     assert (moved < 0.8).all()

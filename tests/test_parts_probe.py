@@ -18,6 +18,7 @@ from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
 from partbench import method as methods
 from partbench import plugins, published
+from partbench.config import check, probe_settings
 from partbench.data.batch import Batch
 from partbench.data.loader import Loader, Schedule
 from partbench.data.prepared import Prepared
@@ -25,12 +26,17 @@ from partbench.errors import BadInput
 from partbench.extract import extract
 from partbench.integrity import write_record
 from partbench.method import DataInfo, Method, StepFreeMethod
+from partbench.metrics.ceilings import grouping_table
 from partbench.metrics.intervals import jackknife, over_seeds_and_samples
+from partbench.metrics.parts import consistency, dominant
 from partbench.model import load_model
+from partbench.names import version_of
+from partbench.nn.tps import STRONG, ThinPlateSpline, similarity, warp
+from partbench.outputs import part_maps
 from partbench.outputs.part_maps import PartMapCapability, PartMaps
 from partbench.probe import Metric, Result
 from partbench.probe import measure as measure_cell
-from partbench.probes.parts import Parts, PartSettings, consistency, dominant
+from partbench.probes.parts import EXACT, MEASURES, Parts, PartSettings
 from partbench.run import Run, Runtime
 from partbench.train import train
 
@@ -199,9 +205,22 @@ def test_settings_say_how_the_data_were_made(
     assert {("fg_nmi", fg), ("nmi", full)} <= set(found(result))
 
 
+def test_settings_say_what_departs_from_the_authors_preparation(tmp_path: Path) -> None:
+    root = test_cub.make(tmp_path)
+    values = {"points": "exact", "mask_resize": "nearest", "border": "kept"}
+    for i, changes in enumerate([{}, values, *({key: v} for key, v in values.items())]):
+        reader = test_cub.reader(root, size=24, crop="whole", foreground="box", **changes)
+        data = test_cub.prepare_one(reader, tmp_path / str(i)).folder
+        source = outputs(tmp_path / f"out{i}", data, np.zeros((2, 48, 48), int), k=2)
+        for metric in measure(source, data, pooled_classes=[]).metrics:
+            if metric.metric != "equivariance_agreement":
+                departures = metric.setting.record().get("departures", [])
+                assert len(departures) == len(changes), (changes, metric)
+
+
 def settings_of_the_paper(dataset: str) -> set[tuple[str, str]]:
-    rows = published.load().query("probe == 'parts' and k == '4'")
-    return set(rows[rows["dataset"] == dataset][["metric", "setting"]].itertuples(False, None))
+    claims = [c for c in published.load() if c.has_run and c.probe == "parts"]
+    return {(c.metric, c.words) for c in claims if version_of(c.eval) == dataset}
 
 
 def test_what_the_paper_measures_is_measured_here(birds: Path, tmp_path: Path) -> None:
@@ -212,7 +231,7 @@ def test_what_the_paper_measures_is_measured_here(birds: Path, tmp_path: Path) -
     meta["class_names"] = [*meta["class_names"], *(f"class {i}" for i in range(3, 201))]
     known = set()
     for number, (crop, foreground) in enumerate(
-        [("whole", labels == 0), ("whole", "mask"), ("tight", labels == 0)]
+        [("whole", labels == 0), ("whole", "mask"), ("tight", "mask")]
     ):
         source = outputs(tmp_path / str(number), birds, labels, foreground, k=4)
         # The square that such images lie in is twice as wide.
@@ -235,6 +254,70 @@ def test_what_the_paper_measures_on_deepfashion(masked: Path, tmp_path: Path) ->
     told = outputs(tmp_path / "told", masked, true % 4)
     known |= set(found(measure(told, data)))
     assert settings_of_the_paper("deepfashion") <= known
+
+
+def test_the_legacy_number_of_the_paper_is_of_a_predicted_foreground(
+    birds: Path, tmp_path: Path
+) -> None:
+    data = copy_with(birds, tmp_path / "data")
+    labels = np.random.default_rng(8).integers(0, 3, (2, 48, 48))
+    source = outputs(tmp_path / "out", data, labels)
+
+    def legacy() -> dict[str, Any]:
+        metrics = measure(source, data, pooled_classes=[]).metrics
+        (one,) = (m.setting.record() for m in metrics if getattr(m.setting, "legacy", False))
+        return one
+
+    paper = {"k": 3, "crop": "stretch", "legacy": True}
+    assert legacy() == paper | {"foreground": "box"}
+    reseal(data, settings=meta_of(data)["settings"] | {"foreground": "masks"})
+    assert legacy() == paper | {"foreground": "mask"}
+    reseal(data, foreground={"by": "a run"})
+    assert legacy() == paper
+
+
+def test_oracles_and_constants_are_references(masked: Path, birds: Path, tmp_path: Path) -> None:
+    """They are the same for every method, so that none is judged by them."""
+    rng = np.random.default_rng(11)
+    true = true_parts(masked)
+    for data, shape in ((masked, true.shape), (birds, (2, 48, 48))):
+        several = [
+            measure(
+                outputs(tmp_path / f"{data.name}{i}", data, rng.integers(0, 4, shape), k=4),
+                data,
+                pooled_classes=[],
+            )
+            for i in range(2)
+        ]
+        constants = {m.metric for m in several[0].metrics if m.reference}
+        assert {m for m, _ in found(several[0]) if m.startswith(("oracle", "const"))} == constants
+        assert "constant_landmark_error" in constants
+        for key, metric in found(several[0]).items():
+            if metric.reference:
+                assert found(several[1])[key].value == pytest.approx(metric.value)
+                assert (metric.note == EXACT) == key[0].endswith(("nmi", "ari"))
+
+
+def test_oracles_are_the_best_groupings(masked: Path, tmp_path: Path) -> None:
+    """Both oracles are the best of all groupings, one by one."""
+    true = np.zeros_like(true_parts(masked))
+    sizes = np.array([9, 6, 5, 4, 3, 2]) * 100
+    flat = true.reshape(-1)
+    flat[: sizes.sum()] = np.repeat(np.arange(1, 7), sizes)
+    data = copy_with(masked, tmp_path / "data", parts=true)
+    for k in (2, 3, 4):
+        result = measure(outputs(tmp_path / str(k), data, true % k, "none", k=k), data)
+        for name, measured in MEASURES.items():
+            tables = [
+                grouping_table(np.append(0, sizes), np.append(-1, groups))
+                for groups in np.ndindex(*[k] * 6)
+            ]
+            best = 100 * float(measured(np.array([pad(t, k) for t in tables])).max())
+            assert value(result, f"oracle_fg_{name}", f"K = {k}") == pytest.approx(best)
+
+
+def pad(table: NDArray[Any], k: int) -> NDArray[Any]:
+    return np.pad(table, ((0, 0), (0, k - table.shape[1])))
 
 
 def test_the_outcomes_by_image_have_the_value_as_mean(masked: Path, tmp_path: Path) -> None:
@@ -318,7 +401,9 @@ def test_labels_at_the_landmarks_of_birds(birds: Path, tmp_path: Path) -> None:
         expected = 100 * score(true, full)
         full_setting = "K = 3, own foreground, stretched images"
         assert value(result, name, full_setting) == pytest.approx(expected, rel=1e-9)
-    legacy = value(result, "fg_ari", f"{whole}, legacy: labels with background")
+    legacy = value(
+        result, "fg_ari", "K = 3, own foreground, stretched images, legacy: labels with background"
+    )
     assert legacy == value(result, "ari", full_setting)
     assert legacy != pytest.approx(value(result, "fg_ari", whole))
     assert result.details["at"] == "landmarks"
@@ -402,6 +487,29 @@ def test_the_paper_s_baselines_through_preparation(
         assert value(result, "landmark_error", setting) == pytest.approx(error, abs=0.1)
         found_ = value(result, "constant_landmark_error", setting)
         assert found_ == pytest.approx(constant, abs=0.06)
+
+
+def test_on_cub_centres_count_from_pixel_1(birds: Path, tmp_path: Path) -> None:
+    values = {
+        "name": "x",
+        "seeds": [0],
+        "data": {"cub-fg": {"reader": "cub"}, "toy": {"reader": "toy"}},
+    }
+    block = {"train": "toy", "methods": {"random_parts": ["paper"]}, "probes": {"parts": ["toy"]}}
+    config = check(values | {"runs": [block]}, "test")
+    of = {name: probe_settings(config, "parts", name) for name in ("cub-fg", "toy")}
+    assert of["cub-fg"] == PartSettings(first_pixel=1)
+    assert of["toy"] == PartSettings()
+    source = outputs(tmp_path, birds, np.zeros((2, 48, 48), int), k=2)
+    for name in ("train", "test"):
+        centres = np.load(source / f"{name}.centres.npy")
+        np.save(source / f"{name}.moved.npy", centres + 1)
+    from_1 = measure(source, birds, first_pixel=1, pooled_classes=[])
+    for name in ("train", "test"):
+        np.save(source / f"{name}.centres.npy", np.load(source / f"{name}.moved.npy"))
+    reseal(source)
+    moved = measure(source, birds, pooled_classes=[])
+    assert from_1.details["landmarks"] == moved.details["landmarks"]
 
 
 def test_absent_parts_lie_at_the_origin_or_nowhere(masked: Path, tmp_path: Path) -> None:
@@ -592,7 +700,7 @@ def test_landmarks_that_cannot_be_read(birds: Path, tmp_path: Path) -> None:
 def test_parts_of_images_at_their_own_aspect(tmp_path: Path) -> None:
     root = test_cub.make(tmp_path)
     square = test_cub.reader(root, size=24, crop="stretch", foreground="box")
-    whole = test_cub.reader(root, size=24, crop="whole", foreground="box")
+    whole = test_cub.reader(root, size=24, crop="whole", foreground="box", border="kept")
     test_cub.prepare_one(square, tmp_path / "square")
     data = tmp_path / "cub"
     split = test_cub.prepare_one(whole, data).split("test")
@@ -607,7 +715,8 @@ def test_parts_of_images_at_their_own_aspect(tmp_path: Path) -> None:
     assert split.annotation("extent").tolist() == [[36, 24], [36, 24]]
     assert not labels[:, 24:].any()
     assert not labels[:, :, 36:].any()
-    assert not (out / "test.agreement.npy").exists()
+    agreement = np.load(out / "test.agreement.npy")
+    assert ((agreement >= 0) & (agreement <= 1)).all()
     # Each part's centre is the mean place of its pixels within the box.
     y, x = np.mgrid[:48, :48]
     inside = (labels[0] == 1) & split.annotation("mask")[0]
@@ -615,7 +724,8 @@ def test_parts_of_images_at_their_own_aspect(tmp_path: Path) -> None:
     np.testing.assert_allclose(np.load(out / "test.centres.npy")[0, 1], expected, rtol=1e-5)
     result = measure(out, data, pooled_classes=[])
     settings_ = {str(metric.setting) for metric in result.metrics}
-    assert {"K = 3, whole images", "K = 3, box as foreground, whole images"} <= settings_
+    kept = "whole images, border kept"
+    assert {f"K = 3, {kept}", f"K = 3, box as foreground, {kept}"} <= settings_
     with pytest.raises(BadInput, match=r"keeps every image's aspect; features .* only part maps"):
         extract(model, data, ["part_maps", "features"], out, tmp_path / "p.npz", "cpu", 1)
 
@@ -632,7 +742,7 @@ class Halves:
 
 
 def test_pictures_of_images_at_their_own_aspect_show_what_is_measured(tmp_path: Path) -> None:
-    whole = test_cub.reader(test_cub.make(tmp_path), size=24, crop="whole")
+    whole = test_cub.reader(test_cub.make(tmp_path), size=24, crop="whole", border="kept")
     test_cub.prepare_one(whole, tmp_path / "cub")
     split = Prepared(tmp_path / "cub").split("test")
     assert split.annotation("extent").tolist() == [[36, 24], [36, 24]]
@@ -642,6 +752,70 @@ def test_pictures_of_images_at_their_own_aspect_show_what_is_measured(tmp_path: 
     assert (parts[:, :24, 18:36] == 1).all()
     assert (parts[:, 24:] == 255).all()
     assert (parts[:, :, 36:] == 255).all()
+
+
+class Otherwise(Halves):
+    """Whose parts of whole images are its square parts the other way round."""
+
+    def whole_part_maps(self, images: torch.Tensor) -> PartMaps:
+        maps = self.part_maps(images)
+        return PartMaps(maps.weights.flip(1), 1 - maps.labels)
+
+
+@pytest.mark.parametrize("crop", ["whole", "stretch"])
+def test_whole_images_are_measured_by_the_method_s_own_rule(
+    crop: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader = test_cub.reader(test_cub.make(tmp_path), size=32, crop=crop, foreground="box")
+    data = test_cub.prepare_one(reader, tmp_path / "cub")
+    width = int(data.split("test").annotation("extent")[0, 0]) if crop == "whole" else 32
+    monkeypatch.setattr(ThinPlateSpline, "draw", still)
+    read = {}
+    for method in (Halves(), Otherwise()):
+        folder = tmp_path / type(method).__name__
+        folder.mkdir()
+        PartMapCapability().write(method, data, folder, torch.device("cpu"), "test")
+        read[type(method)] = part_maps.read(reseal(folder), data)
+    plain, other = read[Halves], read[Otherwise]
+    assert (plain.labels[:, :32, :width] == other.labels[:, :32, :width]).all() == (
+        crop == "stretch"
+    )
+    swapped = plain.centres["train"][:, :: -1 if crop == "whole" else 1]
+    np.testing.assert_array_equal(other.centres["train"], swapped)
+    # Without a warp every part stays where it is, in images of any shape.
+    np.testing.assert_array_equal(other.agreement, 1)
+    pictures = [
+        PartMapCapability().draw(m, data.split("test"), torch.device("cpu"))["parts"]
+        for m in (Halves(), Otherwise())
+    ]
+    assert np.array_equal(*pictures) == (crop == "stretch")
+
+
+def still(warper: ThinPlateSpline, n: int, spread: Any) -> torch.Tensor:
+    """The weights of warps that move nothing."""
+    weights = torch.zeros(n, len(warper.control), 2)
+    return similarity(weights, torch.zeros(n), torch.ones(n), torch.zeros(n, 2))
+
+
+def test_warps_of_rectangles_against_loops() -> None:
+    height, width = 6, 11
+    warper = ThinPlateSpline((height, width), control=4)
+    torch.manual_seed(0)
+    weights = warper.draw(3, STRONG.times(2))
+    grid = warper.grid(weights)
+    assert grid.shape == (3, height, width, 2)
+    control = [(x, y) for y in np.linspace(-1, 1, 4) for x in np.linspace(-1, 1, 4)]
+    for n, row, column in np.ndindex(3, height, width):
+        place = np.array([2 * column / (width - 1) - 1, 2 * row / (height - 1) - 1])
+        squared = [((place - c) ** 2).sum() for c in control]
+        terms = [*(r * np.log(r + 1e-5) for r in squared), 1, *place]
+        expected = np.array(terms) @ weights[n].numpy()
+        np.testing.assert_allclose(grid[n, row, column], expected, atol=1e-5)
+    images = torch.rand(3, 2, height, width)
+    identity = warper.grid(still(warper, 3, None))
+    torch.testing.assert_close(warp(images, identity), images, rtol=0, atol=1e-5)
+    square, sides = ThinPlateSpline(5), ThinPlateSpline((5, 5))
+    torch.testing.assert_close(square.basis, sides.basis, rtol=0, atol=0)
 
 
 PART_METHODS = [
@@ -659,7 +833,7 @@ def test_part_maps_of_images_that_are_not_square(name: str) -> None:
         squares = Batch(torch.rand(20, 3, 32, 32), None, None, torch.ones(20, 32, 32))
         method.fit(lambda: iter([squares]))
     with torch.inference_mode():
-        found = method.part_maps(torch.rand(1, 3, 32, 48))
+        found = part_maps.locator(method, True)(torch.rand(1, 3, 32, 48))
     k = found.weights.shape[1]
     assert found.weights.shape == (1, k, 32, 48)
     assert found.labels.shape == (1, 32, 48)

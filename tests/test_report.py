@@ -4,7 +4,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
@@ -16,9 +16,11 @@ import pytest
 from fake_results import HOSTILE, PART_NAMES, SCRIPT, make
 
 from partbench import probes, published
+from partbench.comparisons import BOTH_ALONE, CONTROL_ALONE, METHOD_ALONE, NOTHING_TO_TEST
 from partbench.data.sheet import COLOURS
 from partbench.integrity import read_record, write_record
 from partbench.probes.parts import PartSetting
+from partbench.published import Claim
 from partbench.report import sections as fragments
 from partbench.report import text
 from partbench.report.compare import outcome, statements
@@ -109,7 +111,7 @@ def page(results: Path) -> str:
     return render(results, published.load())
 
 
-def render(results: Path, literature: pd.DataFrame) -> str:
+def render(results: Path, literature: Sequence[Claim]) -> str:
     out = results.parent / "report" / "index.html"
     write(results, out, literature)
     assert [path.name for path in out.parent.iterdir()] == ["index.html"]
@@ -171,14 +173,19 @@ def test_what_ran_is_counted(results: Path, page: str) -> None:
         assert f"{count} {state}" in words(page)
 
 
-def test_words_say_what_the_intervals_say(page: str) -> None:
+def test_words_say_what_the_tests_say(page: str) -> None:
     said = words(page)
-    assert (
-        "PatchVAE (demo) beats random initialisation (demo) and raw pixels: "
-        "the intervals do not overlap." in said
+    size = r" by (\d+\.\d) \[\d+\.\d, \d+\.\d\] \(p (?:< 0\.001|= 0\.0[0-4]\d)\)"
+    control = r"random initialisation \(demo\)"
+    beats = re.search(rf"PatchVAE \(demo\) beats {control}{size} and raw pixels{size}\.", said)
+    assert beats
+    assert float(beats[1]) == pytest.approx(18, abs=3)
+    assert float(beats[2]) == pytest.approx(25, abs=3)
+    gain = r"\(a gain of \S+ \[\S+, \S+\], p = \d\.\d+\)"
+    assert re.search(rf"BiGAN \(demo\) does not beat {control} {gain}", said)
+    assert re.search(
+        rf"{re.escape(HOSTILE)} is worse than {control}{size} and raw pixels{size}\.", said
     )
-    assert "BiGAN (demo) does not beat random initialisation (demo): the intervals overlap" in said
-    assert f"{HOSTILE} is worse than random initialisation (demo) and raw pixels." in said
     assert "3 of 6 trained methods beat every floor control" in said
     assert "here the best test epoch adds" in said
 
@@ -193,17 +200,24 @@ def test_failures_show_their_log(page: str) -> None:
 def test_a_recalled_number_decides_nothing(page: str) -> None:
     chips = re.findall(r'<td class="verdict"><span class="chip ([\w-]+)"', page)
     assert chips.count("unverified-reference") == 9
-    assert set(chips) == {"unverified-reference", "not-run"}
+    assert set(chips) == {"unverified-reference", "not-run", "reference-only"}
 
 
-def verdicts(results: Path, literature: pd.DataFrame) -> list[tuple[str, str]]:
+def verified() -> list[Claim]:
+    """Return the published numbers as if all had been checked."""
+    return [claim.model_copy(update={"status": "verified"}) for claim in published.load()]
+
+
+def verdicts(results: Path, literature: Sequence[Claim]) -> list[tuple[str, str]]:
+    """Return the verdicts on all but the mere references."""
     papers = paper_views(read(results), literature)
     rows = [row for paper in papers for table in paper["tables"] for row in table["rows"]]
-    return [(row["verdict"].label, row["verdict"].reason) for row in rows]
+    found = [(row["verdict"].label, row["verdict"].reason) for row in rows]
+    return [verdict for verdict in found if verdict[0] != "reference only"]
 
 
 def test_verdicts_against_verified_numbers(results: Path) -> None:
-    found = verdicts(results, published.load().assign(status="verified"))
+    found = verdicts(results, verified())
     assert {label for label, _ in found} == {"reproduced", "better", "worse", "not run"}
 
 
@@ -211,7 +225,7 @@ def test_a_reduced_configuration_never_reproduces(results: Path, tmp_path: Path)
     shutil.copytree(results, tmp_path, dirs_exist_ok=True)
     config = read_record(results / "config.json")
     write_record(tmp_path / "config.json", config | {"comparable": False})
-    found = verdicts(tmp_path, published.load().assign(status="verified"))
+    found = verdicts(tmp_path, verified())
     assert {label for label, _ in found} == {"not comparable", "not run"}
 
 
@@ -289,7 +303,8 @@ def test_the_numbers_behind_landmarks(results: Path) -> None:
     assert np.isnan(patchvae["implicit_intercept"])
     assert (patchvae["k"], patchvae["role"]) == (11, "method")
     summary = pd.read_parquet(results / "summary.parquet").query("method == 'vae'")
-    for metric, setting in (("equivariance", ""), ("failure_rate", "intercept")):
+    names = ("equivariance", "equivariance_over_staying")
+    for metric, setting in (*((name, "") for name in names), ("failure_rate", "intercept")):
         row = summary[(summary["metric"] == metric) & (summary["setting"] == setting)]
         assert vae[metric] == pytest.approx(row["mean"].item())
     areas = [
@@ -333,7 +348,7 @@ def test_keypoints_curves_and_faces_are_shown(results: Path, page: str) -> None:
         assert worst == sorted(worst, reverse=True)
     assert '<a href="#keypoints">' in page
     values = re.findall(r'data-value="([^"]*)"', section(page, "keypoints"))
-    assert len(values) == 4 * 5
+    assert len(values) == 4 * 6
     assert values.count("nan") == 3  # three methods have no implicit intercept
     assert "nan" not in words(section(page, "keypoints")).lower().split()
 
@@ -561,7 +576,7 @@ def test_the_background_is_grey_and_parts_are_not() -> None:
 
 def test_published_landmark_errors_stand_below_ours(results: Path, page: str) -> None:
     numbers = task_of(results, "parts").numbers
-    view = landmark_table(numbers, published.load(), "cub-whole")
+    view = landmark_table(numbers, published.load(), "cub")
     assert view is not None
     assert view["columns"] == ["CUB-001", "all"]
     assert [(row["name"], row["k"]) for row in view["rows"]] == [
@@ -574,7 +589,7 @@ def test_published_landmark_errors_stand_below_ours(results: Path, page: str) ->
         **{"CUB-001": 11.3, "CUB-002": 15.0, "CUB-003": 10.6, "all": 9.2}
     }
     assert paper["status"] == "verified"
-    assert theirs["PDiscoNet", 8]["status"] == "unverified"
+    assert theirs["PDiscoNet, K = 8", 8]["status"] == "unverified"
     assert all(f'id="{a}"' in page for row in theirs.values() for a, _ in row["values"].values())
     none = landmark_table(numbers, published.load(), "toy")
     assert none is not None
@@ -758,45 +773,114 @@ def test_nothing_is_left_of_a_page_that_could_not_be_made(tmp_path: Path) -> Non
     out = tmp_path / "report" / "index.html"
     out.parent.mkdir()
     out.write_text("as it was")
-    with pytest.raises(KeyError):
-        write(tmp_path / "nothing", out, pd.DataFrame({"paper": ["x"]}))
+    with pytest.raises(AttributeError):
+        write(tmp_path / "nothing", out, [None])  # type: ignore[list-item]
     assert out.read_text() == "as it was"
     assert list(out.parent.iterdir()) == [out]
 
 
 @pytest.mark.parametrize(
-    ("a", "b", "better", "said"),
+    ("difference", "p", "better", "said"),
     [
-        ((1, 2), (3, 4), "higher", "worse"),
-        ((3, 4), (1, 2), "higher", "better"),
-        ((1, 2), (3, 4), "lower", "better"),
-        ((1, 3), (2, 4), "higher", "overlap"),
-        ((1, 2), (2, 3), "higher", "overlap"),
-        ((1, 2), (np.nan, 3), "higher", "unknown"),
+        (-1.0, 0.01, "higher", "worse"),
+        (1.0, 0.01, "higher", "better"),
+        (-1.0, 0.01, "lower", "better"),
+        (1.0, 0.01, "lower", "worse"),
+        (5.0, 0.05, "higher", "same"),
+        (5.0, 0.049, "higher", "better"),
     ],
 )
-def test_only_intervals_apart_tell_two_apart(a: Any, b: Any, better: str, said: str) -> None:
-    left, right = (
-        {"low": low, "high": high, "mean": (low + high) / 2, "better": better}
-        for low, high in (a, b)
-    )
-    assert outcome(left, right) == said
+def test_only_corrected_p_values_tell_two_apart(
+    difference: float, p: float, better: str, said: str
+) -> None:
+    row = {"difference": difference, "p": 1e-9, "p_holm": p, "reason": ""}
+    assert outcome(row, better) == said
+    assert outcome(row | {"reason": CONTROL_ALONE, "p_holm": np.nan}, better) == "untested"
 
 
-def test_statements_without_a_floor_or_an_interval() -> None:
-    row = {"method": "vae", "variant": "paper", "role": "method", "better": "higher", "seeds": 1}
-    floor = row | {"method": "raw_pixels", "role": "floor"}
-    numbers = {"mean": 1.0, "low": 0.9, "high": 1.1}
-    none = {"mean": 1.0, "low": np.nan, "high": np.nan}
-    [alone] = statements(pd.DataFrame([row | numbers]))
+def against(control: str, variant: str = "paper", **values: Any) -> dict[str, Any]:
+    """Return a comparison of VAE with a control."""
+    pair = {"method": "vae", "variant": "paper", "control": control, "control_variant": variant}
+    numbers = {"difference": 2.0, "low": 1.0, "high": 3.0, "p": 0.001, "p_holm": 0.012}
+    return pair | numbers | {"reason": ""} | values
+
+
+NONE = {"difference": np.nan, "low": np.nan, "high": np.nan, "p_holm": np.nan}
+SAME = {"low": -1.0, "p_holm": 0.3}
+MINUS = "\N{MINUS SIGN}"
+
+
+@pytest.mark.parametrize(
+    ("better", "first", "second", "state", "said"),
+    [
+        (
+            *("higher", {}, {"p_holm": 1e-9}, "beats"),
+            "beats raw pixels by 2.0 [1.0, 3.0] (p = 0.012) and mean shape by 2.0 [1.0, 3.0] "
+            "(p < 0.001).",
+        ),
+        (
+            *("lower", {}, {"difference": -2.0, "low": -3.0, "high": -1.0}, "mixed"),
+            "is worse than raw pixels by 2.0 [1.0, 3.0] (p = 0.012); beats mean shape by 2.0 "
+            "[1.0, 3.0] (p = 0.012).",
+        ),
+        (
+            *("lower", SAME, SAME, "mixed"),
+            f"does not beat raw pixels (a gain of {MINUS}2.0 [{MINUS}3.0, 1.0], p = 0.30) and mean "
+            f"shape (a gain of {MINUS}2.0 [{MINUS}3.0, 1.0], p = 0.30).",
+        ),
+        (
+            *("higher", {}, NONE | {"reason": CONTROL_ALONE}, "unknown"),
+            "beats raw pixels by 2.0 [1.0, 3.0] (p = 0.012); has no verdict against mean shape "
+            "(one seed).",
+        ),
+        (
+            *("higher", SAME, NONE | {"reason": NOTHING_TO_TEST}, "mixed"),
+            f"does not beat raw pixels (a gain of 2.0 [{MINUS}1.0, 3.0], p = 0.30); has no "
+            "verdict against mean shape (nothing varies that could be tested).",
+        ),
+        (
+            *("higher", NONE | {"reason": METHOD_ALONE}, NONE | {"reason": BOTH_ALONE}, "unknown"),
+            "has one seed: no verdict.",
+        ),
+        (
+            *("higher", {}, {"control": "another"}, "unknown"),
+            "beats raw pixels by 2.0 [1.0, 3.0] (p = 0.012); has no verdict against mean shape "
+            "(the results hold no comparison).",
+        ),
+    ],
+)
+def test_statements(
+    better: str, first: dict[str, Any], second: dict[str, Any], state: str, said: str
+) -> None:
+    row = {"method": "vae", "variant": "paper", "role": "method", "better": better, "unit": "%"}
+    floors = [row | {"method": name, "role": "floor"} for name in ("raw_pixels", "mean_shape")]
+    group = pd.DataFrame([row, *floors]).assign(mean=[3.0, 1.0, 1.0])
+    compared = [against("raw_pixels", **first), against(**({"control": "mean_shape"} | second))]
+    [statement] = statements(group, pd.DataFrame(compared))
+    assert (statement.state, statement.method, statement.text) == (state, "VAE", said)
+
+
+def test_statements_without_a_floor() -> None:
+    row = {"method": "vae", "variant": "paper", "role": "method", "better": "higher", "mean": 1.0}
+    [alone] = statements(pd.DataFrame([row]), pd.DataFrame([against("raw_pixels")]))
     assert alone.state == "unknown"
     assert "No floor control" in alone.method
-    [vague] = statements(pd.DataFrame([row | none, floor | numbers]))
-    assert vague.text == "cannot be judged: there is no interval."
-    [mixed] = statements(
-        pd.DataFrame([row | numbers, floor | numbers, floor | none | {"variant": "x"}])
-    )
-    assert "without interval (one seed)." in mixed.text
+
+
+def test_nobody_is_held_against_a_constant_of_the_data(tmp_path: Path) -> None:
+    results = read(make(tmp_path))
+    panels = panel_views(results, palette(results), {})
+    groups = [group for panel in panels for group in (*panel["first"], *panel["more"])]
+    judged = {group["metric"]: bool(group["statements"]) for group in groups}
+    constants = {"mean_shape", "constant_landmark_error"}
+    constants |= {metric for metric in judged if metric.startswith("oracle_")}
+    assert len(constants) == 5
+    assert {metric for metric, is_judged in judged.items() if not is_judged} == constants
+    gains: dict[str, list[float]] = {metric: [] for metric in judged}
+    for group in groups:
+        gains[group["metric"]] += [r["gain"] for r in group["rows"] if r["role"] == "method"]
+    assert all(np.isnan(gains[metric]).all() for metric in constants)
+    assert np.isfinite(gains["fg_nmi"]).any()
 
 
 def test_an_untrained_method_is_a_floor_and_keeps_its_name_and_colour(tmp_path: Path) -> None:
@@ -806,9 +890,11 @@ def test_an_untrained_method_is_a_floor_and_keeps_its_name_and_colour(tmp_path: 
         row | {"role": "floor", "mean": 1.0, "low": 0.9, "high": 1.1, "variant": "untrained"},
         row | {"role": "floor", "mean": 1.0, "low": 0.9, "high": 1.1, "method": "raw_pixels"},
     ]
-    [said] = statements(pd.DataFrame(rows))
+    controls = [("patchvae", "untrained"), ("raw_pixels", "paper")]
+    compared = [against(*control, method="patchvae") for control in controls]
+    [said] = statements(pd.DataFrame(rows).assign(unit="%"), pd.DataFrame(compared))
     assert said.method == "PatchVAE"
-    assert said.text.startswith("beats PatchVAE (untrained) and raw pixels:")
+    assert re.match(r"beats PatchVAE \(untrained\) by .* and raw pixels by ", said.text)
     results = read(make(tmp_path))
     before = palette(results)
     untrained = results.metrics[results.metrics["method"] == "patchvae"].assign(

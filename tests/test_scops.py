@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from conftest import tensor
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from oracle_vectors import Vectors
 
 from partbench import method as methods
 from partbench import plan
@@ -61,21 +62,23 @@ def random(*shape: int, seed: int = 0) -> torch.Tensor:
 
 # The terms.
 
+ENDING = "_align_corners_false"
+
 
 @pytest.fixture(scope="module")
 def vectors(oracles: Path) -> Any:
-    return np.load(oracles / "scops.npz")
+    return Vectors(oracles / "scops.npz")
 
 
 class Case:
     """The terms of the vectors' tensors, which hold gradients."""
 
-    def __init__(self, vectors: Any, dtype: torch.dtype = torch.float64) -> None:
+    def __init__(self, vectors: Any, dtype: torch.dtype = torch.float64, **changes: Any) -> None:
         names = ("logits1", "logits2", "basis", "grid", "feat", "saliency")
         self.leaves = {name: tensor(vectors[name]).to(dtype) for name in names}
         for name in names[:3]:
             self.leaves[name].requires_grad_()
-        method = build(k=4)
+        method = build(k=4, **changes)
         del method.basis
         method.basis = self.leaves["basis"]
         logits1, logits2, _, grid, feat, saliency = self.leaves.values()
@@ -103,6 +106,31 @@ def test_the_authors_terms_in_float32(vectors: Any) -> None:
     for theirs, ours in NAMES.items():
         expected = vectors[f"{theirs}_float32"].item()
         assert case.terms[ours].item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_authors_terms_as_a_present_torch_has_them(vectors: Any) -> None:
+    """Their code leaves `align_corners` of warps to torch, whose default changed."""
+    case, present = Case(vectors), Case(vectors, align_corners=False)
+    changed = {key.removesuffix(ENDING): key for key in vectors.files if key.endswith(ENDING)}
+    assert set(changed) == {"L_eqv", "L_lmeqv"}
+    for theirs, ours in NAMES.items():
+        expected = vectors[changed.get(theirs, theirs)].item()
+        tolerance = 1e-9 if theirs == "L_eqv" else 1e-6
+        assert present.terms[ours].item() == pytest.approx(expected, rel=tolerance)
+        assert (present.terms[ours] == case.terms[ours]) == (theirs not in changed)
+
+
+def test_views_are_warped_by_the_same_rule(monkeypatch: pytest.MonkeyPatch) -> None:
+    for corners in (True, False):
+        seen = []
+
+        def spy(images: torch.Tensor, grid: torch.Tensor, corners: bool, to: Any = seen) -> Any:
+            to.append(corners)
+            return warp(images, grid, corners)
+
+        monkeypatch.setattr(scops, "warp", spy)
+        build(align_corners=corners)(batch_of(2), "all")
+        assert seen == [corners, corners]
 
 
 @pytest.mark.parametrize(
@@ -147,6 +175,28 @@ def test_the_authors_centres_warps_and_inference(vectors: Any) -> None:
     np.testing.assert_array_equal(found.parts[found.foreground] + 1, labels[labels > 0])
     relative = vectors["infer_normalised"][:, 1:]
     np.testing.assert_array_equal(found.parts, relative.argmax(1))
+
+
+def test_birds_are_inferred_by_the_strongest_logit() -> None:
+    """The strongest of K + 1 tells the foreground, that of K the part, on the background too."""
+    logits = random(3, 5, 6, 7)
+    found = scops.strongest_of_all(logits)
+    best = logits.argmax(1)
+    assert 0 < found.foreground.double().mean() < 1
+    np.testing.assert_array_equal(found.foreground, best > 0)
+    np.testing.assert_array_equal(found.parts[found.foreground] + 1, best[found.foreground])
+    np.testing.assert_array_equal(found.parts, logits[:, 1:].argmax(1))
+    settings = {v: methods.resolve(scops.SCOPS, v, {}, "test") for v in ("cub", "k4", "paper")}
+    rules = {variant: s.inference for variant, s in settings.items()}
+    assert rules == {"cub": "argmax", "k4": "relative", "paper": "relative"}
+    for rule, infer in (("argmax", scops.strongest_of_all), ("relative", scops.infer)):
+        method = build(inference=rule).eval()
+        images = batch_of(2).images
+        with torch.inference_mode():
+            maps = method.part_maps(images)
+            expected = infer(method.segment(method.normalize(images)))
+        np.testing.assert_array_equal(maps.labels, expected.parts)
+        np.testing.assert_array_equal(maps.foreground, expected.foreground)
 
 
 def test_the_quirk_is_another_division_by_the_batch() -> None:

@@ -1,9 +1,10 @@
 """CUB-200-2011: 11,788 birds of 200 species with 15 landmarks, boxes and masks (Wah et al., 2011).
 
 Landmarks and boxes keep the coordinates of the files, whose origin is the centre of the first
-pixel, as in `Sample`. Two facts show this: boxes begin at 0 and end at the image's width - 1, and
-the dark discs of eyes then lie within a third of a pixel of their landmarks on average. All 141,407
-visible landmarks lie inside their boxes, hence inside their images.
+pixel, as in `Sample`, except where images keep their aspect (setting `points`). Two facts show this
+origin: boxes begin at 0 and end at the image's width - 1, and the dark discs of eyes then lie
+within a third of a pixel of their landmarks on average. All 141,407 visible landmarks lie inside
+their boxes, hence inside their images.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,8 +19,10 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from partbench.data.crop import square_around
-from partbench.data.image import read_image
+from partbench.data.image import Box, read_image
+from partbench.data.prepared import WHOLE
 from partbench.data.reader import DataSettings, Reader, Sample
+from partbench.data.whole import cut_border, scale_points
 from partbench.errors import BadInput
 
 LANDMARKS = (
@@ -82,6 +85,22 @@ class CUBSettings(DataSettings):
         description="grey level of a mask from which a pixel is foreground. At 255 all annotators "
         "agree (code of unsup-parts); at 128, the usual choice, half of them do",
     )
+    points: Literal["legacy", "exact"] = Field(
+        "legacy",
+        description="landmarks and boxes of images at their own aspect (whole, tight). legacy: "
+        "multiplied by the factor of the shorter side, counted in a tight crop from the box's "
+        "untruncated corner and none below 0, as by unsup-parts; exact: where they are",
+    )
+    mask_resize: Literal["bilinear", "nearest"] = Field(
+        "bilinear",
+        description="how masks of images at their own aspect are resized; of a bilinear one, half "
+        "counts as foreground (unsup-parts)",
+    )
+    border: Literal["cut", "kept"] = Field(
+        "cut",
+        description="cut: images at their own aspect lose the border that keeps their sides from "
+        "being multiples of 16, and the landmarks in it (Huang and Li, unsup-parts)",
+    )
 
 
 @dataclass(frozen=True)
@@ -119,6 +138,17 @@ class CUB(Reader):
             self.counts = {}
         else:
             self.counts = {**self.counts, "train": TRAIN[settings.min_visible]}
+        self.blends_masks = self._whole and settings.mask_resize == "bilinear"
+
+    @property
+    def _whole(self) -> bool:
+        """Whether images keep their aspect, as the authors measure them."""
+        return self.settings.crop in WHOLE
+
+    @property
+    def _scales(self) -> bool:
+        """Whether points are moved as the authors do."""
+        return self._whole and self.settings.points == "legacy"
 
     @cached_property
     def _birds(self) -> Birds:
@@ -181,6 +211,44 @@ class CUB(Reader):
             return square_around(sample.box)
         left, top, width, height = (int(value) for value in sample.box)
         return left, top, left + width, top + height
+
+    def move_points(
+        self, sample: Sample, points: NDArray[np.float32], shape: tuple[int, int], box: Box
+    ) -> NDArray[np.float32]:
+        """Return where points lie in the prepared image; see `Reader.move_points`."""
+        if not self._scales:
+            return super().move_points(sample, points, shape, box)
+        factor = min(shape) / min(box[2] - box[0], box[3] - box[1])
+        if self.settings.crop == "whole":
+            return scale_points(points, factor)
+        assert sample.box is not None
+        return scale_points(points, factor, sample.box[:2].tolist())
+
+    def in_view(self, points: NDArray[np.float32], shape: tuple[int, int]) -> NDArray[np.bool_]:
+        """Return which points the prepared image shows; see `Reader.in_view`."""
+        if not self._scales:
+            return super().in_view(points, shape)
+        return np.asarray(((points >= 0) & (points < shape)).all(-1))
+
+    def finish(self, arrays: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """Return a bird's arrays without its image's border, if that is to be cut.
+
+        Raises:
+            BadInput: see `cut_border`.
+        """
+        if not self._whole or self.settings.border == "kept":
+            return arrays
+        width, height = arrays["extent"].tolist()
+        window, landmarks, visible, box = cut_border(
+            (height, width), arrays["landmarks"], arrays["visible"], arrays["box"]
+        )
+        cut = arrays | {"landmarks": landmarks, "visible": visible, "box": box}
+        for kind in {"images", "mask"} & arrays.keys():
+            inside = arrays[kind][window]
+            cut[kind] = np.zeros_like(arrays[kind])
+            cut[kind][: inside.shape[0], : inside.shape[1]] = inside
+            cut["extent"] = np.array(inside.shape[1::-1], np.int64)
+        return cut
 
     def sample(self, split: str, index: int) -> Sample:
         """Return a bird with its class, landmarks and box, and a mask unless `foreground` is none.

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from partbench.data.image import Box, move_points, resize
+from partbench.data.image import Box, resize
 from partbench.data.journal import Checksum, Journal
 from partbench.data.prepared import CANVAS, FORMAT, WHOLE, checksum_of
 from partbench.data.reader import Reader, Sample, check_limit
@@ -330,12 +330,11 @@ def convert(reader: Reader, sample: Sample) -> dict[str, NDArray[Any]]:
                 f"{sample.landmarks[where].tolist()} lies outside the {width} x {height} image; "
                 "correct its row in the annotation file"
             )
-        moved = move_points(sample.landmarks, shape, box)
-        kept = (moved >= -0.5).all(-1) & (moved <= np.array(shape) - 0.5).all(-1)  # of the crop
-        arrays["landmarks"], arrays["visible"] = moved, visible & kept
+        moved = reader.move_points(sample, sample.landmarks, shape, box)
+        arrays["landmarks"], arrays["visible"] = moved, visible & reader.in_view(moved, shape)
     if sample.box is not None:
         corners = np.stack([sample.box[..., :2], sample.box[..., :2] + sample.box[..., 2:]], -2)
-        near, far = np.moveaxis(move_points(corners, shape, box), -2, 0)
+        near, far = np.moveaxis(reader.move_points(sample, corners, shape, box), -2, 0)
         arrays["box"] = np.concatenate([near, far - near], -1)
     if sample.objects is not None:
         # The crop may cut objects, or leave them out.
@@ -349,10 +348,11 @@ def convert(reader: Reader, sample: Sample) -> dict[str, NDArray[Any]]:
         arrays["attributes"] = sample.attributes
     if sample.mask is not None:
         mask = sample.mask.astype(np.uint8)
-        arrays["mask"] = cut(mask, nearest=True, edge=False).astype(bool)
+        # Of bytes 0 and 1, bilinear resizing rounds to the nearer one.
+        arrays["mask"] = cut(mask, nearest=not reader.blends_masks, edge=False).astype(bool)
     if sample.parts is not None:
         arrays["parts"] = cut(sample.parts, nearest=not reader.blends_parts, edge=False)
-    return arrays
+    return reader.finish(arrays)
 
 
 def _whole_shape(size: int, box: Box) -> tuple[int, int]:

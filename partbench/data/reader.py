@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
+from partbench.data.image import Box, move_points
 from partbench.errors import BadInput
 from partbench.names import Name
 from partbench.settings import Settings, nearest
@@ -102,6 +103,8 @@ class Reader(ABC):
     blends_parts: bool = False
     """Whether part numbers are resized as if they were grey levels: a fault that some published
     numbers have."""
+    blends_masks: bool = False
+    """Whether masks are resized as if they were grey levels, of which one half counts as one."""
     licence: ClassVar[str] = ""
     counts: Mapping[str, int] = {}
     """Samples in each split, as far as they are known before the files are there."""
@@ -146,6 +149,28 @@ class Reader(ABC):
         side = max(width, height) if self.settings.crop == "pad" else min(width, height)
         left, top = (width - side) / 2, (height - side) / 2
         return left, top, left + side, top + side
+
+    def move_points(
+        self, sample: Sample, points: NDArray[np.float32], shape: tuple[int, int], box: Box
+    ) -> NDArray[np.float32]:
+        """Return where points of a sample lie once its part `box` has the size `shape`.
+
+        Args:
+            sample: the sample.
+            points: [..., 2], (x, y), pixels of its image.
+            shape: width and height, pixels.
+            box: (left, top, right, bottom), see `crop_box`.
+        """
+        return move_points(points, shape, box)
+
+    def in_view(self, points: NDArray[np.float32], shape: tuple[int, int]) -> NDArray[np.bool_]:
+        """Return which points [..., 2] of a prepared image of the size `shape` it shows, [...]."""
+        inside = (points >= -0.5) & (points <= np.array(shape) - 0.5)
+        return np.asarray(inside.all(-1))
+
+    def finish(self, arrays: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """Return a sample's prepared arrays after what a protocol does to them last."""
+        return arrays
 
     def remarks(self) -> Sequence[str]:
         """Return lines to print before preparation, such as what is ignored; none by default."""

@@ -421,9 +421,10 @@ class DLP(Method):
         return of_cells(self.data.size, self.cells, self.settings.margin)
 
     def keypoints(self, images: Tensor) -> Keypoints:
-        """Return the places and log-variances of the particles; the background's come last."""
+        """Return the places and appearances of the particles; the background's come last."""
         p, _ = self.particles(images)
-        return Keypoints(p.mu, p.logvar, background=True)
+        appearance = torch.cat([p.appearance, p.appearance_logvar], -1)
+        return Keypoints(p.mu, p.logvar, background=True, appearance=appearance)
 
     def features(self, images: Tensor) -> Tensor:
         """Return the places and appearances of all particles, [B, (K + 1) (2 + d)]."""

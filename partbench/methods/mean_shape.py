@@ -31,6 +31,7 @@ class MeanShape(StepFreeMethod):
     VARIANTS = {"mafl": {"margin": 16}}
     REDUCED = {"demo": {}, "subset": {"margin": 8}}
     role = "floor"
+    random = False
 
     def __init__(self, settings: MeanShapeSettings, data: DataInfo) -> None:
         super().__init__(settings, data)

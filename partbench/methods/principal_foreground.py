@@ -45,6 +45,7 @@ class PrincipalForeground(StepFreeMethod):
         "demo": {"perceptual": "random", "side": None},
         "subset": {"perceptual": "mobilenet", "side": None},
     }
+    random = False
 
     def __init__(self, settings: PrincipalForegroundSettings, data: DataInfo) -> None:
         super().__init__(settings, data)

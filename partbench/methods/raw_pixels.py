@@ -10,6 +10,7 @@ class RawPixels(StepFreeMethod):
 
     VARIANTS = {"indoor67": {"normalize": "half"}}
     role = "floor"
+    random = False
 
     def features(self, images: Tensor) -> Tensor:
         """Return the flattened image, [B, 3 * S * S]."""

@@ -13,7 +13,7 @@ the only one ever published. None of the code is used here.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -76,6 +76,22 @@ class SCOPSSettings(DeepLabSettings, WarpSettings, ReleasedSettings):
     )
     normalize: Normalization = Field(  # type: ignore[assignment]  # wider, as in DeepLabSettings
         "caffe_rgb", description="mean and SD that normalise the images, see DeepLabSettings"
+    )
+    whole_corners: bool = Field(
+        False,
+        description="`align_corners` where logits of images at their own aspect are upsampled; "
+        "Choudhury et al. measure CUB, and DeepFashion with its background, without. "
+        "Training and squares are with",
+    )
+    align_corners: bool = Field(
+        True,
+        description="`align_corners` of warps; false is what the authors' code, written for torch "
+        "0.4.0, does from torch 1.3 on",
+    )
+    inference: Literal["relative", "argmax"] = Field(
+        "relative",
+        description="rule of parts and foreground. relative: shares over their largest against "
+        "0.1 (DeepFashion); argmax: the strongest of the K + 1 logits (CUB)",
     )
     epochs: int = Field(100, ge=0, description="100,000 steps")
 
@@ -165,6 +181,16 @@ def infer(logits: Tensor) -> Inferred:
     return Inferred(parts, relative > BACKGROUND)
 
 
+def strongest_of_all(logits: Tensor) -> Inferred:
+    """Return the parts of logits [B, K + 1, H, W] by the strongest, the background's first.
+
+    So Choudhury et al. measure SCOPS on CUB: the parts are the strongest of the K, and the
+    foreground is where one of them is above the background.
+    """
+    best, parts = logits[:, 1:].max(1)
+    return Inferred(parts, best > logits[:, 0])
+
+
 class SCOPS(Method):
     """SCOPS with K = 8 for faces, as published; variant `k4` has K = 4, and `cub` is for birds.
 
@@ -177,7 +203,7 @@ class SCOPS(Method):
     Settings = SCOPSSettings
     VARIANTS = {
         "k4": {"k": 4},
-        "cub": {"k": 4, "epochs": 60},
+        "cub": {"k": 4, "epochs": 60, "inference": "argmax"},
         "untrained": {"epochs": 0, "weights": "none"},
     }
     REDUCED = {
@@ -253,13 +279,17 @@ class SCOPS(Method):
         """Draw n random warps; return their weights, [n, 28, 2]."""
         return draw_bent(self.warps, self.settings, n)
 
-    def segment(self, x: Tensor) -> Tensor:
-        """Return the logits of normalised images [B, 3, S, S], [B, K + 1, S, S] float32.
+    def segment(self, x: Tensor, corners: bool = True) -> Tensor:
+        """Return the logits of normalised images [B, 3, H, W], [B, K + 1, H, W] float32.
 
         The background's come first.
+
+        Args:
+            x: the images.
+            corners: `align_corners` of the upsampling.
         """
         low = self.network(x).float()
-        return F.interpolate(low, x.shape[2:], mode="bilinear", align_corners=True)
+        return F.interpolate(low, x.shape[2:], mode="bilinear", align_corners=corners)
 
     def forward(self, batch: Batch, phase: str) -> dict[str, Tensor]:
         """Return the terms and their weighted sum, the loss."""
@@ -268,7 +298,8 @@ class SCOPS(Method):
         with exact(images):
             grid = self.warps.grid(self.draw_warps(len(images)))
             # Normalised before warping, so that pixels from outside have the mean colour.
-            view = warp(self.normalize(jitter(images, s.jitter, 1.0, 0.0)), grid)
+            jittered = self.normalize(jitter(images, s.jitter, 1.0, 0.0))
+            view = warp(jittered, grid, s.align_corners)
         logits = self.segment(self.normalize(images))
         moved = self.segment(view)
         with torch.no_grad():
@@ -291,7 +322,7 @@ class SCOPS(Method):
             mask: [B, 1, H, W], the salient pixels.
         """
         maps, basis = logits.softmax(1)[:, 1:], self.basis.relu()
-        carried = warp(logits, grid)
+        carried = warp(logits, grid, self.settings.align_corners)
         carried_centres = centres(carried.softmax(1)[:, 1:])
         moved_centres = centres(moved.softmax(1)[:, 1:])
         return {
@@ -322,10 +353,16 @@ class SCOPS(Method):
         decay(self.sgd, self.settings, step)
 
     def part_maps(self, images: Tensor) -> PartMaps:
-        """Return the parts and the foreground, by the rule of `infer`."""
-        logits = self.segment(self.normalize(images))
-        inferred = infer(logits)
-        return PartMaps(logits.softmax(1)[:, 1:], inferred.parts, inferred.foreground)
+        """Return the parts and the foreground, by the rule of `inference`."""
+        return self._infer(self.segment(self.normalize(images)))
+
+    def whole_part_maps(self, images: Tensor) -> PartMaps:
+        """Return those of images at their own aspect, as Choudhury et al. measure them."""
+        return self._infer(self.segment(self.normalize(images), self.settings.whole_corners))
+
+    def _infer(self, logits: Tensor) -> PartMaps:
+        rule = infer if self.settings.inference == "relative" else strongest_of_all
+        return PartMaps(logits.softmax(1)[:, 1:], *rule(logits))
 
 
 def _line(size: int, like: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from partbench.data.batch import Batch
 from partbench.data.reader import UNSURE
 from partbench.errors import BadInput
 from partbench.method import DataInfo, Method, MethodSettings
-from partbench.metrics.parts import greedy_grouping
+from partbench.metrics.ceilings import greedy_grouping
 from partbench.nn.hourglass import Hourglass, block
 from partbench.outputs.part_maps import PartMaps, strongest
 

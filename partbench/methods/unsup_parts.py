@@ -109,6 +109,12 @@ class UnsupPartsSettings(DeepLabSettings, WarpSettings, ReleasedSettings):
     grey_probability: float = Field(
         0.2, ge=0, le=1, description="probability that an image loses its colours"
     )
+    whole_corners: bool = Field(
+        False,
+        description="`align_corners` where logits of images at their own aspect are upsampled; "
+        "the authors measure CUB, and DeepFashion with its background, without. Training and "
+        "squares are with",
+    )
     epochs: int = Field(
         60, ge=0, description="60,000 steps for birds; the paper takes 100,000 for others"
     )
@@ -263,10 +269,15 @@ class UnsupParts(Method):
         """Draw n random warps; return their weights, [n, 28, 2]."""
         return draw_bent(self.warps, self.settings, n)
 
-    def segment(self, images: Tensor) -> Tensor:
-        """Return the parts' logits [B, K, S, S] float32 for images [B, 3, S, S] in [0, 1]."""
+    def segment(self, images: Tensor, corners: bool = True) -> Tensor:
+        """Return the parts' logits [B, K, H, W] float32 for images [B, 3, H, W] in [0, 1].
+
+        Args:
+            images: the images.
+            corners: `align_corners` of their upsampling.
+        """
         low = self.network(self.normalize(images)).float()
-        return F.interpolate(low, images.shape[2:], mode="bilinear", align_corners=True)
+        return F.interpolate(low, images.shape[2:], mode="bilinear", align_corners=corners)
 
     def taps(self, images: Tensor) -> list[Tensor]:
         """Return the weighted activations of images in [0, 1], [B, C_l, h_l, w_l] float32 each."""
@@ -337,4 +348,9 @@ class UnsupParts(Method):
     def part_maps(self, images: Tensor) -> PartMaps:
         """Return the parts; the foreground is an input of the method, not an output."""
         logits = self.segment(images)
+        return PartMaps(logits.softmax(1), strongest(logits))
+
+    def whole_part_maps(self, images: Tensor) -> PartMaps:
+        """Return the parts of images at their own aspect, as the authors measure them."""
+        logits = self.segment(images, self.settings.whole_corners)
         return PartMaps(logits.softmax(1), strongest(logits))

@@ -2,9 +2,10 @@
 
 Huang and Li (CVPR 2020) measure parts by how well a linear map takes the centres of all parts to
 each of 15 keypoints; Choudhury et al. (NeurIPS 2021) and their successors took it over. Facts from
-the code of both: the standardised fit, the box units, the border cut, and that what is absent is
-the point (0, 0) in pixels ("legacy"). The last makes baselines look weak: the mean of all 15
-keypoints has an error of 17.9, as published; the mean of the visible ones has 12.4.
+the code of both: the standardised fit, the box units, and that what is absent is the point (0, 0)
+in pixels ("legacy"). The last makes baselines look weak: the mean of all 15 keypoints has an error
+of 17.9, as published; the mean of the visible ones has 12.4. What they do to images first is in
+`partbench.data.whole`.
 """
 
 from typing import Literal
@@ -12,12 +13,11 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from partbench.errors import BadInput
 from partbench.metrics.landmarks import BoolArray, FloatArray, Truth
 
 Rule = Literal["legacy", "plain"]
-MULTIPLE = 16
 EPSILON = 1e-8
+"""Added to a part's mass, pixels."""
 
 
 # ---------------------------------------------------------------------------- points and boxes
@@ -67,65 +67,19 @@ def mean_keypoint(
         return np.asarray(total / seen.sum(1, keepdims=True))
 
 
-def centres_of_mass(maps: NDArray[np.floating], rule: Rule = "legacy") -> FloatArray:
-    """Return the soft centres of parts, [N, K, 2], (x, y) in pixels of the maps.
+def from_origin(centres: NDArray[np.floating], mass: NDArray[np.floating]) -> FloatArray:
+    """Return centres of parts with 1e-8 added to the mass that their moments were divided by.
+
+    So the code of Huang and Li and of Choudhury et al. has it: a part without mass lies at (0, 0),
+    which is outside of the image where pixels count from 1.
 
     Args:
-        maps: [N, K, H, W], not negative.
-        rule: "legacy" counts pixels from 1 and adds 1e-8 to the mass, so that a part without mass
-            lies at (0, 0), outside of the image; "plain" counts from 0, where CUB's keypoints
-            do, and gives it NaN.
+        centres: [N, K, 2], moments over mass.
+        mass: [N, K], not negative.
     """
-    first = 1 if rule == "legacy" else 0
-    rows, columns = (first + np.arange(side, dtype=np.float64) for side in maps.shape[2:])
-    by_column, by_row = (maps.sum(axis, dtype=np.float64) for axis in (2, 3))
-    mass = by_row.sum(-1)
-    moments = np.stack([by_column @ columns, by_row @ rows], axis=-1)
-    with np.errstate(invalid="ignore"):
-        centres: FloatArray = moments / (mass + (EPSILON if rule == "legacy" else 0))[..., None]
-    return centres
-
-
-def cut_border(
-    size: tuple[int, int],
-    landmarks: NDArray[np.floating],
-    visible: BoolArray,
-    box: NDArray[np.floating],
-    multiple: int = MULTIPLE,
-) -> tuple[tuple[slice, slice], NDArray[np.floating], BoolArray, NDArray[np.floating]]:
-    """Cut an image's border so that its sides are multiples of 16; move its keypoints and box.
-
-    Half of what is too much, rounded down, goes on the left and at the top. A keypoint in the
-    border becomes invisible and (0, 0). The box's corner is moved and not let below 0, its width
-    and height not above the new sides; so a box that began in the border grows to the right.
-
-    Args:
-        size: height and width of the image, pixels.
-        landmarks: [L, 2], (x, y), pixels.
-        visible: [L].
-        box: [4], (x, y, width, height).
-        multiple: of which the sides shall be.
-
-    Returns:
-        The rows and columns that stay, landmarks, visible, box.
-
-    Raises:
-        BadInput: a side shorter than the multiple.
-    """
-    if min(size) < multiple:
-        raise BadInput(
-            f"an image of {size[0]} x {size[1]} pixels has no side of a multiple of {multiple}; "
-            "resize it first"
-        )
-    kept = [side // multiple * multiple for side in size]
-    start = [(side - left) // 2 for side, left in zip(size, kept, strict=True)]
-    window = (slice(start[0], start[0] + kept[0]), slice(start[1], start[1] + kept[1]))
-    corner = np.array(start[::-1], landmarks.dtype)
-    sides = np.array(kept[::-1], landmarks.dtype)
-    moved = landmarks - corner
-    stays = visible & (moved >= 0).all(1) & (moved < sides).all(1)
-    cut = np.concatenate([np.maximum(box[:2] - corner, 0), np.minimum(box[2:], sides)])
-    return window, np.where(stays[:, None], moved, 0), stays, cut
+    weight = np.asarray(mass, np.float64)[..., None]
+    shrunk: FloatArray = np.asarray(centres, np.float64) * weight / (weight + EPSILON)
+    return shrunk
 
 
 def labels_at(

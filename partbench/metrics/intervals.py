@@ -27,8 +27,11 @@ def over_seeds_and_samples(outcomes: ArrayLike, level: float = 0.95) -> Interval
     replication: outcome = mean + seed + sample + rest. The half-width joins Student's
     half-widths of the seeds' and the samples' parts as a root of squares (Howe 1974), each with
     its own degrees of freedom, so that two or three seeds give the wide interval they deserve.
-    Its coverage, simulated, is 94 to 97 % from three seeds on and 92 to 97 % with two. With one
-    seed only the samples are counted: such an interval says nothing about other seeds.
+    Simulated with 60 samples whose main effects spread as much as the rest, or more, 95 to 97 % of
+    intervals hold the truth from three seeds on, and 91 to 97 % with two. Where samples hardly
+    differ among themselves, it is as few as 87 % with two seeds, 91 % with three and 93 % with
+    five: the seeds' part is then estimated as nothing too often. With one seed only the samples
+    are counted: such an interval says nothing about other seeds.
 
     Args:
         outcomes: [S, N], one row a seed, one column a test sample; N at least 2.

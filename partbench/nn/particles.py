@@ -174,7 +174,12 @@ def shares(alphas: Tensor) -> Tensor:
 def composite(
     patches: Tensor, points: Tensor, on: Tensor, side: int, noise: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Lay decoded patches over each other at their places.
+    """Lay decoded patches over each other at their places, as the authors' code does.
+
+    The alpha of a particle is what its patch has, times `on`. The first particle's share of a pixel
+    is its alpha, which noise may lift above 1. Each later share is the smaller of alpha and of the
+    space left, 1 minus the shares before it, which takes no gradient. Where the first particle
+    takes more than 1, the second therefore takes less than 0, even outside of its patch.
 
     Args:
         patches: [B, K, 4, g, g] in [0, 1]: alpha, then RGB.
@@ -185,7 +190,8 @@ def composite(
 
     Returns:
         The image [B, 3, side, side], the sum over particles of share times colour, and the
-        coverage [B, 1, side, side], the sum of the shares clamped to [0, 1].
+        coverage [B, 1, side, side], the sum of the shares clamped to [0, 1]. The coverage of a
+        pixel that is full passes no gradient on.
     """
     batch, margin = len(patches), patches.shape[-1] + 1
     wide = side + 2 * margin
@@ -196,15 +202,26 @@ def composite(
         alpha = torch.where(alpha > 0.1, alpha + local, alpha)
     alpha = on.unsqueeze(-1) * alpha
     limits, space = [], alpha.new_ones(batch, wide**2)
-    for own, indices in zip(alpha.detach().unbind(1), pixel.unbind(1), strict=True):
-        limits.append(space.gather(1, indices))
+    for number, own in enumerate(alpha.detach().unbind(1)):
+        indices = pixel[:, number]
+        limits.append(space.gather(1, indices) if number else torch.full_like(own, torch.inf))
         space.scatter_add_(1, indices, -torch.minimum(limits[-1], own))
+        if number == 1:
+            space.relu_()  # the second particle takes back what the first has too much
     share = torch.minimum(torch.stack(limits, 1), alpha).unsqueeze(2)
     layers = torch.cat([share * colour, share], 2).transpose(1, 2).flatten(2)
     index = pixel.flatten(1).unsqueeze(1).expand_as(layers)
     image = layers.new_zeros(batch, 4, wide**2).scatter_add(2, index, layers)
-    image = image.view(batch, 4, wide, wide)[..., margin:-margin, margin:-margin]
-    return image[:, :3], image[:, 3:].clamp(0, 1)
+    image, space = (
+        whole.view(batch, -1, wide, wide)[..., margin:-margin, margin:-margin]
+        for whole in (image, space)
+    )
+    # The space left decides what is full: it is then exactly 0. The sum of the shares, rounded in
+    # another order, may be off by an ulp, and a clamp of it would stop gradients at random.
+    total, filled = image[:, 3:], 1 - space
+    partly = (filled > 0) & (filled < 1)
+    covered = torch.where(partly, filled + (total - total.detach()), filled.clamp(0, 1))
+    return image[:, :3], covered
 
 
 def _placed(patches: Tensor, points: Tensor, side: int) -> tuple[Tensor, Tensor]:

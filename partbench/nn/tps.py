@@ -38,23 +38,26 @@ STRONG = Spread(every=0.001, half=0.01, translation=0.1, scale=0.1, rotation=5.0
 
 
 class ThinPlateSpline(nn.Module):
-    """Warps of square images.
+    """Warps of images of one size.
+
+    Of a rectangle both axes run from -1 to 1, as grid_sample has them: a rotation of these
+    coordinates shears its pixels.
 
     Args:
-        side: pixels of the images.
+        size: side of square images, or height and width of others, pixels.
         control: control points along a side.
     """
 
-    def __init__(self, side: int, control: int = 10) -> None:
+    def __init__(self, size: int | tuple[int, int], control: int = 10) -> None:
         super().__init__()
-        self.side = side
-        self.register_buffer("control", _lattice(control), persistent=False)
-        self.register_buffer("basis", self._terms(_lattice(side)), persistent=False)
+        self.size = size if isinstance(size, tuple) else (size, size)
+        self.register_buffer("control", _lattice(control, control), persistent=False)
+        self.register_buffer("basis", self._terms(_lattice(*self.size)), persistent=False)
 
     control: Tensor
     """[C, 2], row by row."""
     basis: Tensor
-    """[side * side, C + 3], the terms at every pixel."""
+    """[H * W, C + 3], the terms at every pixel."""
 
     def _terms(self, points: Tensor) -> Tensor:
         """Return U to each control point, 1, x and y: [..., 2] -> [..., C + 3]."""
@@ -99,12 +102,12 @@ class ThinPlateSpline(nn.Module):
         return weights.unflatten(1, (-1, 2)).permute(1, 0, 2)
 
     def grid(self, weights: Tensor) -> Tensor:
-        """Return the sampling grids of warps, [n, C + 3, 2] -> [n, side, side, 2]."""
+        """Return the sampling grids of warps, [n, C + 3, 2] -> [n, H, W, 2]."""
         n = len(weights)
         # Pixel after pixel in memory, image by image: sampling at strided places is half as fast.
         with exact(weights):
             flat = weights.transpose(1, 2).reshape(2 * n, -1) @ self.basis.T
-        return flat.view(n, 2, self.side, self.side).permute(0, 2, 3, 1)
+        return flat.view(n, 2, *self.size).permute(0, 2, 3, 1)
 
     def carry_back(self, points: Tensor, weights: Tensor) -> Tensor:
         """Return the places of the originals that places of the warped images show.
@@ -130,9 +133,9 @@ def similarity(weights: Tensor, angle: Tensor, scale: Tensor, shift: Tensor) -> 
     return torch.cat([weights, shift.unsqueeze(1), linear], 1)
 
 
-def warp(images: Tensor, grid: Tensor) -> Tensor:
+def warp(images: Tensor, grid: Tensor, align_corners: bool = True) -> Tensor:
     """Return images sampled bilinearly at grids; black outside. [n, C, H, W]."""
-    return F.grid_sample(images, grid, padding_mode="zeros", align_corners=True)
+    return F.grid_sample(images, grid, padding_mode="zeros", align_corners=align_corners)
 
 
 def nearest(maps: Tensor, grid: Tensor) -> Tensor:
@@ -140,8 +143,8 @@ def nearest(maps: Tensor, grid: Tensor) -> Tensor:
     return F.grid_sample(maps, grid, "nearest", padding_mode="zeros", align_corners=True)
 
 
-def _lattice(side: int) -> Tensor:
-    """Return the points (x, y) of a square lattice on [-1, 1], [side * side, 2], row by row."""
-    line = torch.linspace(-1, 1, side)
-    y, x = torch.meshgrid(line, line, indexing="ij")
+def _lattice(height: int, width: int) -> Tensor:
+    """Return the points (x, y) of a lattice on [-1, 1], [height * width, 2], row by row."""
+    rows, columns = torch.linspace(-1, 1, height), torch.linspace(-1, 1, width)
+    y, x = torch.meshgrid(rows, columns, indexing="ij")
     return torch.stack([x, y], -1).view(-1, 2)

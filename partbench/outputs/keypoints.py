@@ -2,9 +2,12 @@
 
 <split>.points.npy   float32 [N, K, 2], (x, y) in the method's own frame, of train and test
 <split>.logvar.npy   float32 [N, K, 2], log-variances of their posterior, where there is one
+<split>.appearance.npy  float32 [N, K, F], what else describes each keypoint, where there is any
 test.carried.npy     float32 [N, K, 2], keypoints of a warped copy of each image, carried back
                      to the places of the original that they show; NaN where that is outside
                      the window that the method sees
+test.stayed.npy      float32 [N, K, 2], the same of keypoints that had not moved with the warp:
+                     those of the originals, taken for those of the copies, carried back
 keypoints.json       the frame, the origins of the paper's regression, and whether the last
                      keypoint is the background's
 """
@@ -22,7 +25,7 @@ from partbench.coordinates import ORIGINS, Frame, RegressionOrigins, of_pixels
 from partbench.data.prepared import Prepared, Split
 from partbench.errors import BadInput
 from partbench.integrity import read_record, write_record
-from partbench.metrics.landmarks import check_alike
+from partbench.metrics.landmarks import check_alike, check_points
 from partbench.nn.tps import STRONG, ThinPlateSpline, warp
 from partbench.outputs.arrays import (
     AGAIN,
@@ -37,6 +40,7 @@ from partbench.outputs.arrays import (
 from partbench.outputs.capability import Capability, call_of, check_tensor
 
 FILE = "keypoints.json"
+CARRIED = ("carried", "stayed")
 SLACK = 1.0
 """Pixels by which a keypoint may lie outside the window."""
 
@@ -50,6 +54,8 @@ class Keypoints(NamedTuple):
     """[B, K, 2] log-variances of their posterior, where there is one."""
     background: bool = False
     """Whether the last keypoint is a constant that stands for the background."""
+    appearance: Tensor | None = None
+    """[B, K, F] what else describes each keypoint, that landmarks may be regressed from too."""
 
 
 @runtime_checkable
@@ -81,6 +87,10 @@ class KeypointArrays(NamedTuple):
     """Split -> [N, K, 2], where there are log-variances."""
     carried: NDArray[np.float64]
     """[N, K, 2], of the test images; NaN where a keypoint cannot be carried back."""
+    stayed: NDArray[np.float64]
+    """[N, K, 2], the same of keypoints that had not moved with the warp."""
+    appearance: dict[str, NDArray[np.float64]] | None = None
+    """Split -> [N, K, F], where there is any."""
 
 
 class Pictures(NamedTuple):
@@ -137,6 +147,9 @@ class KeypointCapability(Capability):
         if keypoints.logvar is not None:
             shape = tuple(keypoints.points.shape)
             check_tensor(keypoints.logvar, f"{what}.logvar", shape)
+        if keypoints.appearance is not None:
+            each = (*keypoints.points.shape[:2], "F")
+            check_tensor(keypoints.appearance, f"{what}.appearance", each)
         own = keypoints.points[:, :-1] if keypoints.background else keypoints.points
         if keypoints.background and not own.shape[1]:
             raise BadInput(f"{what}: only the background's keypoint; a method needs one more")
@@ -165,21 +178,28 @@ class KeypointCapability(Capability):
             keypoints = method.keypoints(images)
             background = keypoints.background
             arrays = {"points": keypoints.points}
-            return arrays if keypoints.logvar is None else arrays | {"logvar": keypoints.logvar}
+            more = {"logvar": keypoints.logvar, "appearance": keypoints.appearance}
+            return arrays | {key: value for key, value in more.items() if value is not None}
 
-        def locate_warped(images: Tensor, _: slice) -> dict[str, Tensor]:
+        def locate_warped(images: Tensor, rows: slice) -> dict[str, Tensor]:
             weights = warper.draw(len(images), STRONG)
-            points = method.keypoints(warp(images, warper.grid(weights))).points
-            places = pixels.from_pixels(frame.to_pixels(points))
-            carried = pixels.to_pixels(warper.carry_back(places, weights))
-            seen = frame.contains(carried).unsqueeze(-1)
-            return {"carried": frame.from_pixels(carried).where(seen, torch.nan)}
+
+            def carry_back(points: Tensor) -> Tensor:
+                places = pixels.from_pixels(frame.to_pixels(points))
+                carried = pixels.to_pixels(warper.carry_back(places, weights))
+                seen = frame.contains(carried).unsqueeze(-1)
+                return frame.from_pixels(carried).where(seen, torch.nan)
+
+            moved = method.keypoints(warp(images, warper.grid(weights))).points
+            before = torch.from_numpy(np.array(located[rows])).to(moved)
+            return {"carried": carry_back(moved), "stayed": carry_back(before)}
 
         for name in SPLITS:
             split, name_it = data.split(name), f"{label} keypoints of {name}"
             write_arrays(folder, split, name_it, locate, device)
-        name_it = f"{label} keypoints of warped test"
-        write_arrays(folder, data.split("test"), name_it, locate_warped, device, gaps=("carried",))
+        located = np.load(folder / "test.points.npy", mmap_mode="r")
+        name_it, gaps = f"{label} keypoints of warped test", CARRIED
+        write_arrays(folder, data.split("test"), name_it, locate_warped, device, gaps)
         about = {**frame._asdict(), "background": background}
         write_record(folder / FILE, about | {"protocol": method.protocol._asdict()})
 
@@ -218,14 +238,40 @@ def read(folder: Path, sizes: Mapping[str, int]) -> KeypointArrays:
                     f"{path}: log-variances have {list(logvar[name].shape[1:])}, keypoints "
                     f"{list(points[name].shape[1:])}; {AGAIN}"
                 )
-    path = folder / "test.carried.npy"
+    carried, stayed = (_read_carried(folder, kind, points["test"]) for kind in CARRIED)
+    appearance = _read_appearance(folder, points)
+    return KeypointArrays(frame, protocol, background, points, logvar, carried, stayed, appearance)
+
+
+def _read_carried(folder: Path, kind: str, points: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return what was carried back, of the shape of the test images' points."""
+    path = folder / f"test.{kind}.npy"
     carried = read_numbers(path)
-    if carried.shape != points["test"].shape:
+    if carried.shape != points.shape:
         raise BadInput(
             f"{path}: shape {list(carried.shape)}, but the keypoints have "
-            f"{list(points['test'].shape)}; {AGAIN}"
+            f"{list(points.shape)}; {AGAIN}"
         )
-    return KeypointArrays(frame, protocol, background, points, logvar, carried)
+    return carried
+
+
+def _read_appearance(
+    folder: Path, points: Mapping[str, NDArray[np.float64]]
+) -> dict[str, NDArray[np.float64]] | None:
+    """Return what else describes keypoints, by split; None where no split has any."""
+    paths = {name: folder / f"{name}.appearance.npy" for name in points}
+    if not any(path.exists() for path in paths.values()):
+        return None
+    appearance = {name: read_numbers(path) for name, path in paths.items()}
+    for name, path in paths.items():
+        check_points(appearance[name], len(points[name]), str(path), values=None)
+        if appearance[name].shape[1] != points[name].shape[1]:
+            raise BadInput(
+                f"{path}: {appearance[name].shape[1]} keypoints, but there are "
+                f"{points[name].shape[1]}; {AGAIN}"
+            )
+    check_alike(appearance["train"], appearance["test"], "appearances")
+    return appearance
 
 
 def _read_about(path: Path) -> tuple[Frame, RegressionOrigins, bool]:

@@ -5,11 +5,11 @@
 test.labels.npy       uint8 [N, S, S], the part of each pixel, on the background too
 test.foreground.npy   bool [N, S, S], where the method finds the foreground itself
 test.agreement.npy    float32 [N], share of the foreground of a warped copy of each image whose
-                      part is that of the place it shows; NaN where there is no foreground; not
-                      of whole images
+                      part is that of the place it shows; NaN where there is no foreground
 parts.json            K, and what the centres took for foreground: own, mask or none
 """
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol, Self, get_args, runtime_checkable
@@ -70,6 +70,26 @@ class HasPartMaps(Protocol):
         """Return the parts of images [B, 3, H, W] in [0, 1], at the images' resolution."""
 
 
+@runtime_checkable
+class HasWholePartMaps(HasPartMaps, Protocol):
+    """A method whose paper measures images at their own aspect by another rule than squares."""
+
+    def whole_part_maps(self, images: Tensor) -> PartMaps:
+        """Return the parts of images [B, 3, H, W] in [0, 1] at their own aspect, by that rule."""
+
+
+def locator(method: HasPartMaps, whole: bool) -> Callable[[Tensor], PartMaps]:
+    """Return what finds a method's parts in the images of a data set.
+
+    Args:
+        method: the method.
+        whole: whether the data set's images keep their aspect.
+    """
+    if whole and isinstance(method, HasWholePartMaps):
+        return method.whole_part_maps
+    return method.part_maps
+
+
 class PartArrays(NamedTuple):
     """What a folder of outputs holds of a run's parts; labels are opened and not read."""
 
@@ -84,8 +104,8 @@ class PartArrays(NamedTuple):
     """Split -> [N, k, 2], pixels."""
     mass: dict[str, NDArray[np.float64]]
     """Split -> [N, k], pixels."""
-    agreement: NDArray[np.float64] | None
-    """[N], shares; NaN where an image has no foreground; None of whole images."""
+    agreement: NDArray[np.float64]
+    """[N], shares; NaN where an image has no foreground."""
 
 
 class Pictures(NamedTuple):
@@ -114,45 +134,27 @@ class PartMapCapability(Capability):
 
     def check(self, method: HasPartMaps, samples: Tensor) -> None:
         """Check the parts of two images; see `Capability.check`."""
-        maps, what = method.part_maps(samples), call_of(method, "part_maps(images)")
-        if not isinstance(maps, PartMaps):
-            raise BadInput(
-                f"{what} is of type {type(maps).__name__}; it must be a PartMaps of "
-                "partbench/outputs/part_maps.py"
-            )
-        n, _, height, width = samples.shape
-        check_tensor(maps.weights, f"{what}.weights", (n, "K", height, width), low=0, high=1)
-        most = maps.weights.sum(1).amax().item()
-        if most > 1 + 10 * SLACK:
-            raise BadInput(
-                f"{what}.weights: the parts take {most:.4g} of a pixel together; it must be 1 at "
-                "most, as they share it"
-            )
-        k = maps.weights.shape[1]
-        integers = (torch.int64, torch.int32, torch.uint8)
-        labels = f"{what}.labels"
-        check_tensor(maps.labels, labels, (n, height, width), dtypes=integers, low=0, high=k - 1)
-        if maps.foreground is not None:
-            foreground = f"{what}.foreground"
-            check_tensor(maps.foreground, foreground, (n, height, width), dtypes=(torch.bool,))
+        _check_maps(method.part_maps(samples), call_of(method, "part_maps(images)"), samples)
+        if isinstance(method, HasWholePartMaps):
+            what = call_of(method, "whole_part_maps(images)")
+            _check_maps(method.whole_part_maps(samples), what, samples)
 
     def write(
         self, method: HasPartMaps, data: Prepared, folder: Path, device: torch.device, label: str
     ) -> None:
         """Write centres and mass, and the labels of test images; see `Capability.write`."""
-        warper = None if data.whole else ThinPlateSpline(data.size).to(device)
+        square = None if data.whole else ThinPlateSpline(data.size).to(device)
+        find = locator(method, data.whole)
         foreground_of: ForegroundOf = "mask" if data.split("test").has("mask") else "none"
         k = 0
 
         def measure(split: Split, images: Tensor, rows: slice) -> dict[str, Tensor]:
             nonlocal foreground_of, k
-            maps, masks = method.part_maps(images), masks_of(split, rows, images)
-            weights, k = maps.weights, maps.weights.shape[1]
+            maps, masks = find(images), masks_of(split, rows, images)
+            k = maps.weights.shape[1]
             if maps.foreground is not None:
                 foreground_of = "own"
-            elif masks is not None:
-                weights = weights * masks.unsqueeze(1)
-            centres, mass = centres_of_mass(weights)
+            centres, mass = centres_of_mass(cut_out(maps, masks))
             arrays = {"centres": centres, "mass": mass}
             return arrays if split.name == "train" else arrays | label_pixels(maps, images, masks)
 
@@ -163,15 +165,15 @@ class PartMapCapability(Capability):
             if maps.foreground is not None:
                 arrays["foreground"] = F.pad(maps.foreground, around)
                 masks = maps.foreground
-            if warper is None:
-                return arrays
+            height, width = images.shape[2:]
+            warper = square or ThinPlateSpline((height, width)).to(device)
             # Labels can be sampled at the nearest pixel only; 0 is what comes from outside.
             shown = maps.labels + 1
             if masks is not None:
                 shown = shown * (masks > 0)
             grid = warper.grid(warper.draw(len(images), STRONG))
             carried = nearest(shown.unsqueeze(1).float(), grid).squeeze(1)
-            labels = method.part_maps(warp(images, grid)).labels + 1
+            labels = find(warp(images, grid)).labels + 1
             shares = part_agreement(carried.cpu().numpy(), labels.cpu().numpy())
             return arrays | {"agreement": torch.from_numpy(shares)}
 
@@ -185,7 +187,7 @@ class PartMapCapability(Capability):
         self, method: HasPartMaps, split: Split, device: torch.device
     ) -> dict[str, NDArray[Any]]:
         """Return `parts`, uint8 [n, S, S]."""
-        images = first_images(split, device)
+        images, find = first_images(split, device), locator(method, split.has("extent"))
         n, _, height, width = images.shape
         pieces = [(slice(0, n), width, height)]
         if split.has("extent"):  # as they are measured: each without what is around it
@@ -194,11 +196,35 @@ class PartMapCapability(Capability):
         parts = np.full((n, height, width), BACKGROUND, np.uint8)
         for rows, right, bottom in pieces:
             inside = images[rows, :, :bottom, :right]
-            maps, shown = method.part_maps(inside), masks_of(split, rows, inside)
+            maps, shown = find(inside), masks_of(split, rows, inside)
             shown = maps.foreground if maps.foreground is not None or shown is None else shown > 0
             labels = maps.labels if shown is None else maps.labels.where(shown, BACKGROUND)
             parts[rows, :bottom, :right] = labels.byte().cpu().numpy()
         return {"parts": parts}
+
+
+def _check_maps(maps: PartMaps, what: str, samples: Tensor) -> None:
+    """Refuse, with `BadInput`, parts of samples that break the promise; `what` gave them."""
+    if not isinstance(maps, PartMaps):
+        raise BadInput(
+            f"{what} is of type {type(maps).__name__}; it must be a PartMaps of "
+            "partbench/outputs/part_maps.py"
+        )
+    n, _, height, width = samples.shape
+    check_tensor(maps.weights, f"{what}.weights", (n, "K", height, width), low=0, high=1)
+    most = maps.weights.sum(1).amax().item()
+    if most > 1 + 10 * SLACK:
+        raise BadInput(
+            f"{what}.weights: the parts take {most:.4g} of a pixel together; it must be 1 at "
+            "most, as they share it"
+        )
+    k = maps.weights.shape[1]
+    integers = (torch.int64, torch.int32, torch.uint8)
+    labels = f"{what}.labels"
+    check_tensor(maps.labels, labels, (n, height, width), dtypes=integers, low=0, high=k - 1)
+    if maps.foreground is not None:
+        foreground = f"{what}.foreground"
+        check_tensor(maps.foreground, foreground, (n, height, width), dtypes=(torch.bool,))
 
 
 def strongest(scores: Tensor) -> Tensor:
@@ -219,6 +245,18 @@ def masks_of(split: Split, rows: slice, images: Tensor) -> Tensor | None:
         return None
     masks = split.annotation("mask")[rows, : images.shape[2], : images.shape[3]]
     return torch.from_numpy(np.array(masks)).to(images.device).float()
+
+
+def cut_out(maps: PartMaps, masks: Tensor | None) -> Tensor:
+    """Return the weights of parts, [B, K, H, W], none on what is known to be background.
+
+    Args:
+        maps: the parts; weights of a method with a foreground of its own stay as they are.
+        masks: [B, H, W] float32, the data set's foreground, if it has one.
+    """
+    if maps.foreground is not None or masks is None:
+        return maps.weights
+    return maps.weights * masks.unsqueeze(1)
 
 
 def centres_of_mass(weights: Tensor) -> tuple[Tensor, Tensor]:
@@ -269,7 +307,7 @@ def read(folder: Path, data: Prepared) -> PartArrays:
                 f"{folder}: {name} has centres of shape {list(centres[name].shape)} and mass of "
                 f"shape {list(mass[name].shape)} for {n} images and {k} parts; {AGAIN}"
             )
-    agreement = None if data.whole else _read_agreement(folder / "test.agreement.npy", len(test))
+    agreement = _read_agreement(folder / "test.agreement.npy", len(test))
     return PartArrays(k, foreground_of, labels, foreground, centres, mass, agreement)
 
 

@@ -36,6 +36,7 @@ def regress(
     centres: Mapping[str, FloatArray],
     mass: Mapping[str, FloatArray],
     absent: Literal["origin", "mean"],
+    first_pixel: Literal[0, 1],
     pooled_classes: Sequence[int],
 ) -> dict[str, Errors]:
     """Fit the regressions on the training images and measure them on the test images.
@@ -45,6 +46,7 @@ def regress(
         centres: split -> centres of the parts, [N, K, 2], pixels.
         mass: split -> pixels that each part takes, [N, K].
         absent: where a part without mass is put: at pixel (0, 0), or at its mean.
+        first_pixel: the number of the first pixel of a row or column, for the centres.
         pooled_classes: official numbers of CUB's classes on which one regression is fitted, to be
             measured on each of them.
 
@@ -54,7 +56,11 @@ def regress(
     Raises:
         BadInput: landmarks or boxes do not fit, or are not finite.
     """
-    sides = {name: _side(prepared, name, centres[name], mass[name], absent) for name in SPLITS}
+    sides = {}
+    for name in SPLITS:
+        box = _boxes(prepared, name)
+        inputs = inputs_of(centres[name], mass[name], box, absent, first_pixel)
+        sides[name] = (inputs, _truth(prepared, name, box))
     (inputs, train), (test_inputs, truth) = sides["train"], sides["test"]
     results = {}
     for classes, (fitted, measured) in _rows(prepared, pooled_classes).items():
@@ -93,28 +99,45 @@ def _rows(
     return {f"CUB-{c:03d}": (fitted, test == c) for c in pooled.tolist()} | {on_all: everything}
 
 
-def _side(
-    prepared: Prepared,
-    name: str,
+def inputs_of(
     centres: FloatArray,
     mass: FloatArray,
+    box: FloatArray,
     absent: Literal["origin", "mean"],
-) -> tuple[FloatArray, Truth]:
-    """Return a split's inputs [N, 2K] and landmarks, both in units of the box."""
+    first_pixel: Literal[0, 1],
+) -> FloatArray:
+    """Return what the regression reads of parts, [N, 2K], in units of the box.
+
+    Args:
+        centres: [N, K, 2], pixels, of which the first has the number 0.
+        mass: [N, K], pixels.
+        box: [N, 4], pixels.
+        absent: see `regress`; NaN stands for the mean.
+        first_pixel: see `regress`.
+    """
+    counted = np.asarray(centres, np.float64) + first_pixel
+    if absent == "origin":
+        return flat(cub.box_units(cub.from_origin(counted, mass), box))
+    missing = (mass <= EMPTY)[..., None]
+    return flat(np.where(missing, np.nan, cub.box_units(counted, box)))
+
+
+def _boxes(prepared: Prepared, name: str) -> FloatArray:
+    """Return a split's boxes, [N, 4], pixels."""
     split = prepared.split(name)
-    where = f"{split.folder}: split '{name}'"
     box = np.array(split.annotation("box"), np.float64)
-    box_side(box, np.ones((len(split), 1), bool), f"{where}: box")
+    box_side(box, np.ones((len(split), 1), bool), f"{split.folder}: split '{name}': box")
+    return box
+
+
+def _truth(prepared: Prepared, name: str, box: FloatArray) -> Truth:
+    """Return a split's landmarks in units of the box."""
+    split = prepared.split(name)
     landmarks = np.array(split.annotation("landmarks"), np.float64)
     visible = np.array(split.annotation("visible"))
     if not np.isfinite(landmarks[visible]).all():
-        raise BadInput(f"{where}: a visible landmark is not finite")
-    missing = (mass <= EMPTY)[..., None]
-    if absent == "origin":
-        inputs = cub.box_units(np.where(missing, 0, centres), box)
-    else:
-        inputs = np.where(missing, np.nan, cub.box_units(centres, box))
-    return flat(inputs), cub.in_box(landmarks, visible, box)
+        raise BadInput(f"{split.folder}: split '{name}': a visible landmark is not finite")
+    return cub.in_box(landmarks, visible, box)
 
 
 def _official_numbers(prepared: Prepared, name: str) -> NDArray[np.int64]:

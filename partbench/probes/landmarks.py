@@ -10,7 +10,14 @@ frame of the run's own paper; those with it do not depend on any frame.
 
 Deep Latent Particles' "Ours" is the setting "", its "Ours+" is "mu+logvar". There the constant
 log-variance of the background particle is an intercept by another name; what it is worth is
-measured as `implicit_intercept`.
+measured as `implicit_intercept`. Their code also regresses from the particles' appearances
+("mu+logvar+features") and from few particles, of the lowest or the highest variance; KeyNet's
+leaves the last tenth of the training images to validation, so that of MAFL's 19,000 it fits on
+17,100 (`annotations`).
+
+`equivariance` says how far keypoints are from following a warp. Alone it rewards keypoints that do
+not move: near the centre, warps move little. `equivariance_over_staying` divides it by the error of
+the same keypoints had they stayed where they were.
 """
 
 from pathlib import Path
@@ -25,13 +32,15 @@ from partbench.data.prepared import Prepared, Split
 from partbench.errors import BadInput
 from partbench.metrics import landmarks as metrics
 from partbench.metrics.landmarks import FloatArray, Truth, flat
+from partbench.metrics.warps import over_staying
 from partbench.outputs.keypoints import KeypointArrays
 from partbench.outputs.keypoints import read as read_keypoints
 from partbench.probe import Numbers, Probe, Result, Setting
 from partbench.settings import Settings
 
-VERSION = 1
-"""Version of the definition; numbers of different versions are not comparable."""
+VERSION = 2
+"""Version of the definition; numbers of different versions are not comparable. Since 2 keypoints
+under a warp are also compared with those that had stayed where they were."""
 CURVE_TO, CURVE_STEPS = 15.0, 61
 FACES = 8
 UNITS = {"iod": "% inter-ocular", "box": "% of box", "image": "% of image side"}
@@ -66,6 +75,19 @@ class LandmarkSettings(Settings):
         "empty: no curve",
     )
     draws: int = Field(10, ge=2, description="draws of each number of annotations (KeyNet)")
+    top: int = Field(
+        10,
+        ge=0,
+        description="particles that one more regression is from, those of the lowest and those of "
+        "the highest mean variance (DLP); 0: no such number",
+    )
+    held_out: float = Field(
+        0.1,
+        ge=0,
+        lt=1,
+        description="share of the training images, the last of them, that one more regression is "
+        "not fitted on (KeyNet's code keeps them for validation); 0: no such number",
+    )
     failure_at: float = Field(10.0, gt=0, description="% from which on an image has failed")
 
     @model_validator(mode="after")
@@ -78,8 +100,10 @@ class LandmarkSettings(Settings):
 class LandmarkSetting(Setting):
     """What tells numbers of a metric apart: what is regressed from, and how."""
 
-    inputs: Literal["mu", "mu+logvar"] = Field(
-        "mu", description="places of the keypoints, or with their log-variances"
+    inputs: Literal["mu", "mu+logvar", "mu+logvar+features"] = Field(
+        "mu",
+        description="places of the keypoints, or with their log-variances, or also with what else "
+        "describes them",
     )
     background: bool = Field(
         True, description="with the constant keypoint of the background, where there is one"
@@ -88,6 +112,10 @@ class LandmarkSetting(Setting):
         None, ge=1, description="annotated images that the map is fitted on; none: all"
     )
     intercept: bool = False
+    top: int | None = Field(None, ge=1, description="keypoints that are regressed from; none: all")
+    variance: Literal["", "lowest", "highest"] = Field(
+        "", description="which keypoints these are, by their mean variance in the training images"
+    )
 
     def __str__(self) -> str:
         words = (
@@ -95,6 +123,7 @@ class LandmarkSetting(Setting):
             "" if self.background else "no background",
             "" if self.annotations is None else f"n={self.annotations}",
             "intercept" if self.intercept else "",
+            "" if self.top is None else f"{self.top} of {self.variance} variance",
         )
         return ", ".join(filter(None, words))
 
@@ -116,6 +145,11 @@ class Landmarks(Probe):
     PAPER = {name: {"normaliser": "box"} for name in ("cub", "cub-001", "cub-002", "cub-003")}
     version = VERSION
     needs = ("keypoints",)
+
+    @classmethod
+    def random(cls, metric: str) -> bool:
+        """Return whether the seed draws annotations or warps; see `Probe.random`."""
+        return metric.startswith("few_shot_") or metric == "equivariance"
 
     @classmethod
     def annotations(cls, settings: Any) -> tuple[tuple[str, ...], ...]:
@@ -147,7 +181,7 @@ class Landmarks(Probe):
         length = lengths(splits["test"], prepared.size, settings)
         truth = Truth(targets["test"], visible["test"], length / frame.unit)
         metrics.check_landmarks(pixels["test"], truth.counted, names, f"{data}: split 'test'")
-        inputs = regression_inputs(keypoints, origins.points)
+        inputs = regression_inputs(keypoints, origins.points, settings.top)
 
         numbers = Numbers(UNITS[settings.normaliser], "lower")
         metric = f"{settings.normaliser}_error"
@@ -160,6 +194,15 @@ class Landmarks(Probe):
                 predicted[setting] = mapped(values["test"])
                 errors[setting] = metrics.per_image(truth.errors(predicted[setting]))
                 numbers.add(metric, setting, errors[setting])
+        if n := kept_of(sizes["train"], settings.held_out):
+            train = inputs[PLAIN]["train"][:n], targets["train"][:n], visible["train"][:n]
+            where = f"{data}: the first {n} training images (probes.landmarks.held_out)"
+            metrics.check_landmarks(*train[1:], names, where)
+            for setting in SHOWN:
+                mapped = metrics.fit(*train, setting.intercept)
+                left = metrics.per_image(truth.errors(mapped(inputs[PLAIN]["test"])))
+                of_n = setting.model_copy(update={"annotations": n})
+                numbers.add(metric, of_n, left, note=f"fitted on the first {n} training images")
         all_inputs = LandmarkSetting(inputs="mu+logvar")
         without = all_inputs.model_copy(update={"background": False})
         if without in errors:
@@ -199,13 +242,23 @@ class Landmarks(Probe):
             curves[str(setting)] = curve_json(curve)
         baseline = metrics.mean_shape(targets["train"], visible["train"])
         shape = baseline(np.zeros((sizes["test"], 1)))
-        numbers.add("mean_shape", PLAIN, metrics.per_image(truth.errors(shape)))
+        numbers.add("mean_shape", PLAIN, metrics.per_image(truth.errors(shape)), reference=True)
+        moved = inconsistency(keypoints, keypoints.carried, str(source))
+        stayed = inconsistency(keypoints, keypoints.stayed, str(source))
         numbers.add(
             "equivariance",
             PLAIN,
-            inconsistency(keypoints, str(source)),
+            metrics.per_image(moved),
             unit="% of window side",
             note="mean distance between keypoints and those of a warped copy, carried back",
+        )
+        numbers.add(
+            "equivariance_over_staying",
+            PLAIN,
+            100 * over_staying(moved, stayed, str(source)),
+            unit="% of staying put",
+            note="that distance over that of keypoints that do not move with the warp: 0 is to "
+            "follow it, 100 to stay",
         )
         details = {
             "k": keypoints.carried.shape[1],
@@ -251,22 +304,30 @@ def lengths(test: Split, size: int, settings: LandmarkSettings) -> FloatArray:
     return np.full(len(test), float(size))
 
 
+def kept_of(n: int, held_out: float) -> int:
+    """Return how many of n training images remain without the last share; 0 where all do."""
+    kept = n - int(n * held_out)
+    return kept if kept < n else 0
+
+
 def regression_inputs(
-    keypoints: KeypointArrays, origin: Origin
+    keypoints: KeypointArrays, origin: Origin, top: int = 0
 ) -> dict[LandmarkSetting, dict[str, FloatArray]]:
     """Return what landmarks are regressed from: setting (without intercept) -> split -> [N, D].
 
     Args:
         keypoints: the run's.
         origin: of the frame that their coordinates are given in.
+        top: keypoints of the lowest and of the highest variance that are also regressed from, if
+            there are more with a variance; 0: none.
     """
-    points = keypoints.points
+    points, logvar = keypoints.points, keypoints.logvar
     if origin == "corner":
         points = {name: from_corner(x, keypoints.frame) for name, x in points.items()}
     variants = {PLAIN: points}
-    if keypoints.logvar is not None:
+    if logvar is not None:
         variants[LandmarkSetting(inputs="mu+logvar")] = {
-            name: np.concatenate([x, keypoints.logvar[name]], axis=2) for name, x in points.items()
+            name: np.concatenate([x, logvar[name]], axis=2) for name, x in points.items()
         }
     inputs = {}
     for setting, values in variants.items():
@@ -274,26 +335,43 @@ def regression_inputs(
         if keypoints.background:
             without = setting.model_copy(update={"background": False})
             inputs[without] = {name: flat(x[:, :-1]) for name, x in values.items()}
+    if logvar is not None and keypoints.appearance is not None:
+        inputs[LandmarkSetting(inputs="mu+logvar+features")] = {
+            name: flat(np.concatenate([x, logvar[name], keypoints.appearance[name]], axis=2))
+            for name, x in points.items()
+        }
+    if logvar is not None and 0 < top < points["train"].shape[1]:
+        order = np.argsort(logvar["train"].sum(2).mean(0), kind="stable")
+        chosen: dict[Literal["lowest", "highest"], NDArray[np.intp]]
+        chosen = {"lowest": order[:top], "highest": order[-top:]}
+        for variance, which in chosen.items():
+            few = LandmarkSetting(top=top, variance=variance)
+            inputs[few] = {name: flat(x[:, np.sort(which)]) for name, x in points.items()}
     return inputs
 
 
-def inconsistency(keypoints: KeypointArrays, where: str) -> FloatArray:
-    """Return the mean distance of test keypoints that a warp moved and brought back, [N].
+def inconsistency(keypoints: KeypointArrays, carried: FloatArray, where: str) -> FloatArray:
+    """Return the distances of test keypoints from those that a warp moved and brought back, [N, K].
 
-    It is in % of the window's side, over the keypoints that are not the background; those that
-    cannot be carried back (NaN) do not count, and an image with no other has NaN.
+    They are in % of the window's side, NaN for those that cannot be carried back. The background's
+    keypoint is left out.
+
+    Args:
+        keypoints: the run's.
+        carried: [N, K, 2], those of the warped copies, carried back.
+        where: the outputs, for the message.
 
     Raises:
         BadInput: nothing was carried back.
     """
     frame = keypoints.frame
-    moved = frame.to_pixels(keypoints.points["test"]) - frame.to_pixels(keypoints.carried)
+    moved = frame.to_pixels(keypoints.points["test"]) - frame.to_pixels(carried)
     if keypoints.background:
         moved = moved[:, :-1]
-    shares = 100 * np.hypot(*np.moveaxis(moved, -1, 0)) / frame.side
+    shares: FloatArray = 100 * np.hypot(*np.moveaxis(moved, -1, 0)) / frame.side
     if not np.isfinite(shares).any():
         raise BadInput(f"{where}: no keypoint was carried back; extract the run's outputs again")
-    return metrics.per_image(shares)
+    return shares
 
 
 def per_landmark(errors: FloatArray) -> list[float]:

@@ -272,6 +272,11 @@ class Linear(Probe):
     needs = ("features",)
 
     @classmethod
+    def random(cls, metric: str) -> bool:
+        """Return true: the seed draws the held-out samples that choose C."""
+        return True
+
+    @classmethod
     def annotations(cls, settings: Any) -> tuple[tuple[str, ...], ...]:
         """Return what the data must have; see `Probe.annotations`."""
         return (("labels",),)

@@ -2,8 +2,8 @@
 
 NMI and ARI are of the data set: all pixels, or points, in one contingency table. What they can
 reach depends on the number of parts K, so every setting names K, and beside them stands an oracle
-of the same K: for NMI and ARI the true labels, greedily merged into K groups, which is nearly the
-best that K parts can reach; for IoU the best itself.
+of the same K, a reference: for NMI and ARI the best of the true labels merged into K groups, or
+where there are too many labels the greedy merger, as the note says; for IoU the best itself.
 
 Two rulers, both of Choudhury et al. (NeurIPS 2021): "fg_" counts where the truth is foreground,
 and the K labels there; without it the background counts too, as one more label on both sides. Then
@@ -14,16 +14,18 @@ Where the data set has pixel labels (DeepFashion, CCP, PASCAL-Part, toy), pixels
 landmarks do: the label at each visible landmark, against the landmark's number (CUB).
 """
 
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field
 
 from partbench.data.prepared import Prepared
 from partbench.errors import BadInput
 from partbench.metrics import cub, parts
+from partbench.metrics.ceilings import Grouping, Measure, best_grouping, best_mean_iou, of_merger
 from partbench.metrics.intervals import (
     bootstrap_totals,
     jackknife,
@@ -38,14 +40,19 @@ from partbench.probes.cub_regression import regress
 from partbench.probes.part_counts import count_landmarks, count_pixels
 from partbench.settings import Settings
 
-VERSION = 2
+VERSION = 3
 """Version of the definition; numbers of different versions are not comparable. Since 2 the oracle's
 mean IoU is the greatest possible, no longer that of the groups for NMI, which K parts can exceed;
-and a landmark outside of the image is on the background."""
+and a landmark outside of the image is on the background. Since 3 images at their own aspect are
+those of the authors' evaluation, on CUB centres count from pixel 1, and the oracle's NMI and ARI
+are the greatest of all mergers."""
 DRAWS = 1000
 """Resampled data sets that an interval stands on."""
 COUNTED = {"auto": ("parts", "landmarks"), "pixels": ("parts",), "landmarks": ("landmarks",)}
 """Setting `at` -> annotations, one of which the data must have."""
+MEASURES: dict[Measure, Callable[[Counts], FloatArray]] = {"nmi": parts.nmi, "ari": parts.ari}
+EXACT = "the true labels, merged into as many parts: the best of all mergers"
+GREEDY = "the true labels, greedily merged into as many parts: not quite the best merger"
 NOBODY = "no foreground known"
 CROPS = {
     "tight": "box crops",
@@ -84,6 +91,11 @@ class PartSettings(Settings):
         description="where the regression puts a part without mass: at pixel (0, 0), as in the "
         "code of Huang and Li and Choudhury et al., or at its mean (PDiscoNet)",
     )
+    first_pixel: Literal[0, 1] = Field(
+        0,
+        description="number of the first pixel, which the regression counts centres from; on CUB "
+        "1, as in the code of Huang and Li and Choudhury et al., while landmarks count from 0",
+    )
 
 
 Foreground = Literal["", "own", "mask", "box", "predicted"]
@@ -95,6 +107,23 @@ FOREGROUNDS: dict[Foreground, str] = {
     "predicted": "predicted foreground",
 }
 """Who knew the foreground, in words; nobody, or it does not count: empty."""
+
+
+Departure = Literal["exact points", "nearest masks", "border kept"]
+DEPARTURES: dict[Departure, tuple[str, str]] = {
+    "exact points": ("points", "exact"),
+    "nearest masks": ("mask_resize", "nearest"),
+    "border kept": ("border", "kept"),
+}
+"""What departs from the authors' preparation of CUB -> the data's setting, and its value."""
+
+
+def departures_of(prepared: Prepared) -> tuple[Departure, ...]:
+    """Return what departs from the authors' preparation of images at their own aspect."""
+    made_with = prepared.meta["settings"]
+    if not prepared.whole:
+        return ()
+    return tuple(name for name, (key, value) in DEPARTURES.items() if made_with.get(key) == value)
 
 
 class PartSetting(Setting):
@@ -117,7 +146,12 @@ class PartSetting(Setting):
         "", description="how the true labels of pixels were resized, where not by the nearest"
     )
     legacy: bool = Field(
-        False, description="the background's label counts too, as in unsup-parts' first notebook"
+        False,
+        description="the background's label counts too, as in unsup-parts' first notebook, where "
+        "it is predicted: then `foreground` is empty",
+    )
+    departures: tuple[Departure, ...] = Field(
+        (), description="where the preparation of images at their own aspect is not the authors'"
     )
 
     def __str__(self) -> str:
@@ -127,6 +161,7 @@ class PartSetting(Setting):
             FOREGROUNDS[self.foreground],
             self.seen,
             "legacy: labels with background" if self.legacy else "",
+            *self.departures,
         )
         return ", ".join(filter(None, words))
 
@@ -149,43 +184,6 @@ def foreground_of(predicted: PartArrays, prepared: Prepared) -> Foreground:
     return "box" if prepared.meta["settings"].get("foreground") == "box" else "mask"
 
 
-def dominant(tables: Counts, least_share: float) -> Counts:
-    """Return which true label each part mostly lies on in each image, [N, K, T], ones and zeros.
-
-    Args:
-        tables: [N, T, K], of the foreground.
-        least_share: of the image's foreground that a part must take; else its row is zeros.
-    """
-    n_true = tables.shape[1]
-    sizes = tables.sum(1)
-    present = (sizes > 0) & (sizes >= least_share * sizes.sum(1, keepdims=True))
-    commonest = np.eye(n_true, dtype=np.int64)[tables.argmax(1)]
-    return commonest * present[..., None]
-
-
-def consistency(images: NDArray[Any]) -> FloatArray:
-    """Return how often a part lies on the same true label from image to image.
-
-    For each part: the share of the images where it is present in which its dominant true label is
-    its most common dominant label. The mean over the parts that are present somewhere.
-
-    Args:
-        images: [..., K, T], sums of `dominant` over images.
-
-    Returns:
-        [...], from 0 to 1.
-    """
-    present = images.sum(-1)
-    share = images.max(-1) / np.maximum(present, 1)
-    mean: FloatArray = share.sum(-1) / (present > 0).sum(-1)
-    return mean
-
-
-def mean_iou(tables: NDArray[Any]) -> FloatArray:
-    """Return `matched_iou(...).mean_iou` of tables [M, T, P], [M]."""
-    return np.array([parts.matched_iou(table).mean_iou for table in tables])
-
-
 class Parts(Probe):
     """The parts probe of a run's part maps.
 
@@ -196,8 +194,14 @@ class Parts(Probe):
 
     Settings = PartSettings
     Setting = PartSetting
+    PAPER = {"cub": {"first_pixel": 1}}
     version = VERSION
     needs = ("part_maps",)
+
+    @classmethod
+    def random(cls, metric: str) -> bool:
+        """Return whether the seed draws warps; it also draws bootstraps, which are intervals."""
+        return metric == "equivariance_agreement"
 
     @classmethod
     def annotations(cls, settings: Any) -> tuple[tuple[str, ...], ...]:
@@ -232,6 +236,8 @@ class Parts(Probe):
             names = list(prepared.meta["landmark_names"])
             counted = count_landmarks(predicted, test, names)
             setting = PartSetting(k=predicted.k, crop=crop)
+        departures = departures_of(prepared)
+        setting = setting.model_copy(update={"departures": departures})
 
         numbers = Numbers("%", "higher")
         foreground = foreground_of(predicted, prepared)
@@ -240,33 +246,34 @@ class Parts(Probe):
         if counted.full is not None:
             full = setting.model_copy(update={"foreground": foreground})
             rulers.append(("", full, counted.full))
-        groups = parts.greedy_grouping(counted.fg.sum((0, 2)), predicted.k)
+        of_labels = counted.fg.sum((0, 2))
+        ceilings = {name: best_grouping(of_labels, predicted.k, name) for name in MEASURES}
         for ruler, of_ruler, tables in rulers:
-            # A perfect model finds the background too, beside its K parts.
-            best = groups if tables.shape[1] == len(groups) else np.append(0, groups + 1)
-            add_labels(numbers, ruler, of_ruler, tables, best, at == "pixels", seed)
+            add_labels(numbers, ruler, of_ruler, tables, ceilings, at == "pixels", seed)
+        groups = ceilings["nmi"].groups
         if at == "landmarks" and counted.full is not None:
+            # The paper's masks are predicted, and so not named.
+            told = {"foreground": "" if foreground == "predicted" else foreground}
             numbers.add(
                 "fg_ari",
-                setting.model_copy(update={"legacy": True}),
+                setting.model_copy(update={"legacy": True, **told}),
                 100 * jackknife(parts.ari, counted.full),
                 note="as the first released notebook of unsup-parts has it: K + 1 labels; "
                 f"{known_by}",
             )
         if at == "pixels":
             add_images(numbers, setting, counted.fg, settings.least_share, seed)
-        if predicted.agreement is not None:
-            numbers.add(
-                "equivariance_agreement",
-                of_k,
-                100 * predicted.agreement,
-                unit="% of pixels",
-                note="foreground of a warped copy whose part is that of the place it shows; "
-                f"{known_by or NOBODY}",
-            )
+        numbers.add(
+            "equivariance_agreement",
+            of_k,
+            100 * predicted.agreement,
+            unit="% of pixels",
+            note="foreground of a warped copy whose part is that of the place it shows; "
+            f"{known_by or NOBODY}",
+        )
         regressed = {}
         if test.has("landmarks") and test.has("box") and test.annotation("box").ndim == 2:
-            on = PartSetting(k=predicted.k, crop=crop)
+            on = PartSetting(k=predicted.k, crop=crop, departures=departures)
             note = f"parts' centres of mass; {known_by or NOBODY}"
             regressed = add_regression(numbers, prepared, predicted, settings, on, note, seed)
         table = (counted.fg if counted.full is None else counted.full).sum(0)
@@ -293,7 +300,7 @@ def add_labels(
     ruler: str,
     setting: PartSetting,
     tables: Counts,
-    groups: NDArray[np.intp],
+    ceilings: Mapping[Measure, Grouping],
     areas: bool,
     seed: int,
 ) -> None:
@@ -304,12 +311,13 @@ def add_labels(
         ruler: put before each metric's name.
         setting: of the numbers.
         tables: [N, T, P].
-        groups: [T], the part of each true label, merged into as many parts.
+        ceilings: the true labels of the foreground merged into as many parts, by what the
+            mergers are best for.
         areas: whether the counts are areas.
         seed: of the bootstrap.
     """
     intervals = parts.bootstrap(tables, DRAWS, seed)
-    measures = {"nmi": parts.nmi, "ari": parts.ari} | ({"mean_iou": mean_iou} if areas else {})
+    measures = MEASURES | ({"mean_iou": parts.mean_iou} if areas else {})
     matched = "parts and labels matched one to one"
     for name, statistic in measures.items():
         low, high = getattr(intervals, name)
@@ -320,25 +328,18 @@ def add_labels(
             interval=(100 * low, 100 * high),
             note=matched if name == "mean_iou" else "",
         )
-    counts, one_hot = tables.sum(2), np.eye(groups.max() + 1, dtype=np.int64)[groups]
-    background = not ruler
-    k = tables.shape[2] - background
-    for name, statistic in measures.items():
-
-        def oracle(counts: Counts, name: str = name, of: Any = statistic) -> FloatArray:
-            if name == "mean_iou":
-                return parts.best_mean_iou(counts, k, background=background)
-            merged: FloatArray = of(counts[..., None] * one_hot)
-            return merged
-
-        best = "the greatest that as many parts can have"
-        merged = "the true labels, greedily merged into as many parts"
-        numbers.add(
-            f"oracle_{ruler}{name}",
-            setting,
-            100 * jackknife(oracle, counts),
-            note=best if name == "mean_iou" else merged,
-        )
+    counts = tables.sum(2)
+    for measure, statistic in MEASURES.items():
+        best = ceilings[measure]
+        outcomes = jackknife(partial(of_merger, statistic, best.groups), counts)
+        note = EXACT if best.exact else GREEDY
+        numbers.add(f"oracle_{ruler}{measure}", setting, 100 * outcomes, note=note, reference=True)
+    if areas:
+        background = not ruler
+        k = tables.shape[2] - background
+        outcomes = jackknife(partial(best_mean_iou, k=k, background=background), counts)
+        note = "the greatest that as many parts can have"
+        numbers.add(f"oracle_{ruler}mean_iou", setting, 100 * outcomes, note=note, reference=True)
 
 
 def add_images(
@@ -349,10 +350,10 @@ def add_images(
     Raises:
         BadInput: no part takes `least_share` of any image.
     """
-    for name, statistic in (("nmi", parts.nmi), ("ari", parts.ari)):
+    for name, statistic in MEASURES.items():
         note = "mean over images of the image's own"
         numbers.add(f"fg_{name}_per_image", setting, 100 * statistic(tables), note=note)
-    images = dominant(tables, least_share)
+    images = parts.dominant(tables, least_share)
     rows = images[images.any((1, 2))]
     if not len(rows):
         raise BadInput(
@@ -360,11 +361,11 @@ def add_images(
             "as present; lower probes.parts.least_share"
         )
     drawn = bootstrap_totals(rows.reshape(len(rows), -1).astype(np.float64), DRAWS, seed)
-    low, high = percentiles(100 * consistency(drawn.reshape(-1, *rows.shape[1:])))
+    low, high = percentiles(100 * parts.consistency(drawn.reshape(-1, *rows.shape[1:])))
     numbers.add(
         "part_consistency",
         setting,
-        100 * jackknife(consistency, images),
+        100 * jackknife(parts.consistency, images),
         interval=(low, high),
         note="images in which a part lies on its usual label; mean over parts",
     )
@@ -400,7 +401,12 @@ def add_regression(
     notes = {"landmark_error": note, "constant_landmark_error": "each landmark's mean place"}
     by_landmark = {}
     errors_of = regress(
-        prepared, predicted.centres, predicted.mass, settings.absent, settings.pooled_classes
+        prepared,
+        predicted.centres,
+        predicted.mass,
+        settings.absent,
+        settings.first_pixel,
+        settings.pooled_classes,
     )
     for name, both in errors_of.items():
         on = setting.model_copy(update={"on": name})
@@ -415,6 +421,7 @@ def add_regression(
                 better="lower",
                 interval=percentiles(cub.ratio(draws)),
                 note=notes[metric],
+                reference=metric.startswith("constant"),
             )
         means = [cub.micro_average(column) for column in both.parts.T]
         by_landmark[str(on)] = {

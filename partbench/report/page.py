@@ -3,7 +3,7 @@
 import json
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,9 +12,10 @@ import pandas as pd
 from jinja2 import ChoiceLoader, Environment, FileSystemLoader, PrefixLoader, StrictUndefined
 from markupsafe import Markup
 
-from partbench import published as literature
+from partbench import verdict
 from partbench.files import atomic
 from partbench.outputs import movement, reconstructions, samples
+from partbench.published import Claim
 from partbench.report import figures, raster, text
 from partbench.report import sections as fragments
 from partbench.report.panels import panel_views, tally
@@ -27,26 +28,26 @@ STATES = ("done", "failed", "missing", "not applicable")
 Item = TypeVar("Item", RunRecord, PictureRecord)
 
 
-def write(results: Path, out: Path, published: pd.DataFrame) -> None:
+def write(results: Path, out: Path, claims: Sequence[Claim]) -> None:
     """Write the report of `results/<name>/` to `out`, whole or not at all.
 
     Args:
         results: the results folder; anything in it may be missing.
         out: the html file.
-        published: the published rows, see `partbench.published.load`.
+        claims: the published numbers, see `partbench.published.load`.
     """
-    page = render(read(results), published)
+    page = render(read(results), claims)
     with atomic(out) as path:
         path.write_text(page, encoding="utf-8")
 
 
-def render(results: Results, published: pd.DataFrame) -> str:
+def render(results: Results, claims: Sequence[Claim]) -> str:
     """Return the page."""
     templates = environment()
     colours = palette(results)
     by_probe = sections()
     panels = panel_views(results, colours, by_probe)
-    papers = paper_views(results, published)
+    papers = paper_views(results, claims)
     runs = in_order(results.runs, colours)
     return templates.get_template("page.html").render(
         css=Markup((HERE / "page.css").read_text()),
@@ -58,10 +59,11 @@ def render(results: Results, published: pd.DataFrame) -> str:
         tally=tally(panels),
         papers=papers,
         verdicts=sum((paper["counts"] for paper in papers), Counter()),
-        labels=literature.LABELS,
+        labels=verdict.LABELS,
+        margin=verdict.MARGIN,
         settings=settings_views(runs),
         curves=curve_views(runs, colours),
-        sections=section_views(results, colours, published, by_probe, templates),
+        sections=section_views(results, colours, claims, by_probe, templates),
         pictures=picture_views(in_order(results.pictures, colours)),
         data=data_views(results),
         notes=note_views(results, by_probe, templates),
@@ -93,7 +95,7 @@ def environment() -> Environment:
 def section_views(
     results: Results,
     colours: Mapping[str, int],
-    published: pd.DataFrame,
+    claims: Sequence[Claim],
     by_probe: Mapping[str, Section],
     templates: Environment,
 ) -> list[View]:
@@ -103,7 +105,7 @@ def section_views(
         if not section.title:
             continue
         fragment: Any = templates.get_template(f"sections/{probe}.html").module
-        shown = [section.view(task) for task in tasks(results, probe, colours, published)]
+        shown = [section.view(task) for task in tasks(results, probe, colours, claims)]
         written = [fragment.task(view) for view in shown if view is not None]
         if written or section.empty:
             views.append(

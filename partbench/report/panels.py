@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from partbench.comparisons import GROUP
 from partbench.report import figures, text
-from partbench.report.compare import GROUP, best_floor, ordered, statements
+from partbench.report.compare import best_floor, ordered, statements
 from partbench.report.read import Results, records
 from partbench.report.section import Section, View
 
@@ -27,6 +28,8 @@ def panel_views(
     """
     panels = []
     wanted = asked(results.metrics)
+    comparisons = dict(iter(results.comparisons.groupby(GROUP)))
+    none = results.comparisons.head(0)
     by_data = results.summary.groupby(["probe", "train", "eval"], sort=False)
     for (probe, train, evaluated), table in by_data:
         names = list(dict.fromkeys(table["metric"]))
@@ -35,8 +38,14 @@ def panel_views(
         settings = {str(setting): title for setting, title in section.headline_settings.items()}
         places = {(metric, setting): i for i, setting in enumerate(settings)}
         groups = [
-            group_view(same, colours, wanted, settings if same["metric"].iloc[0] == metric else {})
-            for _, same in table.groupby(GROUP, sort=False)
+            group_view(
+                same,
+                comparisons.get(key, none),
+                colours,
+                wanted,
+                settings if same["metric"].iloc[0] == metric else {},
+            )
+            for key, same in table.groupby(GROUP, sort=False)
         ]
         groups.sort(key=lambda g: places.get((g["metric"], g["setting"]), len(places)))
         groups.sort(key=lambda g: g["metric"] != metric)
@@ -88,6 +97,7 @@ def table_view(rows: list[View]) -> View:
 
 def group_view(
     group: pd.DataFrame,
+    comparisons: pd.DataFrame,
     colours: Mapping[str, int],
     wanted: Mapping[Any, int],
     titles: Mapping[str, str],
@@ -96,6 +106,7 @@ def group_view(
 
     Args:
         group: the rows.
+        comparisons: of its methods with its floor controls, see `partbench.comparisons`.
         colours: of the methods, see `partbench.report.page.palette`.
         wanted: see `asked`.
         titles: setting -> what it is called; one that is not here goes by its own name.
@@ -103,7 +114,9 @@ def group_view(
     group = ordered(group)
     one = group.iloc[0]
     unit, better = one["unit"], one["better"]
-    floor = best_floor(group)
+    # A constant of the data is nobody's merit: it is shown, and nobody is held against it.
+    reference = bool(one["reference"])
+    floor = float("nan") if reference else best_floor(group)
     key = text.address(*(one[column] for column in GROUP))
     setting = titles.get(one["setting"], one["setting"])
     title = one["metric"] + (f", {setting}" if setting else "")
@@ -132,7 +145,7 @@ def group_view(
         "metric": one["metric"],
         "setting": one["setting"],
         "chart": figures.intervals(bars, label, f"{title}. {spoken}"),
-        "statements": statements(group),
+        "statements": [] if reference else statements(group, comparisons),
         "rows": rows,
     }
 
@@ -170,6 +183,7 @@ def tally(panels: list[View]) -> list[View]:
                         "where": f"{panel['title']}, {group['title']}{trained}",
                         "beats": states.count("beats"),
                         "of": len(states),
+                        "open": states.count("unknown"),
                     }
                 )
     return lines

@@ -1,99 +1,84 @@
 """Every published number beside ours, with its verdict."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import pandas as pd
-
 from partbench import published as literature
+from partbench.published import Address, CellAddress, Claim
 from partbench.report import text
 from partbench.report.panels import row_view
 from partbench.report.read import Results, records
 from partbench.report.section import View
 
 
-def paper_views(results: Results, published: pd.DataFrame) -> list[View]:
-    """Return each paper's published rows beside ours, with verdicts; papers that ran first."""
-    comparable = bool(results.config.get("comparable"))
-    failed = results.metrics[results.metrics["status"] == "failed"].assign(metric="", setting="")
-    summary_of, failed_of = _by_number(results.summary), _by_number(failed)
+def paper_views(results: Results, claims: Sequence[Claim]) -> list[View]:
+    """Return each paper's published numbers beside ours, with verdicts; papers that ran first."""
+    numbers = {address_of(row): row for row in records(results.summary)}
+    failed = results.metrics[results.metrics["status"] == "failed"]
+    failures = {CellAddress(*(row[f] for f in CellAddress._fields)): row for row in records(failed)}
     changes = {(r.method, r.variant, r.train): r.record.get("changes", {}) for r in results.runs}
-    papers = []
-    for paper, rows in published.groupby("paper", sort=False):
-        variants = {m: set(same["variant"]) for m, same in rows.groupby("method")}
-        views = []
-        for row in records(rows):
-            cell = (row["method"], row["probe"], row["dataset"])
-            ours_of_metric = summary_of((*cell, row["metric"]))
-            ours = literature.match(row, ours_of_metric, variants[row["method"]])
-            failed_cells = failed_of((*cell, ""))
-            failure = "" if ours else _failure(row, failed_cells, variants[row["method"]])
-            key = (ours["method"], ours["variant"], ours["train"]) if ours else ("", "", "")
-            verdict = literature.verdict(
-                row,
-                ours,
-                comparable=comparable,
-                overrides=results.config.get("probes", {}).get(row["probe"], {}),
-                changes=changes.get(key),
-                failure=failure,
-            )
-            views.append(
-                {
-                    **row,
-                    "id": text.address("published", *(row[c] for c in literature.KEY)),
-                    "name": text.name(row["method"], row["variant"]),
-                    "ours": row_view(ours, float("nan"), {}) if ours else None,
-                    "verdict": verdict,
-                }
-            )
-        counts = Counter(view["verdict"].label for view in views)
-        papers.append(
-            {
-                "id": text.address("paper", paper),
-                "name": text.NAMES.get(str(paper), str(paper)),
-                "counts": counts,
-                "ran": counts["not run"] < len(views),
-                "tables": [source_view(name, same) for name, same in _by(views, "source").items()],
-            }
+    by_paper: dict[str, list[View]] = {}
+    for claim in claims:
+        ours = numbers.get(claim.address)
+        verdict = literature.verdict(
+            claim,
+            ours,
+            comparable=bool(results.config.get("comparable")),
+            changes=changes.get((claim.method, claim.variant, claim.train)),
+            overrides=results.config.get("probes", {}).get(claim.probe, {}),
+            failure=_last_line(failures.get(claim.cells)),
         )
+        view = {
+            "claim": claim,
+            "id": address(claim),
+            "ours": row_view(ours, float("nan"), {}) if ours else None,
+            "verdict": verdict,
+        }
+        by_paper.setdefault(claim.paper, []).append(view)
+    papers = [paper_view(paper, views) for paper, views in by_paper.items()]
     return sorted(papers, key=lambda paper: not paper["ran"])
 
 
-def source_view(source: str, rows: list[View]) -> View:
-    """Return one published table; what all rows share is said once."""
-    notes = {row["note"] for row in rows}
+def address_of(row: Mapping[Any, Any]) -> Address:
+    """Return the address of a row of the summary."""
+    return Address(*(str(row[field]) for field in Address._fields))
+
+
+def address(claim: Claim) -> str:
+    """Return the id of a claim's row in the page."""
+    return text.address("published", *literature.identity(claim))
+
+
+def paper_view(paper: str, views: list[View]) -> View:
+    """Return one paper: its tables, and how often each verdict was given."""
+    counts = Counter(view["verdict"].label for view in views)
+    tables: dict[str, list[View]] = {}
+    for view in views:
+        tables.setdefault(view["claim"].origin, []).append(view)
     return {
-        "source": source,
-        "note": rows[0]["note"] if len(notes) == 1 else "",
+        "id": text.address("paper", paper),
+        "name": text.NAMES.get(paper, paper),
+        "counts": counts,
+        "ran": counts["not run"] + counts["reference only"] < len(views),
+        "tables": [table_view(origin, rows) for origin, rows in tables.items()],
+    }
+
+
+def table_view(origin: str, rows: list[View]) -> View:
+    """Return one published table; what all rows share is said once."""
+    notes = {row["claim"].note for row in rows}
+    return {
+        "origin": origin,
+        "note": rows[0]["claim"].note if len(notes) == 1 else "",
         "notes": len(notes) > 1,
         "rows": rows,
     }
 
 
-def _by_number(table: pd.DataFrame) -> Callable[[tuple[str, ...]], pd.DataFrame]:
-    """Return what gives the rows of a method, a probe, a published data set and a metric.
-
-    Hundreds of published rows ask for theirs; most find nothing.
-    """
-    of_dataset = table["eval"].map(literature.version_of)
-    keys = [table["method"], table["probe"], of_dataset, table["metric"]]
-    groups = {tuple(map(str, key)): same for key, same in table.groupby(keys)}
-    nothing = table.head(0)
-    return lambda key: groups.get(key, nothing)
-
-
-def _failure(row: Mapping[str, Any], failed: pd.DataFrame, variants: Iterable[str]) -> str:
-    """Return the last line of the log of the failed cell that should have been this row's."""
-    cell = literature.match(row, failed, variants)
+def _last_line(cell: Mapping[Any, Any] | None) -> str:
+    """Return the last line of the log of a failed cell, empty if there is none."""
     if cell is None:
         return ""
     lines = [line for line in text.plain(cell["reason"]).splitlines() if line.strip()]
     return lines[-1] if lines else "no reason was recorded"
-
-
-def _by(rows: list[View], key: str) -> dict[str, list[View]]:
-    groups: dict[str, list[View]] = {}
-    for row in rows:
-        groups.setdefault(row[key], []).append(row)
-    return groups

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from partbench import comparisons
 from partbench.data.catalogue import have_changed
 from partbench.errors import BadInput
 from partbench.files import data_root, sha256
@@ -54,6 +55,7 @@ SUMMARY = [
     "setting",
     "settings",
     "role",
+    "random",
     "mean",
     "low",
     "high",
@@ -66,6 +68,7 @@ SUMMARY = [
     "reduced",
     "subset",
     "note",
+    "reference",
 ]
 RUN = ["method", "variant", "train", "seed"]
 
@@ -150,6 +153,8 @@ class Results(NamedTuple):
     pictures: list[PictureRecord]
     cells: dict[str, list[CellRecord]]
     """By probe."""
+    comparisons: pd.DataFrame
+    """See `partbench.comparisons`."""
 
 
 def read(folder: Path) -> Results:
@@ -190,6 +195,7 @@ def read(folder: Path) -> Results:
         data,
         list(pictures.values()),
         cells,
+        _table(folder / "comparisons.parquet", list(comparisons.COLUMNS)),
     )
 
 
@@ -260,9 +266,12 @@ def _table(path: Path, columns: list[str]) -> pd.DataFrame:
         table = pd.DataFrame()
     table = table.reindex(columns=columns)
     numeric = {"value", "n", "seconds", "peak_memory_mb", "mean", "low", "high", "sd_seeds"}
+    numeric |= {name for name, kind in comparisons.COLUMNS.items() if kind is not str}
     for column in columns:
-        if column in ("reduced", "subset", "dirty"):
+        if column in ("reduced", "subset", "dirty", "reference"):
             table[column] = table[column].fillna(False).astype(bool)
+        elif column == "random":  # unless it is known that the seed changes nothing
+            table[column] = table[column].fillna(True).astype(bool)
         elif column in numeric | {"seeds", "version"}:
             table[column] = pd.to_numeric(table[column])
         elif column != "values":

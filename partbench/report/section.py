@@ -1,6 +1,6 @@
 """The contract of a probe's section in the report: see `Section`."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import pandas as pd
@@ -8,6 +8,7 @@ from pydantic import ValidationError
 
 from partbench import plugins
 from partbench.probe import Probe, Setting
+from partbench.published import Claim
 from partbench.report import text
 from partbench.report.read import CellRecord, Data, PictureRecord, Results, RunRecord
 
@@ -49,8 +50,8 @@ class Task(NamedTuple):
     """The rows of the summary; `settings` holds instances of the probe's `Setting`."""
     data: Data | None
     """The evaluation data."""
-    published: pd.DataFrame
-    """All published rows, see `partbench.published.load`."""
+    claims: Sequence[Claim]
+    """All published numbers, see `partbench.published.load`."""
 
 
 class Section:
@@ -99,7 +100,7 @@ def sections() -> dict[str, Section]:
 
 
 def tasks(
-    results: Results, probe: str, colours: Mapping[str, int], published: pd.DataFrame
+    results: Results, probe: str, colours: Mapping[str, int], claims: Sequence[Claim]
 ) -> Iterator[Task]:
     """Yield the tasks of a probe that have cells, or data that have pictures.
 
@@ -107,7 +108,7 @@ def tasks(
         results: the results.
         probe: its name.
         colours: of the methods, in the page's order.
-        published: the published rows.
+        claims: the published numbers.
     """
     summary = results.summary
     numbers = typed(summary[summary["probe"] == probe], probe)
@@ -137,7 +138,7 @@ def tasks(
         ]
         methods.sort(key=lambda m: (m.role != "method", places.get(m.method, len(places))))
         same = numbers[(numbers["train"] == train) & (numbers["eval"] == evaluated)]
-        yield Task(probe, train, evaluated, methods, same, data.get(evaluated), published)
+        yield Task(probe, train, evaluated, methods, same, data.get(evaluated), claims)
 
 
 def _grouped(records: Iterable[Record], *fields: str) -> dict[tuple[str, ...], list[Record]]:

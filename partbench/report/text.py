@@ -69,6 +69,13 @@ def interval(low: float, high: float, unit: str = "") -> str:
     return f"{number(low, unit)} to {number(high, unit)}"
 
 
+def p_value(p: float) -> str:
+    """Return `p < 0.001`, `p = 0.012` or `p = 0.31`."""
+    if p < 0.001:
+        return "p < 0.001"
+    return f"p = {p:.3f}" if p < 0.1 else f"p = {p:.2f}"
+
+
 def duration(seconds: float) -> str:
     """Return seconds as people say them: `42 s`, `3 min 05 s`, `2 h 10 min`."""
     if not math.isfinite(seconds):

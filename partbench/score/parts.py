@@ -5,9 +5,10 @@ from typing import Any
 
 from partbench.errors import BadInput
 from partbench.metrics import parts
+from partbench.metrics.ceilings import best_grouping, grouping_table
 from partbench.metrics.intervals import over_seeds_and_samples
 from partbench.metrics.landmarks import FloatArray
-from partbench.probes.parts import DRAWS, VERSION
+from partbench.probes.parts import DRAWS, MEASURES, VERSION
 from partbench.score import arrays
 
 MOST_CELLS = 1 << 27
@@ -64,8 +65,10 @@ def score(path: Path, *, ignore: int | None = None, seed: int = 0) -> dict[str, 
 
     table = tables.sum(0)
     matching = parts.matched_iou(table)
-    groups = parts.greedy_grouping(table.sum(1), len(pred_labels))
-    ceiling = parts.grouping_table(table.sum(1), groups)
+    counts_of, k = table.sum(1), len(pred_labels)
+    mergers = {name: best_grouping(counts_of, k, name) for name in MEASURES}
+    ceilings = {name: grouping_table(counts_of, m.groups) for name, m in mergers.items()}
+    groups = mergers["nmi"].groups
     several = len(tables) > 1
     intervals = parts.bootstrap(tables, DRAWS, seed)._asdict() if several else None
     return {
@@ -86,10 +89,10 @@ def score(path: Path, *, ignore: int | None = None, seed: int = 0) -> dict[str, 
         if several
         else None,
         "ceiling": {
-            "k": ceiling.shape[1],
-            "nmi": 100 * float(parts.nmi(ceiling)),
-            "ari": 100 * float(parts.ari(ceiling)),
-            "groups": [true_labels[groups == k].tolist() for k in range(ceiling.shape[1])],
+            "k": int(groups.max()) + 1,
+            **{name: 100 * float(of(ceilings[name])) for name, of in MEASURES.items()},
+            "exact": all(merger.exact for merger in mergers.values()),
+            "groups": [true_labels[groups == g].tolist() for g in range(groups.max() + 1)],
         },
         "per_label": [
             {

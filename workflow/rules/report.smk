@@ -20,7 +20,7 @@ rule report:
         page=REPORT,
         tables=expand(
             f"{RESULTS}/{{table}}.{{format}}",
-            table=["metrics", "summary"],
+            table=["metrics", "summary", "comparisons"],
             format=["parquet", "csv"],
         ),
     log:

@@ -17,7 +17,7 @@ from partbench.report.section import MethodRecord, Section, Task, View
 
 PICTURED, TOGETHER = 20, 5
 """Images with keypoints, and how many share a file: they break into lines as the page narrows."""
-NUMBERS = ("equivariance", "failure_rate", "implicit_intercept")
+NUMBERS = ("equivariance", "equivariance_over_staying", "failure_rate", "implicit_intercept")
 
 
 class LandmarkSection(Section):

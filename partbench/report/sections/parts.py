@@ -10,14 +10,15 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydantic import BaseModel, Field, PositiveInt, ValidationError
 
-from partbench import published as literature
 from partbench.metrics.parts import contingency, matched_iou
 from partbench.outputs.part_maps import BACKGROUND, Pictures
 from partbench.probes.parts import PartSetting
+from partbench.published import Claim
 from partbench.report import figures, raster, text
 from partbench.report.compare import ordered
 from partbench.report.figures import Bar
 from partbench.report.panels import row_view
+from partbench.report.papers import address
 from partbench.report.part_tiles import RGB, TILE, label_colours, legend, palette, part_tile
 from partbench.report.read import CellRecord, Data, records
 from partbench.report.section import MethodRecord, Section, Task, View
@@ -38,8 +39,6 @@ COLUMNS = (
 """Metrics of the table, and what they are called."""
 CHARTS = (("fg_nmi", "NMI on the foreground"), ("fg_ari", "ARI on the foreground"))
 ERROR, CONSTANT = "landmark_error", "constant_landmark_error"
-PUBLISHED_ON = ("CUB-001", "CUB-002", "CUB-003", "all")
-"""Classes on which the papers measure these errors, all in whole images."""
 
 
 class PartSection(Section):
@@ -63,7 +62,7 @@ class PartSection(Section):
             "strips": strips(compared, task.data),
             "labelled": any(s.cell is not None and s.cell.details.at == "pixels" for s in compared),
             "confusions": confusions(compared),
-            "landmarks": landmark_table(task.numbers, task.published, task.eval, compared),
+            "landmarks": landmark_table(task.numbers, task.claims, task.eval, compared),
         }
         shown = ("tables", "strips", "confusions", "landmarks")
         return view if any(view[part] for part in shown) else None
@@ -227,7 +226,7 @@ def interval_chart(
 
 def landmark_table(
     numbers: pd.DataFrame,
-    published: pd.DataFrame,
+    claims: Sequence[Claim],
     evaluated: str,
     compared: Sequence[Subject] = (),
 ) -> View | None:
@@ -235,7 +234,7 @@ def landmark_table(
 
     Args:
         numbers: of the parts probe on the data set; `settings` holds instances of `PartSetting`.
-        published: the rows of the papers.
+        claims: the published numbers.
         evaluated: the data set.
         compared: the methods, in the page's order.
     """
@@ -251,18 +250,13 @@ def landmark_table(
     constant = numbers[numbers["metric"] == CONSTANT]
     classes = (setting.on for setting in constant["settings"])
     floor = dict(zip(classes, constant["mean"], strict=True))
-    theirs = published[
-        (published["metric"] == ERROR) & (published["dataset"] == literature.version_of(evaluated))
-    ]
     papers: dict[tuple[str, int], View] = {}
-    for row in records(theirs):
-        name, k = text.name(str(row["method"]), str(row["variant"])), int(str(row["k"] or 0))
-        entry = {"name": name, "k": k, "status": row["status"], "values": {}}
-        address = text.address("published", *(row[c] for c in literature.KEY))
-        # A published row's setting is text: the one that the typed setting is rendered to.
-        for on in PUBLISHED_ON:
-            if row["setting"] == str(PartSetting(on=on, k=k, crop="whole")):
-                papers.setdefault((name, k), entry)["values"][on] = (address, row["value"])
+    for claim in claims:
+        if (claim.metric, claim.eval) == (ERROR, evaluated):
+            setting = PartSetting.parse(claim.setting, "a published number")
+            entry = {"name": claim.name, "k": setting.k, "status": claim.status, "values": {}}
+            paper = papers.setdefault((claim.name, setting.k), entry)
+            paper["values"][setting.on] = (address(claim), claim.value)
     kept = [paper for paper in papers.values() if any(on in paper["values"] for on in columns)]
     places = {subject.name: i for i, subject in enumerate(compared)}
     foregrounds = {s.name: s.cell.details.foreground for s in compared if s.cell}
