@@ -9,6 +9,7 @@ from pydantic import Field
 
 from partbench import method as methods
 from partbench import plugins
+from partbench.data.crop import Cut, check_crop, check_same_crop
 from partbench.data.reader import DataSettings, Reader, check_limit
 from partbench.errors import BadInput, shown
 from partbench.files import data_root
@@ -123,6 +124,7 @@ def check(values: Mapping[str, Any], where: str) -> Config:
             cls = methods.load(name)
             check_class(cls)
             methods.check_reads(cls, _frames(config, block.train), f"{place}: {block.train}")
+            _check_crops(config, block.train, name, variants, place)
             what = f"{place}.methods.{name} learns from {{}}"
             _check_annotations(config, block.train, [(cls.learns_from,)], what)
         for name, evals in block.probes.items():
@@ -161,6 +163,15 @@ def _check_annotations(
             )
 
 
+def _check_crops(config: Config, data: str, name: str, variants: Iterable[str], where: str) -> None:
+    """Refuse, with `BadInput`, variants of a method whose training crops a data set cannot give."""
+    of_data = data_settings(config, data)
+    for variant in variants:
+        settings = method_settings(config, name, variant)
+        place = f"{where}.methods.{name}: {variant} on {data}"
+        check_crop(settings, Cut(of_data.crop, of_data.wide), place)
+
+
 def load_probe(name: str, where: str = "command line") -> type[Probe]:
     """Return the probe `name`; raises BadInput if there is none."""
     return plugins.load("probes", name, Probe, where)  # type: ignore[type-abstract]
@@ -189,6 +200,10 @@ def _check_foreground(config: Config, name: str, where: str) -> None:
             f"{place}.by: {predicted.run.method} offers no part maps, hence no foreground; name a "
             "run of a method that does, such as `foreground`"
         )
+    by = predicted.run
+    _check_crops(config, by.train, by.method, [by.variant], f"{place}.by")
+    learnt, shown = (data_settings(config, key, where).crop for key in (by.train, predicted.of))
+    check_same_crop(learnt, shown, f"{place}: {by} on {predicted.of}")
 
 
 def load_reader(config: Config, name: str, where: str = "") -> type[Reader]:

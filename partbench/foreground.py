@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from partbench.data.crop import check_same_crop
 from partbench.data.loader import to_float
 from partbench.data.prepared import Prepared, checksum_of
 from partbench.errors import BadInput
@@ -22,6 +23,7 @@ from partbench.outputs.part_maps import HasPartMaps
 from partbench.progress import Progress
 
 BATCH = 64
+WIDE = "wide_"
 
 
 def find_foreground(
@@ -39,12 +41,13 @@ def find_foreground(
         code: fingerprint of the code that finds it.
 
     Raises:
-        BadInput: the model or the data cannot be read, do not fit, or the run's method has no
-            foreground of its own.
+        BadInput: the model or the data cannot be read, do not fit or have another `crop`, or the
+            run's method has no foreground of its own.
     """
     torch.set_num_threads(threads)
     prepared = Prepared(data)
     run, method = load_model_for(prepared, model, device)
+    check_same_crop(method.data.crop, prepared.cut.crop, f"{model} on {data}")
     if not isinstance(method, HasPartMaps):
         raise BadInput(f"{model}: {run.method} has no part maps, hence no foreground")
     method.to(memory_format=torch.channels_last)
@@ -57,6 +60,9 @@ def find_foreground(
             mean = _write_masks(method, prepared, split, aside, torch.device(device), label)
             if mean is not None:
                 overlap[split] = mean
+            if prepared.split(split).has(f"{WIDE}images"):
+                label = f"{run} foreground of {split}, wide squares"
+                _write_masks(method, prepared, split, aside, torch.device(device), label, WIDE)
         old = read_record(data / CHECKSUMS)["files"]
         links = [file for file in old if not (aside / file).exists()]
         for file in links:
@@ -81,15 +87,21 @@ def _write_masks(
     folder: Path,
     device: torch.device,
     label: str,
+    prefix: str = "",
 ) -> float | None:
-    """Write a split's masks; return their mean overlap with the true ones, %, if there are any."""
+    """Write a split's masks; return their mean overlap with the true ones, %, if there are any.
+
+    With `prefix`, they are those of the wide squares.
+    """
     split = prepared.split(name)
-    images, side = split.images, prepared.canvas
+    images = split.annotation(f"{prefix}images") if prefix else split.images
+    side = images.shape[-2]
     if images.ndim == 5:
         raise BadInput(f"{prepared.folder}: holds clips; a foreground is found in single images")
     extents = split.annotation("extent") if split.has("extent") else None
-    truth = split.annotation("mask") if split.has("mask") else None
-    masks = create_array(folder / f"{name}.mask.npy", np.bool_, (len(split), side, side))
+    kind = f"{prefix}mask"
+    truth = split.annotation(kind) if split.has(kind) else None
+    masks = create_array(folder / f"{name}.{kind}.npy", np.bool_, (len(split), side, side))
     size = BATCH if extents is None else 1
     overlaps = []
     with Progress(label, len(split), "images") as progress, torch.inference_mode():

@@ -12,18 +12,22 @@ from torch.optim import Optimizer
 from partbench import plugins
 from partbench.coordinates import Frame, RegressionOrigins, of_borders
 from partbench.data.batch import Batch, LearnsFrom
+from partbench.data.crop import TrainingCropSettings
+from partbench.deviations import Deviation
 from partbench.errors import BadInput
 from partbench.nn.normalization import HALF_MEAN_STD, IMAGENET_MEAN_STD
 from partbench.nn.released import Authors, Release
-from partbench.settings import Settings, nearest
+from partbench.settings import nearest
 
 Role = Literal["method", "floor", "ceiling"]
 Reads = Literal["images", "clips"]
 RELEASED = "released"
 """The variant that measures the authors' weights."""
+UNTRAINED = {"epochs": 0, "training_crop": "fixed"}
+"""Settings of a run that trains on no image, so that any square images will do."""
 
 
-class MethodSettings(Settings):
+class MethodSettings(TrainingCropSettings):
     """Settings that every method has; the defaults of a method's own class are its paper's."""
 
     epochs: int = Field(30, ge=0, description="epochs, as `images_per_epoch` defines one")
@@ -79,6 +83,10 @@ class DataInfo(NamedTuple):
     """Number of landmarks, 0 if there are none."""
     frames: int = 0
     """Frames of a clip, 0 of single images."""
+    crop: str = ""
+    """How images were cut out of their originals, `crop` of the data set; empty: not known."""
+    foreground_by: str | None = None
+    """The run that found its foreground; empty: the data set's own; None: not known."""
 
 
 class Method(nn.Module, ABC):
@@ -100,8 +108,9 @@ class Method(nn.Module, ABC):
     REDUCED: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     """Named settings for small machines: numbers from these are never comparable."""
     RELEASED: ClassVar[Mapping[str, Release]] = {}
-    """Variant -> the weights of it that the authors released, which `a+released` measures. The
-    settings must be `ReleasedSettings`, and `authors` say how the file holds the weights."""
+    """Variant -> the weights of it that the authors released. `a+released` measures those of `a`,
+    `released` alone the first. The settings must be `ReleasedSettings`, and `authors` say how the
+    file holds the weights."""
     role: ClassVar[Role] = "method"
     """How its numbers relate to others; see `role_of`."""
     learns_from: ClassVar[LearnsFrom] = "images"
@@ -113,6 +122,8 @@ class Method(nn.Module, ABC):
     """Key of the paper in published.csv."""
     random: ClassVar[bool] = True
     """Whether the seed changes what it gives. Where it does not, one run says all."""
+    deviations: ClassVar[tuple[Deviation, ...]] = ()
+    """What differs from the paper beside the settings; the page shows it with every run."""
     phases: ClassVar[tuple[str, ...]] = ("all",)
     """Optimiser updates that make one training step, in this order; a name may occur twice."""
     protocol: ClassVar[RegressionOrigins] = RegressionOrigins()
@@ -210,24 +221,23 @@ def resolve(cls: type[Method], variant: str, overrides: Mapping[str, Any], where
             )
         values |= variants.get(name, {})
     if RELEASED in variant.split("+") and cls.RELEASED:
-        release = _release_for(cls, variant, where)
-        values |= {**release.measured, "epochs": 0, "released": release.name}
+        name = _released_variant(cls, variant, where)
+        release = cls.RELEASED[name]
+        values |= {**variants[name], **release.measured, **UNTRAINED, "released": release.name}
     return cls.Settings.parse(values | dict(overrides), where)
 
 
-def _release_for(cls: type[Method], variant: str, where: str) -> Release:
-    """Return the authors' weights of what `released` stands beside; alone, of the defaults."""
+def _released_variant(cls: type[Method], variant: str, where: str) -> str:
+    """Return the variant that `released` stands beside, or the first of those released."""
     names = [name for name in variant.split("+") if name not in (RELEASED, "paper")]
-    if not names:
-        default = resolve(cls, "paper", {}, where)
-        names = [n for n in cls.RELEASED if n == "paper" or resolve(cls, n, {}, where) == default]
-    if len(names) != 1 or names[0] not in cls.RELEASED:
+    names = names or [next(iter(cls.RELEASED))]
+    if len(names) > 1 or names[0] not in cls.RELEASED:
         raise BadInput(
             f"{where}: the authors of {name_of(cls)} released no weights for '{variant}', only for "
             f"{', '.join(cls.RELEASED)}; leave out `{RELEASED}`, or name one of these beside it "
             "alone"
         )
-    return cls.RELEASED[names[0]]
+    return names[0]
 
 
 def is_released(settings: Any) -> bool:
@@ -300,6 +310,11 @@ def changes(cls: type[Method], variant: str, settings: Any) -> dict[str, tuple[A
     return {
         key: (getattr(paper, key), value) for key, value in settings if getattr(paper, key) != value
     }
+
+
+def deviations(cls: type[Method], variant: str) -> list[Deviation]:
+    """Return what a variant does otherwise than the paper beside its settings."""
+    return [deviation for deviation in cls.deviations if deviation.concerns(variant)]
 
 
 def load(name: str, where: str = "command line") -> type[Method]:

@@ -150,7 +150,7 @@ def load(path: Path = FILE) -> tuple[Claim, ...]:
     Raises:
         BadInput: a row is not valid, or stands twice.
     """
-    claims = []
+    claims: list[Claim] = []
     with path.open(newline="", encoding="utf-8") as file:
         for row in csv.DictReader(file):
             claims.append(_claim(row, f"{path}: line {len(claims) + 2}"))

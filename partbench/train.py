@@ -27,6 +27,7 @@ from torch.optim import Optimizer
 
 from partbench import method as methods
 from partbench.data.batch import Batch
+from partbench.data.crop import check_crop
 from partbench.data.loader import Loader, Schedule
 from partbench.data.prepared import Prepared
 from partbench.errors import BadInput, in_short
@@ -106,7 +107,8 @@ class _Training:
         self.fabric, self.run, self.settings = fabric, run, settings
         self.runtime, self.data, self.out, self.code = runtime, data, out, code
         cls = methods.load(run.method)
-        split = data.training_split(cls.learns_from)
+        split = data.training_split(cls.learns_from, settings.training_crop == "window")
+        check_crop(settings, data.cut, str(split.folder))
         methods.check_reads(cls, split.frames, str(split.folder))
         self.schedule = Schedule(len(split), settings, run.seed)
         if settings.batch_size % fabric.world_size:
@@ -123,7 +125,14 @@ class _Training:
             world=fabric.world_size,
         )
         torch.manual_seed(run.seed)
-        about = DataInfo(data.size, data.classes, data.landmarks, split.frames)
+        about = DataInfo(
+            data.size,
+            data.classes,
+            data.landmarks,
+            split.frames,
+            data.cut.crop,
+            data.meta.get("foreground", {}).get("by", ""),
+        )
         self.method: Method = cls(settings, about)
         self.method.to(memory_format=torch.channels_last)
         self.optimizers: dict[str, Optimizer] = self.method.optimizers()
@@ -332,6 +341,9 @@ class _Training:
                 "paper": cls.paper,
                 "settings": self.settings.model_dump(mode="json"),
                 "changes": methods.changes(cls, self.run.variant, self.settings),
+                "deviations": [
+                    deviation._asdict() for deviation in methods.deviations(cls, self.run.variant)
+                ],
                 "runtime": self.runtime.model_dump(mode="json"),
                 "precision": precision_of(self.runtime),
                 "data_checksum": self.data.meta["checksum"],

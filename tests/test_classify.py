@@ -36,9 +36,10 @@ def settings(**changes: Any) -> ClassifySettings:
     return ClassifySettings.parse(QUICK | changes, "test")
 
 
-def make_model(data: Path, out: Path, seed: int = 0) -> Path:
+def make_model(data: Path, out: Path, seed: int = 0, stride: int = 8) -> Path:
     """Return an untrained encoder as a model."""
-    chosen = resolve(load("random_init"), "demo", {"encoder_width": 8}, "test")
+    changes = {"encoder_width": 8, "stride": stride}
+    chosen = resolve(load("random_init"), "demo", changes, "test")
     train(Run("random_init", "demo", "toy", seed), chosen, CPU, data, out)
     return out / "model.pt"
 
@@ -92,6 +93,24 @@ def test_what_is_frozen_stays_and_the_rest_learns(freeze: str, model: Path, tiny
     for norm in norms:
         assert {norm + "weight", norm + "bias"}.isdisjoint(moved)  # affine: never
         assert {norm + "running_mean", norm + "running_var"} <= moved  # statistics: always
+
+
+def test_the_last_two_blocks_learn_alone(model: Path, tiny: Path, tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="2 stages, and `freeze: conv1-9` trains the third and the"):
+        run(model, tiny, freeze=["conv1-9"])
+    whole = make_model(tiny, tmp_path / "whole", stride=32)
+    run(whole, tiny, freeze=["conv1-9"])
+    before = load_model(whole, "cpu")[1].trunk().state_dict()  # type: ignore[operator]
+    saved = torch.load(whole.parent / "classify-toy.conv1-9.64.pt", weights_only=True)["network"]
+    convolutions = [key for key in before if before[key].ndim == 4]
+    moved = {key for key in convolutions if not torch.equal(before[key], saved[f"0.{key}"])}
+    assert moved == {key for key in convolutions if key[0] in "67"}
+    assert len(moved) == 10
+
+
+def test_imagenet_is_measured_as_the_readme_and_as_the_paper_s_text_say() -> None:
+    settings_ = ClassifySettings.parse(Classify.PAPER["imagenet"], "test")
+    assert settings_.freeze == ("conv1-9", "all")
 
 
 def test_the_methods_own_encoder_is_not_touched(model: Path, tiny: Path) -> None:

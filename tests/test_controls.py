@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor
 
-from partbench import coordinates
+from partbench import coordinates, plugins
 from partbench import method as methods
 from partbench.config import check
 from partbench.data.batch import Batch
@@ -22,12 +22,13 @@ from partbench.data.prepare import prepare
 from partbench.data.prepared import Prepared, Split
 from partbench.data.reader import DataSettings, Reader, Sample
 from partbench.errors import BadInput
-from partbench.method import DataInfo
+from partbench.method import DataInfo, Method
 from partbench.methods.supervised_landmarks import SupervisedLandmarks, soft_argmax
 from partbench.model import load_model
 from partbench.plan import plan
 from partbench.run import Run, Runtime
 from partbench.train import train
+from partbench.training_protocols import PROTOCOLS
 
 CONTROLS = ("mean_shape", "random_keypoints", "supervised_landmarks")
 CPU = Runtime(device="cpu", threads=1, precision="32-true")
@@ -244,7 +245,7 @@ def test_it_learns_where_landmarks_are(tmp_path: Path) -> None:
     assert record["role"] == "ceiling"
     _, trained = load_model(tmp_path / "run" / "model.pt", "cpu")
     made: Any = trained
-    assert made.data == DataInfo(32, 0, 2)
+    assert made.data == DataInfo(32, 0, 2, crop="center", foreground_by="")
 
     test = data.split("test")
     with torch.inference_mode():
@@ -296,3 +297,46 @@ def test_the_plan_does_not_know_a_training_on_data_of_unknown_size() -> None:
     text = plan(config, 1e-3)
     assert "vae demo on odd      1     1    unknown" in text
     assert "Without odd: its size is not known yet." in text
+
+
+# Controls see what the methods see.
+
+LEARN = [name for name in plugins.names("methods", Method) if name != "raw_pixels"]
+
+
+@pytest.mark.parametrize("name", LEARN)
+def test_training_images_are_those_of_the_data_set_s_protocol(name: str) -> None:
+    """A variant named after a data set mirrors and crops as that data set's protocol says."""
+    cls = methods.load(name)
+    for data in PROTOCOLS.keys() & cls.VARIANTS.keys():
+        used = methods.resolve(cls, data, {}, "test")
+        protocol = PROTOCOLS[data]
+        assert used.flip == protocol["flip"], data
+        assert used.training_crop == protocol.get("training_crop", "fixed"), data
+
+
+@pytest.mark.parametrize(
+    ("control", "method", "data"),
+    [
+        ("random_init", "patchvae", ("cifar100", "indoor67", "places205", "imagenet")),
+        ("supervised", "patchvae", ("cifar100", "indoor67", "places205", "imagenet")),
+        ("random_init", "patchvae", ("demo", "subset")),
+        ("supervised", "patchvae", ("demo", "subset")),
+        ("supervised_parts", "unsup_parts", ("deepfashion", "pascal")),
+        ("scops", "unsup_parts", ("cub", "deepfashion", "pascal")),
+    ],
+)
+def test_a_control_mirrors_where_the_method_does(
+    control: str, method: str, data: tuple[str, ...]
+) -> None:
+    for variant in data:
+        both = [methods.resolve(methods.load(n), variant, {}, "test") for n in (control, method)]
+        assert both[0].flip == both[1].flip, variant
+        assert both[0].training_crop == both[1].training_crop, variant
+        assert both[0].normalize == both[1].normalize or control in ("scops", "supervised_parts")
+
+
+@pytest.mark.parametrize("method", ["dlp", "keynet", "zhang"])
+def test_no_method_of_faces_mirrors_so_their_ceiling_does_not(method: str) -> None:
+    for name, variant in ((method, "paper"), ("supervised_landmarks", "mafl")):
+        assert not methods.resolve(methods.load(name), variant, {}, "test").flip

@@ -152,3 +152,72 @@ def test_the_stage_writes_a_sheet_and_says_what_lacks(
     assert json.loads((tmp_path / "f" / "meta.json").read_text())["foreground"]["of"] == "toy"
     assert cli.main(["foreground", "--model", str(tmp_path / "no.pt"), *arguments]) == 1
     assert "no.pt: no such model" in capsys.readouterr().err
+
+
+def boxed(folder: Path, crop: str, **settings: Any) -> Path:
+    """Prepare creatures in another crop."""
+    return prepare_toy(folder, train=24, test=8, crop=crop, **settings)
+
+
+def test_a_foreground_learnt_on_other_crops_is_refused(plain: Path, tmp_path: Path) -> None:
+    model = trained("foreground", plain, tmp_path / "run", epochs=1)
+    whole = boxed(tmp_path / "whole", "whole")
+    with pytest.raises(
+        BadInput, match=r"learnt the foreground on `crop: center`, .* `crop: whole`"
+    ):
+        find_foreground("found", model, whole, tmp_path / "found", "cpu", 1)
+    assert not (tmp_path / "found").exists()
+
+
+def test_a_configuration_that_finds_it_in_other_crops_is_refused() -> None:
+    data = {**CONFIG["data"], "whole": {"reader": "toy", "size": 32, "crop": "whole"}}  # type: ignore[dict-item]
+    for of, by, fine in (("whole", "toy", False), ("whole", "whole", True), ("toy", "toy", True)):
+        data["toy-found"] = {"of": of, "by": f"foreground/demo/{by}/0"}
+        block = {
+            "train": "toy",
+            "methods": {"kmeans": ["demo"]},
+            "probes": {"parts": ["toy-found"]},
+        }
+        values = {**CONFIG, "data": data, "runs": [block]}
+        if fine:
+            grid.check(values, "test")
+            continue
+        message = r"data.toy-found: foreground/demo/toy/0 on whole: learnt .* `crop: center`"
+        with pytest.raises(BadInput, match=message):
+            grid.check(values, "test")
+
+
+def test_whole_images_are_learnt_from_to_find_it_in_whole_images(tmp_path: Path) -> None:
+    data = boxed(tmp_path, "whole", clutter=False, noise=0.0, occluded=0.0)
+    model = trained("foreground", data, tmp_path / "run", epochs=4, batch_size=8)
+    find_foreground("found", model, data, tmp_path / "found", "cpu", 1)
+    found = Prepared(tmp_path / "found")
+    assert found.whole
+    width, height = found.split("test").annotation("extent")[0].tolist()
+    masks = found.split("test").annotation("mask")
+    assert masks.shape == (8, 64, 64)
+    assert not masks[:, height:].any()
+    assert not masks[:, :, width:].any()
+
+
+def test_of_wide_squares_it_is_found_too(plain: Path, tmp_path: Path) -> None:
+    """Else a training on their crops would be told the truth."""
+    data = boxed(tmp_path, "center", wide=True)
+    model = trained("principal_foreground", data, tmp_path / "run")
+    find_foreground("found", model, data, tmp_path / "found", "cpu", 1)
+    old, new = Prepared(data).split("train"), Prepared(tmp_path / "found").split("train")
+    np.testing.assert_array_equal(old.annotation("wide_images"), new.annotation("wide_images"))
+    np.testing.assert_array_equal(old.annotation("wide_region"), new.annotation("wide_region"))
+    masks = new.annotation("wide_mask")
+    assert masks.shape == (24, 64, 64)
+    assert (masks != old.annotation("wide_mask")).any((1, 2)).all()
+    assert not Prepared(tmp_path / "found").split("test").has("wide_mask")
+
+
+def test_methods_told_apart_by_their_crops(tmp_path: Path) -> None:
+    """A configuration whose data cannot give a variant's crops is refused before anything runs."""
+    data = {"toy": {"reader": "toy", "size": 32}}
+    block = {"train": "toy", "methods": {"unsup_parts": ["cub"]}, "probes": {"parts": ["toy"]}}
+    values = {"name": "a", "seeds": [0], "data": data, "runs": [block]}
+    with pytest.raises(BadInput, match=r"unsup_parts: cub on toy: .* needs `crop: box` and `wide"):
+        grid.check(values, "test")

@@ -328,7 +328,8 @@ def test_the_paper_s_configuration_has_a_model_for_each_category() -> None:
     }
     assert sorted(values.category for values in settings.values()) == sorted(PARTS)
     for values in settings.values():
-        assert values == PascalPartSettings(category=values.category, crop="box", size=256)
+        expected = {"category": values.category, "crop": "box", "size": 256, "wide": True}
+        assert values == PascalPartSettings.parse(expected, "test")
     cells = [cell for cell in grid.cells(paper) if cell.run.train in settings]
     assert not any(cell.skip for cell in cells)
     assert {(cell.run.train, cell.eval, cell.probe) for cell in cells} == {

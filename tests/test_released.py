@@ -374,6 +374,8 @@ def test_a_released_run_is_a_method_that_is_not_random(name: str, variant: str) 
     release = cls.RELEASED[variant]
     assert (settings.epochs, settings.released) == (0, release.name)
     assert settings == resolve(cls, f"released+{variant}", {}, "test")
+    if release == next(iter(cls.RELEASED.values())):
+        assert settings == resolve(cls, "released", {}, "test")
     assert methods.is_released(settings)
     assert not methods.is_untrained(cls, settings)
     assert methods.role_of(cls, settings) == "method"

@@ -111,7 +111,7 @@ def test_the_authors_terms_in_float32(vectors: Any) -> None:
 def test_the_authors_terms_as_a_present_torch_has_them(vectors: Any) -> None:
     """Their code leaves `align_corners` of warps to torch, whose default changed."""
     case, present = Case(vectors), Case(vectors, align_corners=False)
-    changed = {key.removesuffix(ENDING): key for key in vectors.files if key.endswith(ENDING)}
+    changed = {key.removesuffix(ENDING): key for key in vectors if key.endswith(ENDING)}
     assert set(changed) == {"L_eqv", "L_lmeqv"}
     for theirs, ours in NAMES.items():
         expected = vectors[changed.get(theirs, theirs)].item()
@@ -436,3 +436,46 @@ def test_a_stopped_run_ends_as_if_it_had_not_been(
         train_small(tiny, out, **changes)
         state = torch.load(out / "model.pt", weights_only=True)["state"]
         assert [name for name in whole if not torch.equal(whole[name], state[name])] == []
+
+
+# Who told the salient pixels.
+
+
+@pytest.mark.parametrize(
+    ("variant", "found_by", "message"),
+    [
+        ("saliency", "", "the masks of this data set are its own; train on one with `of`"),
+        ("saliency", "foreground/paper/cub/0", "foreground/paper/cub/0 learnt from masks"),
+        ("cub", "principal_foreground/paper/cub/0", "add the variant `saliency`"),
+        ("paper", "foreground/paper/cub/0", "add the variant `saliency`"),
+    ],
+)
+def test_a_foreground_of_another_origin_is_refused(
+    variant: str, found_by: str, message: str
+) -> None:
+    cls = methods.load("scops")
+    chosen = methods.resolve(cls, f"{variant}+demo", {}, "test")
+    with pytest.raises(BadInput, match=message):
+        cls(chosen, DataInfo(32, 0, crop="center", foreground_by=found_by))
+
+
+@pytest.mark.parametrize(
+    ("variant", "found_by"),
+    [
+        ("saliency", "principal_foreground/paper/cub/0"),
+        ("saliency", None),
+        ("cub+saliency", "principal_foreground/paper/cub/0"),
+        ("cub", ""),
+        ("paper", None),
+    ],
+)
+def test_a_foreground_of_the_origin_that_the_variant_names(
+    variant: str, found_by: str | None
+) -> None:
+    cls = methods.load("scops")
+    chosen = methods.resolve(cls, f"{variant}+demo", {}, "test")
+    cls(chosen, DataInfo(32, 0, crop="center", foreground_by=found_by))
+    known = [deviation.what for deviation in methods.deviations(cls, variant)]
+    unsupervised = any("saliency network" in what for what in known)
+    assert unsupervised == ("saliency" in variant)
+    assert any("masks that people drew" in what for what in known) != unsupervised

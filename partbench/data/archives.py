@@ -291,6 +291,7 @@ ARCHIVES: dict[str, tuple[Archive, ...]] = {
     "vgg16": _weights("vgg16-397923af.pth"),
     "vgg19": _weights("vgg19-dcbb9e9d.pth"),
     "resnet50": _weights("resnet50-0676ba61.pth"),
+    "resnet18": _weights("resnet18-f37072fd.pth"),
     "alexnet": _weights("alexnet-owt-7be5be79.pth"),
     "inception": (
         Archive(

@@ -8,6 +8,7 @@ from typing import Any
 from partbench import plugins
 from partbench.data import fetch, placed
 from partbench.data.archives import ARCHIVES, archives, files_read
+from partbench.data.crop import TRAINED, wide_side
 from partbench.data.prepare import prepare
 from partbench.data.prepared import CANVAS, WHOLE, Prepared
 from partbench.data.reader import Reader
@@ -131,8 +132,13 @@ def have_changed(prepared: Path, root: Path, contents: bool = False) -> bool:
 
 def prepared_bytes(reader: Reader) -> int:
     """Return the size of the prepared images of a data set in bytes, or 0 if it is unknown."""
-    side = int(reader.settings.size) * (CANVAS if reader.settings.crop in WHOLE else 1)
-    return sum(reader.counts.values()) * reader.frames * 3 * side**2
+    settings, counts = reader.settings, reader.counts
+    side = int(settings.size) * (CANVAS if settings.crop in WHOLE else 1)
+    usual = sum(counts.values()) * reader.frames * 3 * side**2
+    if not settings.wide:
+        return usual
+    wide = wide_side(settings.size, settings.crop)
+    return usual + sum(counts.get(split, 0) for split in TRAINED) * 3 * wide**2
 
 
 def _licence(name: str) -> str:

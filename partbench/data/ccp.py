@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field
 
-from partbench.data.crop import square_around
 from partbench.data.image import read_image
 from partbench.data.matlab import read_mat
 from partbench.data.reader import DataSettings, Reader, Sample
@@ -74,14 +74,12 @@ class CCP(Reader):
         files = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
         return [i for i, name in enumerate(self._names[split]) if name in files]
 
-    def crop_box(self, sample: Sample) -> tuple[float, float, float, float]:
-        """Return the region of a photo to prepare: (left, top, right, bottom) in pixels.
+    def object_box(self, sample: Sample) -> NDArray[Any]:
+        """Return the tight box of the person.
 
         Raises:
-            BadInput: `crop` is box, and no pixel of the photo has a label.
+            BadInput: no pixel of the photo has a label.
         """
-        if self.settings.crop != "box":
-            return super().crop_box(sample)
         assert sample.mask is not None
         columns, rows = (np.flatnonzero(sample.mask.any(axis)) for axis in (0, 1))
         if not rows.size:
@@ -91,7 +89,7 @@ class CCP(Reader):
             )
         first = np.array([columns[0], rows[0]])
         extent = np.array([columns[-1], rows[-1]]) - first + 1
-        return square_around(np.concatenate([first - 0.5, extent]))
+        return np.concatenate([first - 0.5, extent])
 
     def sample(self, split: str, index: int) -> Sample:
         """Return a photo with the label of each pixel.

@@ -18,7 +18,6 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from partbench.data.crop import square_around
 from partbench.data.image import Box, read_image
 from partbench.data.prepared import WHOLE
 from partbench.data.reader import DataSettings, Reader, Sample
@@ -204,11 +203,9 @@ class CUB(Reader):
 
     def crop_box(self, sample: Sample) -> tuple[float, float, float, float]:
         """Return the region of an image to prepare: (left, top, right, bottom) in pixels."""
-        if self.settings.crop not in ("box", "tight"):
+        if self.settings.crop != "tight":
             return super().crop_box(sample)
         assert sample.box is not None
-        if self.settings.crop == "box":
-            return square_around(sample.box)
         left, top, width, height = (int(value) for value in sample.box)
         return left, top, left + width, top + height
 

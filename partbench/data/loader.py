@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Protocol
+from typing import Any, NamedTuple, Protocol, Self
 
 import numpy as np
 import torch
@@ -13,14 +13,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from partbench.data.batch import Batch, LearnsFrom
-from partbench.data.prepared import Split
+from partbench.data.crop import CropSettings, draw_crops
+from partbench.data.prepared import CANVAS, Split
+from partbench.data.resample import move_landmarks, resample, resample_labels
 from partbench.errors import BadInput
 
 AHEAD = 4  # batches read before they are asked for
 
 
-class ScheduleSettings(Protocol):
-    """The settings of a method that say which images its steps see; see `MethodSettings`."""
+class ScheduleSettings(CropSettings, Protocol):
+    """The settings of a method that say what its steps see; see `MethodSettings`."""
 
     @property
     def epochs(self) -> int: ...  # noqa: D102
@@ -93,8 +95,66 @@ def _shuffle(n: int, seed: int, epoch: int, round_: int) -> NDArray[np.int64]:
     return np.random.default_rng([seed, epoch, round_]).permutation(n)
 
 
+class _Arrays(NamedTuple):
+    """Images of a split and what is annotated in them; None for what a training is not told."""
+
+    images: NDArray[Any]
+    landmarks: NDArray[np.float32] | None
+    masks: NDArray[Any] | None
+    parts: NDArray[Any] | None
+
+    @classmethod
+    def open(cls, split: Split, learns_from: LearnsFrom, prefix: str = "") -> Self:
+        """Open the arrays, or with "wide_" those of the wide squares."""
+
+        def told(kind: LearnsFrom) -> NDArray[Any] | None:
+            return split.annotation(prefix + kind) if learns_from == kind else None
+
+        # Landmarks are a few numbers an image, so they are read at once.
+        landmarks = _landmarks(split, prefix) if learns_from == "landmarks" else None
+        images = split.annotation(f"{prefix}images") if prefix else split.images
+        return cls(images, landmarks, told("mask"), told("parts"))
+
+    def rows(self, indices: NDArray[np.int64]) -> Self:
+        """Return a copy of some images."""
+        images, landmarks, masks, parts = (
+            None if array is None else array[indices] for array in self
+        )
+        assert images is not None
+        return type(self)(images, landmarks, masks, parts)
+
+    def windows(self, indices: NDArray[np.int64], corners: NDArray[np.int64], side: int) -> Self:
+        """Return a copy of squares of some images, from the corners (x, y) [B, 2] on."""
+        cuts = [(i, slice(y, y + side), slice(x, x + side)) for i, (x, y) in
+                zip(indices.tolist(), corners.tolist(), strict=True)]  # fmt: skip
+        images, masks, parts = (
+            None if array is None else np.stack([array[cut] for cut in cuts])
+            for array in (self.images, self.masks, self.parts)
+        )
+        assert images is not None
+        landmarks = self.landmarks
+        if landmarks is not None:
+            landmarks = landmarks[indices]
+            landmarks[..., :2] -= corners[:, None]
+            place = landmarks[..., :2]
+            landmarks[..., 2] *= ((place >= -0.5) & (place <= side - 0.5)).all(-1)
+        return type(self)(images, landmarks, masks, parts)
+
+    def mirror(self, which: NDArray[np.bool_], swap: Sequence[int]) -> None:
+        """Mirror some of the images, in place."""
+        images, landmarks, masks, parts = self
+        images[which] = images[which][..., ::-1, :]
+        for labels in (masks, parts):
+            if labels is not None:
+                labels[which] = labels[which][..., ::-1]
+        if landmarks is not None:
+            landmarks[which] = mirror_landmarks(landmarks[which], images.shape[-2], swap)
+
+
 class Loader:
-    """Reads and mirrors batches ahead in threads, as uint8; they become float on the device.
+    """Reads, crops and mirrors batches ahead in threads, as uint8.
+
+    They become float on the device, and crops are resized there.
 
     Args:
         split: the training split.
@@ -109,7 +169,8 @@ class Loader:
             original; needed where landmarks are loaded and images mirrored.
 
     Raises:
-        BadInput: the split lacks the annotation, or landmarks cannot be mirrored.
+        BadInput: the split lacks the annotation or wide squares that are asked for, or landmarks
+            cannot be mirrored.
     """
 
     def __init__(
@@ -125,14 +186,16 @@ class Loader:
         landmark_swap: Sequence[int] = (),
     ) -> None:
         self.split, self.schedule, self.device = split, schedule, device
-        # A few numbers an image, so they are read at once.
         self.labels = np.array(split.annotation("labels")) if learns_from == "labels" else None
-        self.landmarks = _landmarks(split) if learns_from == "landmarks" else None
-        # A byte a pixel, so they stay on disk.
-        self.masks = split.annotation("mask") if learns_from == "mask" else None
-        self.parts = split.annotation("parts") if learns_from == "parts" else None
+        self.arrays = _Arrays.open(split, learns_from)
+        self.extents = np.array(split.annotation("extent")) if split.has("extent") else None
+        self.wide = self.regions = None
+        if schedule.settings.training_crop in ("box", "random"):
+            self.wide = _Arrays.open(split, learns_from, "wide_")
+            self.regions = np.array(split.annotation("wide_region"))
+        self.size = self.arrays.images.shape[-2] // (1 if self.extents is None else CANVAS)
         self.swap = list(landmark_swap)
-        needed = 0 if self.landmarks is None else self.landmarks.shape[-2]
+        needed = 0 if self.arrays.landmarks is None else self.arrays.landmarks.shape[-2]
         if schedule.settings.flip and len(self.swap) < needed:
             raise BadInput(
                 f"{split.folder}: the data set's reader does not say how landmarks are mirrored "
@@ -149,15 +212,18 @@ class Loader:
             waiting = deque(pool.submit(self._read, step) for step in ahead)
             try:
                 for step in range(start, end):
-                    parts = waiting.popleft().result()
+                    fields = waiting.popleft().result()
                     if step + AHEAD < end:
                         waiting.append(pool.submit(self._read, step + AHEAD))
-                    yield self._to_device(*parts)
+                    yield self._to_device(*fields)
             finally:
                 pool.shutdown(cancel_futures=True)
 
     def ordered(self) -> Iterator[Batch]:
-        """Yield the whole split once, in its order, nothing mirrored."""
+        """Yield the whole split once, in its order, nothing mirrored.
+
+        Crops are the prepared ones; of a whole image, it is the window in its middle.
+        """
         rows = np.arange(len(self.split)) if self.rows is None else self.rows
         size = self.schedule.settings.batch_size
         for start in range(0, len(rows), size):
@@ -167,48 +233,63 @@ class Loader:
         indices = self.schedule.indices(step)[self.rank :: self.world]
         if self.rows is not None:
             indices = self.rows[indices]
-        mirrored = None
-        if self.schedule.settings.flip:
-            draw = np.random.default_rng([self.schedule.seed, step, self.rank])
-            mirrored = draw.random(len(indices)) < 0.5
-        return self._take(indices, mirrored)
+        draw = np.random.default_rng([self.schedule.seed, step, self.rank])
+        return self._take(indices, draw)
 
     def _take(
-        self, indices: NDArray[np.int64], mirrored: NDArray[np.bool_] | None
+        self, indices: NDArray[np.int64], draw: np.random.Generator | None
     ) -> tuple[Tensor | None, ...]:
-        """Return the fields of a batch on the CPU, images as uint8 [B, S, S, 3]."""
-        images = self.split.images[indices]
-        labels = None if self.labels is None else self.labels[indices]
-        landmarks = None if self.landmarks is None else self.landmarks[indices]
-        masks = None if self.masks is None else self.masks[indices]
-        parts = None if self.parts is None else self.parts[indices]
+        """Return the fields of a batch on the CPU, and the crops that are still to be made.
+
+        Args:
+            indices: of the images in the split.
+            draw: of a training step; None: nothing is random.
+        """
+        settings = self.schedule.settings
+        mirrored = crops = None
+        if draw is not None and settings.flip:
+            mirrored = draw.random(len(indices)) < 0.5
+        if self.extents is not None:
+            room = np.maximum(self.extents[indices] - self.size, 0)
+            share = 0.5 if draw is None else draw.random(room.shape)
+            corners = np.floor(share * (room + (draw is not None))).astype(np.int64)
+            taken = self.arrays.windows(indices, corners, self.size)
+        elif draw is not None and self.wide is not None and self.regions is not None:
+            taken = self.wide.rows(indices)
+            # Regions lie in the middle of wide squares, so mirrored images have the same.
+            crops = draw_crops(self.regions[indices], settings, draw)
+        else:
+            taken = self.arrays.rows(indices)
         if mirrored is not None:
-            images[mirrored] = images[mirrored][..., ::-1, :]
-            if masks is not None:
-                masks[mirrored] = masks[mirrored][..., ::-1]
-            if parts is not None:
-                parts[mirrored] = parts[mirrored][..., ::-1]
-            if landmarks is not None:
-                landmarks[mirrored] = mirror_landmarks(
-                    landmarks[mirrored], images.shape[-2], self.swap
-                )
-        fields = (images, labels, landmarks, masks, parts)
+            taken.mirror(mirrored, self.swap)
+        labels = None if self.labels is None else self.labels[indices]
+        fields = (taken.images, labels, *taken[1:], crops)
         tensors = [None if field is None else torch.from_numpy(field) for field in fields]
         pin = self.device.type == "cuda"
         return tuple(t.pin_memory() if pin and t is not None else t for t in tensors)
 
     def _to_device(self, *fields: Tensor | None) -> Batch:
-        images, labels, landmarks, masks, parts = (
+        images, labels, landmarks, masks, parts, crops = (
             None if field is None else field.to(self.device, non_blocking=True) for field in fields
         )
         assert images is not None
+        if crops is None:
+            shown = to_float(images)
+        else:
+            shown = resample(images, crops, self.size)
+            masks, parts = (
+                None if maps is None else resample_labels(maps, crops, self.size)
+                for maps in (masks, parts)
+            )
+            landmarks = None if landmarks is None else move_landmarks(landmarks, crops, self.size)
         masks = None if masks is None else masks.float()
-        return Batch(to_float(images), labels, landmarks, masks, parts)
+        return Batch(shown, labels, landmarks, masks, parts)
 
 
-def _landmarks(split: Split) -> NDArray[np.float32]:
+def _landmarks(split: Split, prefix: str = "") -> NDArray[np.float32]:
     """Return landmarks and visibility of a split, [N, L, 3]."""
-    points, visible = split.annotation("landmarks"), split.annotation("visible")
+    points = split.annotation(f"{prefix}landmarks")
+    visible = split.annotation(f"{prefix}visible")
     return np.concatenate([points, visible[..., None]], -1, dtype=np.float32)
 
 

@@ -13,7 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from partbench.data.crop import square_around
 from partbench.data.image import read_image
 from partbench.data.matlab import read_mat
 from partbench.data.reader import DataSettings, Reader, Sample
@@ -199,13 +198,6 @@ class PascalPart(Reader):
     def present(self, split: str) -> Sequence[int]:
         """Return the indices of the objects whose image is present."""
         return [i for i, (name, _) in enumerate(self._objects[split]) if self._image(name).exists()]
-
-    def crop_box(self, sample: Sample) -> tuple[float, float, float, float]:
-        """Return the region of an image to prepare: (left, top, right, bottom) in pixels."""
-        if self.settings.crop != "box":
-            return super().crop_box(sample)
-        assert sample.box is not None
-        return square_around(sample.box)
 
     def sample(self, split: str, index: int) -> Sample:
         """Return an image with one of its objects.

@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from partbench.data.image import Box, resize
+from partbench.data.crop import TRAINED
+from partbench.data.image import Box, move_points, resize
 from partbench.data.journal import Checksum, Journal
 from partbench.data.prepared import CANVAS, FORMAT, WHOLE, checksum_of
 from partbench.data.reader import Reader, Sample, check_limit
@@ -210,7 +211,7 @@ class _Preparation:
     def _first(self) -> dict[str, NDArray[Any]]:
         for index in self.choice.indices:
             try:
-                return convert(self.reader, self.reader.sample(self.split, index))
+                return convert(self.reader, self.reader.sample(self.split, index), self.split)
             except BadInput:
                 if self.reader.settings.broken == "error":
                     raise
@@ -236,7 +237,8 @@ class _Work(NamedTuple):
         faults: dict[int, str] = {}
         for i, index in enumerate(indices):
             try:
-                values = convert(self.reader, self.reader.sample(self.split, index))
+                sample = self.reader.sample(self.split, index)
+                values = convert(self.reader, sample, self.split)
             except BadInput as error:
                 faults[start + i] = str(error)
                 continue
@@ -289,11 +291,16 @@ def _compact(folder: Path, split: str, kept: NDArray[np.int64]) -> None:
         (folder / "compact.npy").replace(path)
 
 
-def convert(reader: Reader, sample: Sample) -> dict[str, NDArray[Any]]:
+def convert(reader: Reader, sample: Sample, split: str = "test") -> dict[str, NDArray[Any]]:
     """Return what is kept of a sample, cropped and resized to the prepared square.
 
+    Args:
+        reader: the data set.
+        sample: one of its samples.
+        split: its split; with the setting `wide`, those that trainings read keep more.
+
     Raises:
-        BadInput: a visible landmark lies outside the image.
+        BadInput: a visible landmark lies outside the image, or `wide` is asked for of clips.
     """
     size, height, width = reader.settings.size, *sample.image.shape[-3:-1]
     box, crop = reader.crop_box(sample), reader.settings.crop
@@ -315,7 +322,7 @@ def convert(reader: Reader, sample: Sample) -> dict[str, NDArray[Any]]:
         "images": cut(sample.image, nearest=False, edge=crop == "pad")
     }
     if whole:
-        arrays["extent"] = np.array(shape, np.int64)
+        arrays["extent"] = arrays["uncut"] = np.array(shape, np.int64)
     if sample.label is not None:
         arrays["labels"] = np.asarray(sample.label, np.int64)
     if sample.landmarks is not None:
@@ -352,7 +359,33 @@ def convert(reader: Reader, sample: Sample) -> dict[str, NDArray[Any]]:
         arrays["mask"] = cut(mask, nearest=not reader.blends_masks, edge=False).astype(bool)
     if sample.parts is not None:
         arrays["parts"] = cut(sample.parts, nearest=not reader.blends_parts, edge=False)
-    return reader.finish(arrays)
+    arrays = reader.finish(arrays)
+    return arrays | (_wide(reader, sample) if reader.settings.wide and split in TRAINED else {})
+
+
+def _wide(reader: Reader, sample: Sample) -> dict[str, NDArray[Any]]:
+    """Return what is kept of the wide square of a training image."""
+    if sample.image.ndim == 4:
+        raise BadInput(f"{reader.root}: {sample.name} is a clip, and `wide` is of single images")
+    square, region, side = reader.wide(sample)
+    shape, edge = (side, side), reader.settings.crop == "pad"
+    arrays: dict[str, NDArray[Any]] = {
+        "wide_images": resize(sample.image, shape, square, nearest=False, edge=edge),
+        "wide_region": np.array(region, np.float32),
+    }
+    if sample.landmarks is not None:
+        arrays["wide_landmarks"] = move_points(sample.landmarks, shape, square)
+        visible = sample.visible
+        arrays["wide_visible"] = (
+            np.ones(len(sample.landmarks), bool) if visible is None else visible
+        )
+    if sample.mask is not None:
+        mask = resize(sample.mask.astype(np.uint8), shape, square, nearest=True)
+        arrays["wide_mask"] = mask.astype(bool)
+    if sample.parts is not None:
+        blends = reader.blends_parts
+        arrays["wide_parts"] = resize(sample.parts, shape, square, nearest=not blends)
+    return arrays
 
 
 def _whole_shape(size: int, box: Box) -> tuple[int, int]:

@@ -6,6 +6,7 @@ A prepared data set is a folder:
     checksums.json           of the files below, compared where one is opened
     <split>.images.npy       uint8 [N, S, S, 3], or [N, T, S, S, 3] for clips
     <split>.extent.npy       int64 [N, 2], width and height; see below
+    <split>.uncut.npy        int64 [N, 2], the same before a border was cut off
     <split>.labels.npy       int64 [N]
     <split>.landmarks.npy    float32 [N, L, 2], (x, y) in pixels of the prepared image
     <split>.visible.npy      bool [N, L]
@@ -16,6 +17,13 @@ A prepared data set is a folder:
     <split>.parts.npy        uint8 [N, S, S], 0 is background, 255 to be left out
     <split>.folds.npy        int64 [F, n], indices into the split; only where it is whole
     <split>.names.txt        one line a sample
+
+With the setting `wide`, splits that trainings read have a wider square W pixels wide besides, of
+which a training draws another crop at every step (see `partbench.data.crop`):
+
+    <split>.wide_images.npy  uint8 [N, W, W, 3]
+    <split>.wide_region.npy  float32 [N, 4], (left, top, right, bottom): what crops are drawn from
+    <split>.wide_mask.npy, .wide_parts.npy, .wide_landmarks.npy, .wide_visible.npy: as above
 
 Images and names are always present; the rest depends on the data set. With `crop: whole`,
 images keep their aspect: each lies in the upper left corner, as wide and high as `extent` says,
@@ -32,6 +40,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from partbench.data.batch import LearnsFrom
+from partbench.data.crop import Cut
 from partbench.errors import BadInput
 from partbench.integrity import open_array, read_record
 
@@ -145,20 +154,28 @@ class Prepared:
         """Whether images keep their aspect, each with its own extent."""
         return self.meta["settings"].get("crop") in WHOLE
 
-    def training_split(self, learns_from: LearnsFrom) -> Split:
+    @property
+    def cut(self) -> Cut:
+        """How images were cut out of their originals."""
+        settings = self.meta["settings"]
+        return Cut(settings.get("crop", ""), settings.get("wide", False))
+
+    def training_split(self, learns_from: LearnsFrom, windows: bool = False) -> Split:
         """Return what a method trains on.
 
         Args:
             learns_from: images: the split `unlabeled` where there is one, else `train`; labels,
                 landmarks, mask or parts: `train`.
+            windows: whether the training cuts squares out of whole images.
 
         Raises:
             BadInput: the data set lacks what the method learns from, or its images are not square.
         """
-        if self.whole:
+        if self.whole and not windows:
             raise BadInput(
                 f"{self.folder}: `crop: {self.meta['settings']['crop']}` keeps every image's "
-                "aspect, and trainings need squares; train on the same data with another `crop`"
+                "aspect, and trainings need squares; train on the same data with another `crop`, "
+                "or set `training_crop: window`"
             )
         if learns_from == "images":
             return self.split("unlabeled" if "unlabeled" in self.meta["splits"] else "train")

@@ -4,12 +4,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from partbench.data.crop import Wide, square_around, wide_around, wide_of_image
 from partbench.data.image import Box, move_points
 from partbench.errors import BadInput
 from partbench.names import Name
@@ -71,6 +72,12 @@ class DataSettings(Settings):
         "pad: the whole image in the middle of a square, its border repeated around it; whole: the "
         "image at its own aspect, its shorter side `size`, to measure parts on and nothing else",
     )
+    wide: bool = Field(
+        False,
+        description="keep a wider square of each training image too, of which trainings draw "
+        "another crop at every step (`training_crop`): around the object where `crop` is box, "
+        "else of the whole image",
+    )
     subset: bool = Field(
         False,
         description="allow images to be missing: only those present are prepared, and every "
@@ -83,6 +90,15 @@ class DataSettings(Settings):
         default_factory=dict,
         description="split -> number of samples to keep, a seeded draw in the official order",
     )
+
+    @model_validator(mode="after")
+    def _squares(self) -> Self:
+        if self.wide and self.crop in ("whole", "tight"):
+            raise ValueError(
+                f"`wide` makes squares, and `crop: {self.crop}` keeps every image's aspect; leave "
+                "one of them out"
+            )
+        return self
 
 
 class Reader(ABC):
@@ -138,11 +154,26 @@ class Reader(ABC):
         except BadInput:  # the names lie in a file that is not there yet
             return None
 
-    def crop_box(self, sample: Sample) -> tuple[float, float, float, float]:
+    def object_box(self, sample: Sample) -> NDArray[Any]:
+        """Return the box (x, y, width, height) of the object that `crop: box` cuts out, pixels."""
+        assert sample.box is not None
+        return sample.box
+
+    def wide(self, sample: Sample) -> Wide:
+        """Return where the wide square of a training image lies."""
+        size = self.settings.size
+        if self.settings.crop == "box":
+            return wide_around(self.object_box(sample), size)
+        height, width = sample.image.shape[-3:-1]
+        return wide_of_image(width, height, size)
+
+    def crop_box(self, sample: Sample) -> Box:
         """Return the part (left, top, right, bottom) of an image that is prepared, pixels.
 
         It may reach beyond the image: what lies there is background, black unless `crop` is pad.
         """
+        if self.settings.crop == "box":
+            return square_around(self.object_box(sample))
         height, width = sample.image.shape[-3:-1]
         if self.settings.crop in ("stretch", "whole"):
             return 0, 0, width, height

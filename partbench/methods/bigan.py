@@ -5,7 +5,7 @@ generator G are trained together to fool it, which makes E the inverse of G.
 
 PatchVAE's paper compares with BiGAN, but its code does not include it. The encoder and the
 generator here are those of the other baselines. The discriminator is DCGAN's, joined with the code
-at its last map. Which networks the paper used is unknown, and the report says so.
+at its last map.
 """
 
 import torch
@@ -15,10 +15,12 @@ from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
 from partbench.data.batch import Batch
+from partbench.deviations import BEST_LOSS, INDOOR_SETTINGS, Deviation
 from partbench.method import DataInfo, Method, MethodSettings
 from partbench.nn.init import init_patchvae_
 from partbench.nn.pyramid import pyramid_decoder
 from partbench.nn.resnet import resnet18_trunk
+from partbench.training_protocols import PROTOCOLS
 
 
 class BiGANSettings(MethodSettings):
@@ -73,15 +75,15 @@ class BiGAN(Method):
 
     Settings = BiGANSettings
     VARIANTS = {
-        "cifar100": {},
-        "indoor67": {"flip": True, "normalize": "half"},
-        "places205": {"flip": True},
+        "cifar100": PROTOCOLS["cifar100"],
+        "indoor67": PROTOCOLS["indoor67"],
+        "places205": PROTOCOLS["places205"],
         "imagenet": {
+            **PROTOCOLS["imagenet"],
             "latent": 1024,
             "stride": 32,
             "batch_size": 256,
             "epochs": 140,
-            "flip": True,
         },
     }
     REDUCED = {
@@ -104,6 +106,17 @@ class BiGAN(Method):
         },
     }
     paper = "patchvae"
+    deviations = (
+        BEST_LOSS,
+        INDOOR_SETTINGS,
+        Deviation(
+            "Which networks and which settings they used is unknown. Here: the encoder and the "
+            "generator of the other baselines, DCGAN's discriminator joined with the code at its "
+            "last map, and BiGAN's Adam.",
+            "nowhere; PatchVAE's code has no BiGAN",
+            "Unknown in sign and size.",
+        ),
+    )
     phases = ("discriminator", "generator")
 
     def __init__(self, settings: BiGANSettings, data: DataInfo) -> None:

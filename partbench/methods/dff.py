@@ -19,6 +19,7 @@ from pydantic import Field
 from torch import Tensor
 
 from partbench.data.batch import Batch
+from partbench.deviations import Deviation
 from partbench.errors import BadInput
 from partbench.files import explained
 from partbench.method import DataInfo, StepFreeMethod, StepFreeSettings
@@ -91,6 +92,27 @@ class DFF(StepFreeMethod):
         "subset": {"perceptual": "mobilenet", "side": None},
     }
     paper = "unsup_parts"
+    deviations = (
+        Deviation(
+            "For the maps of new images, the code updates W until its stop rule holds for all of "
+            "them together; here an image has 100 updates, whatever the other images are.",
+            "the authors' code",
+            "Small: W has converged by then.",
+        ),
+        Deviation(
+            "W and H are found by alternating one row at a time, a faster way to the same "
+            "objective than their multiplicative updates.",
+            "the authors' code",
+            "Small: an error as low, at another of its minima.",
+            variants=("hals",),
+        ),
+        Deviation(
+            "Which images they factorised together is not stated; here the training images, and "
+            "test images are given the factors found.",
+            "nowhere at hand; the numbers are those of Choudhury et al. (2021)",
+            "Small.",
+        ),
+    )
 
     def __init__(self, settings: DFFSettings, data: DataInfo) -> None:
         super().__init__(settings, data)

@@ -42,6 +42,7 @@ class DinoKMeans(KMeans):
         },
     }
     paper = ""
+    deviations = ()
 
     def describer(self) -> tuple[Transformer, int]:
         """Return the transformer and its number of channels."""

@@ -18,6 +18,7 @@ from pydantic import Field
 from torch import Tensor
 
 from partbench.data.batch import Batch
+from partbench.deviations import Deviation
 from partbench.errors import BadInput
 from partbench.method import DataInfo, StepFreeMethod, StepFreeSettings
 from partbench.nn.descriptors import to_side
@@ -82,6 +83,19 @@ class DinoParts(StepFreeMethod):
             "restarts": 1,
         },
     }
+    deviations = (
+        Deviation(
+            "They refine parts by a dense CRF; here they are not refined.",
+            "the authors' code, where it is an option",
+            "Small at landmarks, larger at the borders of parts.",
+        ),
+        Deviation(
+            "They cluster the images that are segmented; here up to 1,000 training images, and the "
+            "others are given the parts found.",
+            "the authors' code; for large collections they advise the same (issue 11)",
+            "Small.",
+        ),
+    )
 
     def __init__(self, settings: DinoPartsSettings, data: DataInfo) -> None:
         super().__init__(settings, data)

@@ -21,6 +21,7 @@ from torch.optim import Adam, Optimizer
 
 from partbench.coordinates import Frame, RegressionOrigins, of_cells, window_of
 from partbench.data.batch import Batch
+from partbench.deviations import DLP as DEVIATIONS
 from partbench.method import DataInfo, Method, ReleasedSettings
 from partbench.nn.elbo import kl_from_logvar
 from partbench.nn.keypoints import gaussian_maps
@@ -170,6 +171,7 @@ class DLP(Method):
     }
     RELEASED = WEIGHTS
     paper = "dlp"
+    deviations = DEVIATIONS
     protocol = RegressionOrigins(points="centred", landmarks="corner")
 
     def __init__(self, settings: DLPSettings, data: DataInfo) -> None:

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
 from partbench.data.batch import Batch
+from partbench.deviations import Deviation
 from partbench.errors import BadInput
 from partbench.method import DataInfo, Method
 from partbench.methods.dlp import DLP, SMALL, DLPSettings
@@ -138,6 +139,14 @@ class DLPVideo(Method):
     }
     reads = "clips"
     paper = "dlp"
+    deviations = (
+        Deviation(
+            "The graph network that predicts particles, what it reads and its loss are partbench's "
+            "own; so are the settings `carry`, `motion`, `frames` and `sample`.",
+            "nowhere at hand; the paper's videos are private",
+            "Its numbers belong to no published row.",
+        ),
+    )
 
     def __init__(self, settings: DLPVideoSettings, data: DataInfo) -> None:
         super().__init__(settings, data)

@@ -16,6 +16,7 @@ from pydantic import Field
 from torch import Tensor
 
 from partbench.data.batch import Batch
+from partbench.deviations import Deviation
 from partbench.errors import BadInput
 from partbench.method import DataInfo, StepFreeMethod, StepFreeSettings
 from partbench.nn.descriptors import CHANNELS, LAYERS, describe
@@ -63,6 +64,20 @@ class KMeans(StepFreeMethod):
     }
     learns_from = "mask"
     paper = "unsup_parts"
+    deviations: ClassVar[tuple[Deviation, ...]] = (
+        Deviation(
+            "How many descriptors they cluster and how many restarts they make is not stated; here "
+            "200,000 and 10.",
+            "nowhere at hand",
+            "Small.",
+        ),
+        Deviation(
+            "Whether they normalise descriptors and to which size they resize images is not "
+            "stated. Here: not normalised, except in `l2`; 256 px.",
+            "nowhere at hand",
+            "Of the order of the difference between `paper` and `l2`.",
+        ),
+    )
 
     def __init__(self, settings: ClusteringSettings, data: DataInfo) -> None:
         super().__init__(settings, data)

@@ -7,6 +7,7 @@ from torch import Tensor
 from partbench.coordinates import Frame, of_borders
 from partbench.method import DataInfo, StepFreeMethod, StepFreeSettings
 from partbench.outputs.keypoints import Keypoints
+from partbench.training_protocols import PROTOCOLS
 
 
 class MeanShapeSettings(StepFreeSettings):
@@ -28,7 +29,7 @@ class MeanShape(StepFreeMethod):
     """
 
     Settings = MeanShapeSettings
-    VARIANTS = {"mafl": {"margin": 16}}
+    VARIANTS = {"mafl": {**PROTOCOLS["mafl"], "margin": 16}}
     REDUCED = {"demo": {}, "subset": {"margin": 8}}
     role = "floor"
     random = False

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
 from partbench.data.batch import Batch
+from partbench.deviations import BEST_LOSS, INDOOR_SETTINGS, Deviation
 from partbench.method import DataInfo, Method, MethodSettings
 from partbench.nn.elbo import (
     edge_weights,
@@ -25,6 +26,7 @@ from partbench.nn.elbo import (
 from partbench.nn.init import init_patchvae_
 from partbench.nn.pyramid import pyramid_decoder
 from partbench.nn.resnet import resnet18_trunk
+from partbench.training_protocols import PROTOCOLS
 
 
 class PatchVAESettings(MethodSettings):
@@ -140,17 +142,17 @@ class PatchVAE(Method):
     Settings = PatchVAESettings
     VARIANTS = {
         "lw": {"edge_weighted": True},
-        "cifar100": {},
-        "indoor67": {"flip": True, "normalize": "half"},
-        "places205": {"flip": True},
+        "cifar100": PROTOCOLS["cifar100"],
+        "indoor67": PROTOCOLS["indoor67"],
+        "places205": PROTOCOLS["places205"],
         "imagenet": {
+            **PROTOCOLS["imagenet"],
             "parts": 64,
             "part_dims": 16,
             "stride": 32,
             "batch_size": 256,
             "learning_rate": 2e-4,
             "epochs": 140,
-            "flip": True,
         },
     }
     REDUCED = {
@@ -173,6 +175,17 @@ class PatchVAE(Method):
         },
     }
     paper = "patchvae"
+    deviations = (
+        BEST_LOSS,
+        INDOOR_SETTINGS,
+        Deviation(
+            "Their edge weights divide by the edges' sum, which is NaN for a channel without "
+            "edges; here such a channel has equal weights.",
+            "the authors' code",
+            "None, except that no step is lost to NaN.",
+            variants=("lw",),
+        ),
+    )
 
     def __init__(self, settings: PatchVAESettings, data: DataInfo) -> None:
         super().__init__(settings, data)

@@ -17,6 +17,7 @@ from pydantic import Field
 from torch import Tensor
 
 from partbench.data.batch import Batch
+from partbench.deviations import Deviation
 from partbench.errors import BadInput
 from partbench.method import DataInfo, StepFreeMethod, StepFreeSettings
 from partbench.nn.descriptors import CHANNELS, LAYERS, describe
@@ -46,6 +47,14 @@ class PrincipalForeground(StepFreeMethod):
         "subset": {"perceptual": "mobilenet", "side": None},
     }
     random = False
+    deviations = (
+        Deviation(
+            "The unsupervised masks of Choudhury et al. came from generative networks; these are "
+            "signs of a principal component.",
+            "their Table 3, which names Melas-Kyriazi et al. (2021)",
+            "Numbers with these masks belong to no published row.",
+        ),
+    )
 
     def __init__(self, settings: PrincipalForegroundSettings, data: DataInfo) -> None:
         super().__init__(settings, data)

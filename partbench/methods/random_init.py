@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from partbench.method import DataInfo, StepFreeMethod, StepFreeSettings
 from partbench.nn.init import init_patchvae_
 from partbench.nn.resnet import resnet18_trunk
+from partbench.training_protocols import PROTOCOLS
 
 
 class RandomInitSettings(StepFreeSettings):
@@ -16,18 +17,21 @@ class RandomInitSettings(StepFreeSettings):
 
 
 class RandomInit(StepFreeMethod):
-    """The first stages of a ResNet-18 with random weights."""
+    """The first stages of a ResNet-18 with random weights.
+
+    `flip` counts where a probe trains on top of it: there, it sees what the methods see.
+    """
 
     Settings = RandomInitSettings
     VARIANTS = {
-        "cifar100": {},
-        "indoor67": {"normalize": "half"},
-        "places205": {},
-        "imagenet": {"stride": 32},
+        "cifar100": PROTOCOLS["cifar100"],
+        "indoor67": PROTOCOLS["indoor67"],
+        "places205": PROTOCOLS["places205"],
+        "imagenet": {**PROTOCOLS["imagenet"], "stride": 32},
     }
     REDUCED = {
         "demo": {"encoder_width": 16},
-        "subset": {"encoder_width": 32},
+        "subset": {"encoder_width": 32, "flip": True},
     }
     role = "floor"
 

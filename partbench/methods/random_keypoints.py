@@ -7,6 +7,7 @@ from torch import Tensor
 from partbench.coordinates import Frame, of_borders
 from partbench.method import DataInfo, StepFreeMethod, StepFreeSettings
 from partbench.outputs.keypoints import Keypoints
+from partbench.training_protocols import PROTOCOLS
 
 
 class RandomKeypointsSettings(StepFreeSettings):
@@ -25,7 +26,12 @@ class RandomKeypoints(StepFreeMethod):
     """K points that are drawn for each image, uniformly over the window."""
 
     Settings = RandomKeypointsSettings
-    VARIANTS = {"k10": {"k": 10}, "k30": {}, "k50": {"k": 50}, "mafl": {"margin": 16}}
+    VARIANTS = {
+        "k10": {"k": 10},
+        "k30": {},
+        "k50": {"k": 50},
+        "mafl": {**PROTOCOLS["mafl"], "margin": 16},
+    }
     REDUCED = {"demo": {"k": 10}, "subset": {"margin": 8}}
     role = "floor"
 

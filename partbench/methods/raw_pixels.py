@@ -3,12 +3,13 @@
 from torch import Tensor
 
 from partbench.method import StepFreeMethod
+from partbench.training_protocols import PROTOCOLS
 
 
 class RawPixels(StepFreeMethod):
     """The image itself as a feature vector."""
 
-    VARIANTS = {"indoor67": {"normalize": "half"}}
+    VARIANTS = {"indoor67": PROTOCOLS["indoor67"]}
     role = "floor"
     random = False
 

@@ -12,6 +12,7 @@ from partbench.data.batch import Batch
 from partbench.errors import BadInput
 from partbench.method import DataInfo, Method, MethodSettings
 from partbench.outputs.keypoints import Keypoints
+from partbench.training_protocols import PROTOCOLS
 
 STRIDE = 8
 """Pixels per cell of the heat maps."""
@@ -30,7 +31,6 @@ class SupervisedLandmarksSettings(MethodSettings):
     epochs: int = Field(100, ge=0)
     batch_size: int = Field(50, ge=1, description="images per step, over all processes")
     learning_rate: float = Field(1e-3, gt=0, description="Adam, constant")
-    flip: bool = Field(True, description="mirror half of the training images")
 
 
 def soft_argmax(heat: Tensor) -> Tensor:
@@ -77,7 +77,7 @@ class SupervisedLandmarks(Method):
     """One heat map per landmark, trained on the annotations."""
 
     Settings = SupervisedLandmarksSettings
-    VARIANTS = {"mafl": {"margin": 16}, "untrained": {"epochs": 0}}
+    VARIANTS = {"mafl": {**PROTOCOLS["mafl"], "margin": 16}, "untrained": {"epochs": 0}}
     REDUCED = {
         "demo": {"width": 8, "epochs": 4, "batch_size": 32, "learning_rate": 6e-3},
         "subset": {"margin": 8, "width": 16, "epochs": 10, "learning_rate": 3e-3},

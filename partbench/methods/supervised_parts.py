@@ -15,6 +15,7 @@ from partbench.method import DataInfo, Method, MethodSettings
 from partbench.metrics.ceilings import greedy_grouping
 from partbench.nn.hourglass import Hourglass, block
 from partbench.outputs.part_maps import PartMaps, strongest
+from partbench.training_protocols import PROTOCOLS
 
 IGNORED = -1
 
@@ -41,7 +42,13 @@ class SupervisedParts(Method):
     """
 
     Settings = SupervisedPartsSettings
-    VARIANTS = {"k8": {"k": 8}, "k16": {"k": 16}, "untrained": {"epochs": 0}}
+    VARIANTS = {
+        "deepfashion": PROTOCOLS["deepfashion"],
+        "pascal": PROTOCOLS["pascal"],
+        "k8": {"k": 8},
+        "k16": {"k": 16},
+        "untrained": {"epochs": 0},
+    }
     REDUCED = {
         "demo": {"width": 16, "epochs": 6, "batch_size": 32, "learning_rate": 5e-3},
         "subset": {"width": 16, "epochs": 20, "learning_rate": 3e-3},

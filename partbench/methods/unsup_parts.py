@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from partbench.data.batch import Batch
+from partbench.deviations import CAFFE_TRUNK, Deviation
 from partbench.errors import BadInput
 from partbench.method import DataInfo, Method, ReleasedSettings
 from partbench.nn.colour import jitter, rgb_to_lab
@@ -49,6 +50,7 @@ from partbench.nn.tps import ThinPlateSpline, warp
 from partbench.nn.vgg16 import VGG16
 from partbench.nn.warps import WarpSettings, draw_bent
 from partbench.outputs.part_maps import PartMaps, strongest
+from partbench.training_protocols import PROTOCOLS
 
 LAYERS: dict[Features, tuple[int, int]] = {
     "vgg16": (13, 29),
@@ -122,29 +124,22 @@ class UnsupPartsSettings(DeepLabSettings, WarpSettings, ReleasedSettings):
 
 
 class UnsupParts(Method):
-    """Parts of a given foreground: `cub`, the default, `deepfashion`, `pascal`, and ablations.
+    """Parts of a given foreground: for birds, `deepfashion` and `pascal`, and ablations.
+
+    The variants `cub`, `deepfashion` and `pascal` draw their training crops anew at every step, as
+    the authors do; without one of them, training sees the images as they were prepared.
 
     `vgg16`, `swav` and `deepcluster` reduce the supervision step by step, as in the paper's Table
     3. The first has a perceptual VGG16 in place of VGG19, the second also SwAV's trunk, and the
     third also DeepCluster's VGG16. `cub+released` and `deepfashion+released` measure the segmenters
     that the authors released.
-
-    The training differs from the authors' in the following:
-
-    - The trunk starts from torchvision's ResNet-50, because their Caffe file is no longer
-      available.
-    - For `cub` and `pascal`, they train on the object's box, padded by 5 %, and move its sides at
-      random by up to 5 % of it; here the box is fixed.
-    - For `deepfashion`, they train on random crops of 0.5 to 1 of the image's area, at aspects of
-      3/4 to 4/3; here training uses the whole image, padded to a square.
     """
 
     Settings = UnsupPartsSettings
     VARIANTS = {
-        "cub": {},
-        "deepfashion": {"epochs": 100},
-        # The paper's supplement states the weights of its terms, but was not at hand.
-        "pascal": {"epochs": 100},
+        "cub": PROTOCOLS["cub"],
+        "deepfashion": {**PROTOCOLS["deepfashion"], "epochs": 100},
+        "pascal": {**PROTOCOLS["pascal"], "epochs": 100},
         "k4": {},
         "k8": {"k": 8},
         "k16": {"k": 16},
@@ -206,6 +201,53 @@ class UnsupParts(Method):
     }
     learns_from = "mask"
     paper = "unsup_parts"
+    deviations = (
+        CAFFE_TRUNK,
+        Deviation(
+            "They train on crops drawn anew at every step; in this variant the crops are fixed.",
+            "the authors' loaders",
+            "Lower numbers, by the variety that is missing; the variants `cub`, `deepfashion` and "
+            "`pascal` have it.",
+            unless=("cub", "deepfashion", "pascal", "untrained"),
+        ),
+        Deviation(
+            "They cut each crop from the original image; here from one that was resized before, to "
+            "1.3 times the object or twice the prepared size.",
+            "the authors' loaders",
+            "Small: crops are slightly blurrer.",
+            variants=("cub", "deepfashion", "pascal"),
+            unless=("untrained",),
+        ),
+        Deviation(
+            "They train on CMR's list of 5,964 birds; its rule, 7 visible keypoints, gives 5,965.",
+            "the documentation of CMR, and a count of the official files",
+            "None to be seen.",
+            variants=("cub",),
+            unless=("untrained",),
+        ),
+        Deviation(
+            "Their weights of the terms for these objects differ from those for birds; here they "
+            "are the same.",
+            "the paper's supplement, which was not at hand",
+            "Unknown, perhaps large.",
+            variants=("pascal",),
+            unless=("untrained",),
+        ),
+        Deviation(
+            "The equivariance is the divergence from the warped parts to those of the warped view; "
+            "the paper's equation 5 adds the other direction.",
+            "the authors' code, which we follow, and the paper",
+            "None against numbers of the code.",
+            unless=("untrained", "no_equivariance"),
+        ),
+        Deviation(
+            "What replaces the contrastive term in this ablation is not stated; here it is the "
+            "squared distance to the positive.",
+            "the paper's Table 2, which names it L2",
+            "Unknown in sign and size.",
+            variants=("l2",),
+        ),
+    )
 
     def __init__(self, settings: UnsupPartsSettings, data: DataInfo) -> None:
         """Build the segmenter.

@@ -17,6 +17,7 @@ from torch.optim import Adam, Optimizer
 
 from partbench.coordinates import Frame, RegressionOrigins, of_cells, of_pixels, window_of
 from partbench.data.batch import Batch
+from partbench.deviations import Deviation
 from partbench.errors import BadInput
 from partbench.method import DataInfo, Method, MethodSettings
 from partbench.nn.hourglass import Hourglass, block
@@ -229,6 +230,35 @@ class Zhang(Method):
         },
     }
     paper = "zhang"
+    deviations = (
+        Deviation(
+            "The shape of the networks is not stated: cells of 2 px, hourglasses of 64 channels "
+            "and 4 halvings, landmarks rendered with an SD of 0.05 sides, and a background of 1 "
+            "minus the highest landmark are ours.",
+            "nowhere at hand",
+            "Unknown in sign and size.",
+        ),
+        Deviation(
+            "Units of the warps are not stated; here displacements and translations are in halves "
+            "of the image's side, and translations are uniform.",
+            "the authors' settings give numbers without units",
+            "Unknown: weaker or stronger warps than theirs.",
+            unless=("untrained",),
+        ),
+        Deviation(
+            "How much colours are jittered is not stated; here each factor lies in [0.7, 1.3].",
+            "the paper says only that colours are jittered",
+            "Small.",
+            unless=("untrained",),
+        ),
+        Deviation(
+            "The formula of the axis balancing is not stated; here it is the absolute difference "
+            "of a heat map's variances along x and y.",
+            "the authors' settings give its weight alone",
+            "Unknown, as its weight belongs to another formula.",
+            unless=("untrained",),
+        ),
+    )
     protocol = RegressionOrigins(points="centred", landmarks="centred")
     """The authors' regression has no intercept; points and landmarks are centred on 0."""
 

@@ -38,6 +38,7 @@ from partbench.outputs.arrays import (
     write_arrays,
 )
 from partbench.outputs.capability import SLACK, Capability, call_of, check_tensor
+from partbench.outputs.told_points import HasToldPoints, told
 
 FILE = "parts.json"
 BACKGROUND = 255
@@ -155,6 +156,8 @@ class PartMapCapability(Capability):
             if maps.foreground is not None:
                 foreground_of = "own"
             centres, mass = centres_of_mass(cut_out(maps, masks))
+            if isinstance(method, HasToldPoints):
+                centres, mass = told(method, data, split, rows, device)
             arrays = {"centres": centres, "mass": mass}
             return arrays if split.name == "train" else arrays | label_pixels(maps, images, masks)
 
@@ -225,6 +228,14 @@ def _check_maps(maps: PartMaps, what: str, samples: Tensor) -> None:
     if maps.foreground is not None:
         foreground = f"{what}.foreground"
         check_tensor(maps.foreground, foreground, (n, height, width), dtypes=(torch.bool,))
+
+
+def whole_image(images: Tensor) -> PartMaps:
+    """Return one part that takes all of images [B, 3, H, W], and no background."""
+    shape = (len(images), *images.shape[2:])
+    labels = torch.zeros(shape, dtype=torch.int64, device=images.device)
+    weights = torch.ones(shape, device=images.device).unsqueeze(1)
+    return PartMaps(weights, labels, labels == 0)
 
 
 def strongest(scores: Tensor) -> Tensor:

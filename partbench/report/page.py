@@ -1,5 +1,6 @@
 """The report: a results folder and the literature's numbers as one self-contained page."""
 
+import hashlib
 import json
 import re
 from collections import Counter
@@ -181,21 +182,28 @@ def overview(results: Results) -> View:
 
 
 def settings_views(runs: list[RunRecord]) -> list[View]:
-    """Return the settings that differ from the paper's; seeds that agree make one entry."""
+    """Return what differs from the paper: settings, and the method's known deviations.
+
+    Seeds that agree make one entry.
+    """
     views: dict[tuple[str, ...], View] = {}
     for run in runs:
         if not run.record:
             continue
         changes = run.record.get("changes", {})
-        key = (run.method, run.variant, run.train, json.dumps(changes, sort_keys=True))
+        deviations = run.record.get("deviations", [])
+        known = hashlib.sha256(json.dumps(deviations).encode()).hexdigest()[:6]
+        differ = [json.dumps(changes, sort_keys=True), *([known] if deviations else [])]
+        key = (run.method, run.variant, run.train, *differ)
         view = views.setdefault(
             key,
             {
-                "id": text.address("settings", *key) if changes else "",
+                "id": text.address("settings", *key) if changes or deviations else "",
                 "name": text.name(run.method, run.variant),
                 "train": run.train,
                 "seeds": [],
                 "changes": changes,
+                "deviations": deviations,
             },
         )
         view["seeds"].append(run.seed)
