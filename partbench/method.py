@@ -23,6 +23,8 @@ Role = Literal["method", "floor", "ceiling"]
 Reads = Literal["images", "clips"]
 RELEASED = "released"
 """The variant that measures the authors' weights."""
+UNTRAINED = {"epochs": 0, "training_crop": "fixed"}
+"""Settings of a run that trains on no image, so that any square images will do."""
 
 
 class MethodSettings(TrainingCropSettings):
@@ -106,8 +108,9 @@ class Method(nn.Module, ABC):
     REDUCED: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     """Named settings for small machines: numbers from these are never comparable."""
     RELEASED: ClassVar[Mapping[str, Release]] = {}
-    """Variant -> the weights of it that the authors released, which `a+released` measures. The
-    settings must be `ReleasedSettings`, and `authors` say how the file holds the weights."""
+    """Variant -> the weights of it that the authors released. `a+released` measures those of `a`,
+    `released` alone the first. The settings must be `ReleasedSettings`, and `authors` say how the
+    file holds the weights."""
     role: ClassVar[Role] = "method"
     """How its numbers relate to others; see `role_of`."""
     learns_from: ClassVar[LearnsFrom] = "images"
@@ -218,24 +221,23 @@ def resolve(cls: type[Method], variant: str, overrides: Mapping[str, Any], where
             )
         values |= variants.get(name, {})
     if RELEASED in variant.split("+") and cls.RELEASED:
-        release = _release_for(cls, variant, where)
-        values |= {**release.measured, "epochs": 0, "released": release.name}
+        name = _released_variant(cls, variant, where)
+        release = cls.RELEASED[name]
+        values |= {**variants[name], **release.measured, **UNTRAINED, "released": release.name}
     return cls.Settings.parse(values | dict(overrides), where)
 
 
-def _release_for(cls: type[Method], variant: str, where: str) -> Release:
-    """Return the authors' weights of what `released` stands beside; alone, of the defaults."""
+def _released_variant(cls: type[Method], variant: str, where: str) -> str:
+    """Return the variant that `released` stands beside, or the first of those released."""
     names = [name for name in variant.split("+") if name not in (RELEASED, "paper")]
-    if not names:
-        default = resolve(cls, "paper", {}, where)
-        names = [n for n in cls.RELEASED if n == "paper" or resolve(cls, n, {}, where) == default]
-    if len(names) != 1 or names[0] not in cls.RELEASED:
+    names = names or [next(iter(cls.RELEASED))]
+    if len(names) > 1 or names[0] not in cls.RELEASED:
         raise BadInput(
             f"{where}: the authors of {name_of(cls)} released no weights for '{variant}', only for "
             f"{', '.join(cls.RELEASED)}; leave out `{RELEASED}`, or name one of these beside it "
             "alone"
         )
-    return cls.RELEASED[names[0]]
+    return names[0]
 
 
 def is_released(settings: Any) -> bool:
@@ -266,7 +268,7 @@ def needed_weights(cls: type[Method], settings: Any) -> tuple[str, ...]:
 
 
 def is_random(cls: type[Method], settings: Any) -> bool:
-    """Whether another seed may give another number; it cannot for weights that were released."""
+    """Whether the seed changes what a run gives; it cannot for weights that were released."""
     return cls.random and not is_released(settings)
 
 

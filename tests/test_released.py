@@ -21,8 +21,9 @@ from conftest import tensor
 from torch import Tensor
 from torch.optim import SGD
 
+from partbench import gather, plugins
 from partbench import method as methods
-from partbench import plugins
+from partbench.config import Config
 from partbench.data import archives as table
 from partbench.data import catalogue, fetch
 from partbench.data.archives import ARCHIVES, Archive
@@ -147,13 +148,11 @@ def test_unsup_parts(
     images = pixels(parts["image"])
     with torch.no_grad():
         same(method.network(method.normalize(images)), parts["rgb/low"])
-        maps = method.part_maps(images)
-    high = tensor(parts["rgb/high_unaligned" if variant == "cub" else "rgb/high_aligned"])
-    weights, labels = maps.weights[..., ::4, ::4], maps.labels[..., ::4, ::4]
-    same(weights, high.softmax(1))
-    assert torch.equal(labels, high.argmax(1))
-    other = tensor(parts["rgb/high_aligned" if variant == "cub" else "rgb/high_unaligned"])
-    assert (weights - other.softmax(1)).abs().max() > 100 * TOLERANCE
+        squares, whole = method.part_maps(images), method.whole_part_maps(images)
+    for maps, key in ((squares, "rgb/high_aligned"), (whole, "rgb/high_unaligned")):
+        high = tensor(parts[key])
+        same(maps.weights[..., ::4, ::4], high.softmax(1))
+        assert torch.equal(maps.labels[..., ::4, ::4], high.argmax(1))
 
 
 @pytest.fixture(scope="module")
@@ -185,10 +184,11 @@ def test_scops_of_birds(scops: dict[str, Any], root: Path) -> None:
     images = pixels(scops["image"])
     with torch.no_grad():
         same(method.network(method.normalize(images)), scops["birds/low"])
-        same(
-            method.part_maps(images).weights[..., ::4, ::4],
-            tensor(scops["birds/high_unaligned"]).softmax(1)[:, 1:],
-        )
+        maps = method.whole_part_maps(images)
+    high = tensor(scops["birds/high_unaligned"])
+    same(maps.weights[..., ::4, ::4], high.softmax(1)[:, 1:])
+    strongest = torch.where(maps.foreground, maps.labels + 1, 0)[..., ::4, ::4]
+    assert torch.equal(strongest, high.argmax(1))
     own = SCOPS(resolve(SCOPS, "cub+released", {"normalize": "caffe_rgb"}, "test"), DataInfo(64, 0))
     own.double().eval().load_state_dict(method.state_dict())
     with torch.no_grad():
@@ -374,6 +374,8 @@ def test_a_released_run_is_a_method_that_is_not_random(name: str, variant: str) 
     release = cls.RELEASED[variant]
     assert (settings.epochs, settings.released) == (0, release.name)
     assert settings == resolve(cls, f"released+{variant}", {}, "test")
+    if release == next(iter(cls.RELEASED.values())):
+        assert settings == resolve(cls, "released", {}, "test")
     assert methods.is_released(settings)
     assert not methods.is_untrained(cls, settings)
     assert methods.role_of(cls, settings) == "method"
@@ -388,6 +390,29 @@ def test_a_released_run_is_a_method_that_is_not_random(name: str, variant: str) 
 
 def test_needed_weights_of_a_floor() -> None:
     assert needed_weights(UnsupParts, resolve(UnsupParts, "untrained", {}, "test")) == ()
+
+
+def test_the_table_knows_that_it_is_not_random(tmp_path: Path) -> None:
+    config = Config.parse(
+        {
+            "name": "some",
+            "seeds": [0],
+            "data": {"toy": {"reader": "toy"}},
+            "runs": [
+                {
+                    "train": "toy",
+                    "methods": {"unsup_parts": ["cub", "cub+released"]},
+                    "probes": {"parts": ["toy"]},
+                }
+            ],
+        },
+        "test",
+    )
+    rows = gather.gather(config, tmp_path).metrics
+    assert dict(zip(rows["variant"], rows["random"], strict=True)) == {
+        "cub": True,
+        "cub+released": False,
+    }
 
 
 def test_three_methods_have_released_weights() -> None:

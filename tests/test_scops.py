@@ -111,7 +111,7 @@ def test_the_authors_terms_in_float32(vectors: Any) -> None:
 def test_the_authors_terms_as_a_present_torch_has_them(vectors: Any) -> None:
     """Their code leaves `align_corners` of warps to torch, whose default changed."""
     case, present = Case(vectors), Case(vectors, align_corners=False)
-    changed = {key.removesuffix(ENDING): key for key in vectors.files if key.endswith(ENDING)}
+    changed = {key.removesuffix(ENDING): key for key in vectors if key.endswith(ENDING)}
     assert set(changed) == {"L_eqv", "L_lmeqv"}
     for theirs, ours in NAMES.items():
         expected = vectors[changed.get(theirs, theirs)].item()

@@ -252,7 +252,7 @@ class SCOPS(Method):
         "cub": Release(
             "scops_cub",
             "weights/scops/cub_model_60000.pth",
-            measured={"normalize": "caffe", "align_maps": False},
+            measured={"normalize": "caffe"},
         ),
     }
     learns_from = "mask"
@@ -411,7 +411,7 @@ class SCOPS(Method):
 
     def part_maps(self, images: Tensor) -> PartMaps:
         """Return the parts and the foreground, by the rule of `inference`."""
-        return self._infer(self.segment(self.normalize(images), self.settings.align_maps))
+        return self._infer(self.segment(self.normalize(images)))
 
     def whole_part_maps(self, images: Tensor) -> PartMaps:
         """Return those of images at their own aspect, as Choudhury et al. measure them."""

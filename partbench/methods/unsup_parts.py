@@ -194,11 +194,7 @@ class UnsupParts(Method):
         },
     }
     RELEASED = {
-        "cub": Release(
-            "unsup_parts_cub",
-            "weights/unsup_parts/cub_model_60000.pth",
-            measured={"align_maps": False},
-        ),
+        "cub": Release("unsup_parts_cub", "weights/unsup_parts/cub_model_60000.pth"),
         "deepfashion": Release(
             "unsup_parts_deepfashion", "weights/unsup_parts/deepfashion_model_100000.pth"
         ),
@@ -393,7 +389,7 @@ class UnsupParts(Method):
 
     def part_maps(self, images: Tensor) -> PartMaps:
         """Return the parts; the foreground is an input of the method, not an output."""
-        logits = self.segment(images, self.settings.align_maps)
+        logits = self.segment(images)
         return PartMaps(logits.softmax(1), strongest(logits))
 
     def whole_part_maps(self, images: Tensor) -> PartMaps:

@@ -56,11 +56,6 @@ class DeepLabSettings(Settings):
         "green and red from red, green and blue, on a scale of 0 to 255, as the authors of "
         "unsup_parts do; caffe_rgb: subtract each mean from its own colour, as those of SCOPS do",
     )
-    align_maps: bool = Field(
-        True,
-        description="upsample the logits of part maps with the outermost cells at the image's "
-        "corners, as in training; the evaluation of birds by the authors of unsup_parts does not",
-    )
     learning_rate: float = Field(1e-5, gt=0, description="SGD, learning rate of the trunk")
     head_factor: float = Field(10.0, gt=0, description="how many times faster the head learns")
     momentum: float = Field(0.9, ge=0, lt=1)
