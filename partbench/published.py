@@ -140,7 +140,7 @@ class Claim(Settings):
 @cache
 def _setting(probe: str) -> type[Setting]:
     """Return the type of a probe's settings of numbers; of a probe not here, the empty one."""
-    if probe not in plugins.names("probes", Probe):  # type: ignore[type-abstract]
+    if probe not in plugins.names("probes", Probe):
         return Setting
     return plugins.load("probes", probe, Probe).Setting  # type: ignore[type-abstract]
 
