@@ -60,10 +60,10 @@ def least_squares(
 def test_each_offers_keypoints_in_its_frame(name: str) -> None:
     made = control(name, size=48, margin=8)
     with torch.inference_mode():
-        points, logvar, background = made.keypoints(torch.rand(3, 3, 48, 48))
+        points, logvar, background, appearance = made.keypoints(torch.rand(3, 3, 48, 48))
     assert points.shape == (3, {"mean_shape": 1}.get(name, 10), 2)
     assert points.dtype == torch.float32
-    assert logvar is None
+    assert logvar is appearance is None
     assert not background
     assert points.abs().max() <= 1
     pixels = made.frame().to_pixels(points)

@@ -228,11 +228,12 @@ def test_numbers_are_means_of_the_outcomes_that_count() -> None:
         scale=10,
         interval=(1.0, 2.0),
         note="a note",
+        reference=True,
     )
     first, second = numbers.result({"k": 3}).metrics
-    assert first == ("error", Setting(), 2.5, "%", "lower", 2, "error", 1.0, "")
+    assert first == ("error", Setting(), 2.5, "%", "lower", 2, "error", 1.0, "", False)
     assert second[:1] + second[2:] == (
-        *("psnr", 5.0, "dB", "higher", 1, "psnr, step 2", 10, "a note"),
+        *("psnr", 5.0, "dB", "higher", 1, "psnr, step 2", 10, "a note", True),
     )
     # An interval of one outcome says nothing.
     assert numbers.intervals == {"error": [1.5, 3.5]}
