@@ -160,14 +160,13 @@ def measured(name: str, data: Path, square: Path, out: Path) -> dict[str, float]
 def test_told_points_reach_the_outputs_as_they_are(tiny: Path, tmp_path: Path) -> None:
     data = Prepared(tiny)
     method = made("gt_keypoint_mean")
-    about = DataInfo(32, 0, data.landmarks)
     run = Run("gt_keypoint_mean", "demo", "toy", 0)
     train(run, method.settings, CPU, tiny, tmp_path / "run")
     extract(
         tmp_path / "run/model.pt", tiny, ["part_maps"], tmp_path / "o", tmp_path / "p", "cpu", 1
     )
     read = part_maps.read(tmp_path / "o", data)
-    assert (read.k, read.foreground_of, about.size) == (1, "own", 32)
+    assert (read.k, read.foreground_of, read.told) == (1, "own", True)
     for name in ("train", "test"):
         split = data.split(name)
         expected: NDArray[Any] = cub.mean_keypoint(

@@ -6,7 +6,8 @@ test.labels.npy       uint8 [N, S, S], the part of each pixel, on the background
 test.foreground.npy   bool [N, S, S], where the method finds the foreground itself
 test.agreement.npy    float32 [N], share of the foreground of a warped copy of each image whose
                       part is that of the place it shows; NaN where there is no foreground
-parts.json            K, and what the centres took for foreground: own, mask or none
+parts.json            K, what the centres took for foreground: own, mask or none, and whether the
+                      centres were told from annotations
 """
 
 from collections.abc import Callable
@@ -107,6 +108,8 @@ class PartArrays(NamedTuple):
     """Split -> [N, k], pixels."""
     agreement: NDArray[np.float64]
     """[N], shares; NaN where an image has no foreground."""
+    told: bool = False
+    """Whether centres were told from annotations, and so count pixels as these do."""
 
 
 class Pictures(NamedTuple):
@@ -184,7 +187,8 @@ class PartMapCapability(Capability):
             split = data.split(name)
             name_it = f"{label} parts of {name}"
             write_arrays(folder, split, name_it, partial(measure, split), device, ("agreement",))
-        write_record(folder / FILE, {"k": k, "foreground": foreground_of})
+        is_told = isinstance(method, HasToldPoints)
+        write_record(folder / FILE, {"k": k, "foreground": foreground_of, "told": is_told})
 
     def draw(
         self, method: HasPartMaps, split: Split, device: torch.device
@@ -298,7 +302,7 @@ def read(folder: Path, data: Prepared) -> PartArrays:
     Raises:
         BadInput: a file is missing or damaged, or does not fit the data set's images.
     """
-    k, foreground_of = _read_about(folder / FILE)
+    k, foreground_of, is_told = _read_about(folder / FILE)
     test = data.split("test")
     shape = (len(test), data.canvas, data.canvas)
     foreground = None
@@ -319,7 +323,7 @@ def read(folder: Path, data: Prepared) -> PartArrays:
                 f"shape {list(mass[name].shape)} for {n} images and {k} parts; {AGAIN}"
             )
     agreement = _read_agreement(folder / "test.agreement.npy", len(test))
-    return PartArrays(k, foreground_of, labels, foreground, centres, mass, agreement)
+    return PartArrays(k, foreground_of, labels, foreground, centres, mass, agreement, is_told)
 
 
 def fitting(array: NDArray[Any], shape: tuple[int, ...], where: str) -> NDArray[Any]:
@@ -333,8 +337,8 @@ def fitting(array: NDArray[Any], shape: tuple[int, ...], where: str) -> NDArray[
     return array
 
 
-def _read_about(path: Path) -> tuple[int, ForegroundOf]:
-    """Return what parts.json says: K, and whose foreground it was."""
+def _read_about(path: Path) -> tuple[int, ForegroundOf, bool]:
+    """Return what parts.json says: K, whose foreground it was, whether centres were told."""
     values = read_record(path, path.parent)
     try:
         k, foreground_of = values["k"], values["foreground"]
@@ -346,7 +350,7 @@ def _read_about(path: Path) -> tuple[int, ForegroundOf]:
             f"{path}: {k!r} parts, foreground {foreground_of!r}; there must be 1 to {UNSURE} "
             "parts, and the foreground is own, mask or none"
         )
-    return k, foreground_of
+    return k, foreground_of, values.get("told") is True
 
 
 def _read_agreement(path: Path, n: int) -> NDArray[np.float64]:

@@ -405,7 +405,7 @@ def add_regression(
         predicted.centres,
         predicted.mass,
         settings.absent,
-        settings.first_pixel,
+        0 if predicted.told else settings.first_pixel,
         settings.pooled_classes,
     )
     for name, both in errors_of.items():

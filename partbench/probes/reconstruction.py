@@ -84,7 +84,7 @@ class Reconstruction(Probe):
             ("mean_image_psnr", mean, "the mean test image in place of each reconstruction"),
         ):
             outcomes = jackknife(partial(psnr), np.stack([values, count], 1))
-            numbers.add(name, Setting(), outcomes, note=note)
+            numbers.add(name, Setting(), outcomes, note=note, reference=name != "psnr")
         return numbers.result(details={"window": int(made.shape[2])})
 
 
