@@ -3,7 +3,7 @@
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -13,6 +13,8 @@ import pytest
 from conftest import REPOSITORY
 from oracle_vectors import RECORD, Vectors
 
+Key = tuple[str, str]
+"""A file and a key of it."""
 SIZES = "a size that the tests take from the other arrays"
 NOT_BUILT = "method not built"
 EVALUATOR = "evaluator: resizing masks bilinearly"
@@ -36,7 +38,7 @@ UNREAD = {
 """(file, pattern of keys) -> why no test reads them."""
 
 
-def reads(folder: Path) -> set[tuple[str, str]]:
+def reads(folder: Path) -> set[Key]:
     """Run all tests that use the vectors; return the files and keys that they read."""
     record = folder / "record"
     files = [
@@ -57,23 +59,42 @@ def reads(folder: Path) -> set[tuple[str, str]]:
     return {(name, key) for name, _, key in (line.partition(" ") for line in lines)}
 
 
-def listed(name: str, key: str) -> Iterator[tuple[str, str]]:
-    """Return the entries of the list that a key matches."""
-    for file, pattern in UNREAD:
-        if fnmatchcase(name, file) and fnmatchcase(key, pattern):
-            yield file, pattern
+def faults(keys: set[Key], seen: set[Key], unread: Mapping[Key, str]) -> Iterator[str]:
+    """Return what is wrong with a list of reasons, given all keys and those that tests read."""
+    matched = set()
+    for key in sorted(keys):
+        entries = {e for e in unread if all(map(fnmatchcase, key, e))}
+        matched |= entries
+        if key not in seen and not entries:
+            yield f"{key}: read by no test, and no reason"
+        if key in seen and entries:
+            yield f"{key}: read by a test, though listed as {entries}"
+    yield from (f"{entry}: listed, but no file has it" for entry in sorted(set(unread) - matched))
 
 
 def test_every_array_is_read_or_has_a_reason(oracles: Path, tmp_path: Path) -> None:
     keys = {(path.name, key) for path in oracles.glob("*.npz") for key in Vectors(path)}
-    seen = reads(tmp_path)
-    entries = {own: set(listed(*own)) for own in keys}
-    lost = sorted(f"{' '.join(own)}" for own in keys - seen if not entries[own])
-    assert not lost, f"read by no test, and no reason: {lost}"
-    needless = sorted(f"{' '.join(own)}" for own in seen if entries[own])
-    assert not needless, f"read by a test, though listed: {needless}"
-    stale = set(UNREAD) - set().union(*entries.values())
-    assert not stale, f"listed, but no file has them: {stale}"
+    assert list(faults(keys, reads(tmp_path), UNREAD)) == []
+
+
+@pytest.mark.parametrize(
+    ("seen", "unread", "fault"),
+    [
+        ({("f", "a/x")}, {("f", "b*"): "not built"}, None),
+        ({("f", "a/x")}, {}, "read by no test"),
+        ({("f", "a/x"), ("f", "b")}, {("f", "b*"): "not built"}, "though listed"),
+        ({("f", "a/x"), ("f", "b")}, {("f", "c"): "not built"}, "no file has it"),
+        ({("f", "a/x")}, {("g", "b"): "not built"}, "read by no test"),
+    ],
+)
+def test_the_list_of_reasons_is_whole_and_has_no_more(
+    seen: set[Key], unread: dict[Key, str], fault: str | None
+) -> None:
+    found = list(faults({("f", "a/x"), ("f", "b")}, seen, unread))
+    if fault is None:
+        assert found == []
+    else:
+        assert fault in found[0]
 
 
 def test_only_looking_up_an_array_counts_as_reading_it(
