@@ -17,12 +17,8 @@ Key = tuple[str, str]
 """A file and a key of it."""
 SIZES = "a size that the tests take from the other arrays"
 NOT_BUILT = "method not built"
-EVALUATOR = "evaluator: resizing masks bilinearly"
 UNUSED = "the authors compute it and use it nowhere"
 UNREAD = {
-    ("part_metrics.npz", "cub?_mask"): EVALUATOR,
-    ("part_metrics.npz", "cub?_seg_grey"): EVALUATOR,
-    ("part_metrics.npz", "cub?_*_mask"): EVALUATOR,
     ("dlp.npz", "meta/[!v]*"): SIZES,
     ("*_model.npz", "meta/B"): SIZES,
     ("patchvae_vae_model.npz", "*/occ_prob"): "zeros: the VAE has no occurrence",
