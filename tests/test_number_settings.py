@@ -154,7 +154,7 @@ NAMED: list[tuple[str, dict[str, Any], str]] = [
         )
         for foreground in ("own", "predicted")
     ),
-    ("parts", {"k": 4, "crop": "tight"}, "K = 4, box crops"),
+    *(("parts", {"k": k, "crop": "tight"}, f"K = {k}, box crops") for k in (1, 4)),
     (
         "parts",
         {"k": 4, "crop": "tight", "legacy": True},
@@ -166,7 +166,7 @@ NAMED: list[tuple[str, dict[str, Any], str]] = [
             {"k": k, "foreground": "own", "crop": "whole"},
             f"K = {k}, own foreground, whole images",
         )
-        for k in (4, 8, 16)
+        for k in (1, 4, 8, 16)
     ),
     (
         "parts",
@@ -177,7 +177,7 @@ NAMED: list[tuple[str, dict[str, Any], str]] = [
     *(
         ("parts", {"on": on, "k": k, "crop": "whole"}, f"{on}, K = {k}, whole images")
         for on in ("CUB-001", "CUB-002", "CUB-003", "all")
-        for k in (4, 8, 16)
+        for k in (1, 4, 8, 16)
     ),
 ]
 

@@ -345,11 +345,11 @@ def test_the_paper_s_configuration_has_a_model_for_each_category() -> None:
             {
                 "unsup_parts pascal",
                 "unsup_parts pascal+untrained",
-                "scops k4",
+                "scops pascal",
                 "dff paper",
                 "kmeans paper",
                 "random_parts paper",
-                "supervised_parts paper",
+                "supervised_parts pascal",
             }
         )
     }
