@@ -155,7 +155,7 @@ class Method(nn.Module, ABC):
 
     def authors(self) -> Authors:
         """Return how the authors' file holds the method's state; asked of `RELEASED` alone."""
-        raise NotImplementedError(f"{type(self).__name__} names no released weights")
+        raise TypeError(f"{type(self).__name__} does not say how its authors' file holds weights")
 
     def optimizers(self) -> dict[str, Optimizer]:
         """Return the optimiser of each phase; a method that does not train has none."""
