@@ -34,8 +34,10 @@ from partbench.forkserver import Server
 from partbench.method import Method, needed_weights
 from partbench.outputs.capability import offered_by
 from partbench.probe import Probe
+from partbench.scheduling import look_again_once
 from partbench.strict_yaml import read_mapping
 
+look_again_once()
 ENVIRONMENT = f"{workflow.basedir}/environment.yml"
 
 try:
