@@ -121,7 +121,8 @@ class Method(nn.Module, ABC):
     paper: ClassVar[str] = ""
     """Key of the paper in published.csv."""
     random: ClassVar[bool] = True
-    """Whether the seed changes what it gives. Where it does not, one run says all."""
+    """Whether the seed changes what it gives. Where it does not, one run says all. A method whose
+    settings decide that overrides `draws`."""
     deviations: ClassVar[tuple[Deviation, ...]] = ()
     """What differs from the paper beside the settings; the page shows it with every run."""
     phases: ClassVar[tuple[str, ...]] = ("all",)
@@ -152,6 +153,11 @@ class Method(nn.Module, ABC):
     def weights(cls, settings: Any) -> tuple[str, ...]:
         """Return the trained networks that it needs, names of `partbench data list`."""
         return ()
+
+    @classmethod
+    def draws(cls, settings: Any) -> bool:
+        """Return whether the seed changes what it gives with these settings."""
+        return cls.random
 
     def authors(self) -> Authors:
         """Return how the authors' file holds the method's state; asked of `RELEASED` alone."""
@@ -269,7 +275,7 @@ def needed_weights(cls: type[Method], settings: Any) -> tuple[str, ...]:
 
 def is_random(cls: type[Method], settings: Any) -> bool:
     """Whether the seed changes what a run gives; it cannot for weights that were released."""
-    return cls.random and not is_released(settings)
+    return cls.draws(settings) and not is_released(settings)
 
 
 def is_untrained(cls: type[Method], settings: Any) -> bool:
