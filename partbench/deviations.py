@@ -82,6 +82,14 @@ DLP = (
         "the authors' README and scripts",
         "Unknown.",
         variants=("traffic", "clevrer", "shapes"),
+        unless=("notebook",),
+    ),
+    Deviation(
+        "They draw the shapes by scikit-image, anew and without a seed for each training; here "
+        "partbench draws them once from a seed, by the same rules.",
+        "the authors' code",
+        "Small: single shapes may be a pixel larger or smaller.",
+        variants=("shapes",),
     ),
 )
 """Of the method `dlp`."""
