@@ -130,6 +130,7 @@ def check(values: Mapping[str, Any], where: str) -> Config:
             check_class(cls)
             methods.check_reads(cls, _frames(config, block.train), f"{place}: {block.train}")
             _check_crops(config, block.train, name, variants, place)
+            _check_choice(config, block.train, name, variants, place)
             what = f"{place}.methods.{name} learns from {{}}"
             _check_annotations(config, block.train, [(cls.learns_from,)], what)
         for name, evals in block.probes.items():
@@ -175,6 +176,27 @@ def _check_crops(config: Config, data: str, name: str, variants: Iterable[str], 
         settings = method_settings(config, name, variant)
         place = f"{where}.methods.{name}: {variant} on {data}"
         check_crop(settings, Cut(of_data.crop, of_data.wide), place)
+
+
+def _check_choice(
+    config: Config, data: str, name: str, variants: Iterable[str], where: str
+) -> None:
+    """Refuse, with `BadInput`, to choose an epoch by data without landmarks, or by no keypoints."""
+    reader = load_reader(config, data)(data_root(), data_settings(config, data))
+    splits = reader.split_names
+    for variant in variants:
+        if not methods.chooses_epoch(method_settings(config, name, variant)):
+            continue
+        place = f"{where}.methods.{name}: {variant} on {data}: `chosen_epoch: validation`"
+        if not capabilities()["keypoints"].offered_by(methods.load(name)):
+            raise BadInput(f"{place} is by keypoints, and {name} offers none; leave it out")
+        if reader.has("landmarks") is False:
+            raise BadInput(
+                f"{place} needs landmarks, but the data set has none; see whether its reader has a "
+                "setting that reads them (`landmarks: true` of celeba)"
+            )
+        if splits is not None and "val" not in splits:
+            raise BadInput(f"{place} needs a split `val`, but there are only {', '.join(splits)}")
 
 
 def load_probe(name: str, where: str = "command line") -> type[Probe]:

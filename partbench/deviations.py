@@ -64,7 +64,7 @@ DLP = (
     CELEBA_JPEGS,
     Deviation(
         "They keep the epoch whose keypoints fit the 1,000 MAFL test faces best; here the last "
-        "epoch counts.",
+        "epoch counts, or with `validated` the one that validation faces choose.",
         "the authors' training script, which measures the test error every second epoch",
         "Worse errors here than theirs, by the optimism of choosing on test faces.",
         unless=("traffic", "clevrer", "shapes", "untrained"),

@@ -46,6 +46,20 @@ class MethodSettings(TrainingCropSettings):
     flip: bool = Field(False, description="mirror half of the training images")
 
 
+class KeypointSettings(MethodSettings):
+    """Settings of a method whose keypoints may choose the epoch."""
+
+    chosen_epoch: Literal["last", "validation"] = Field(
+        "last",
+        description="the epoch whose weights are the result: the last, which is no choice, or that "
+        "with the least error of landmarks on the split `val` of the training data. The papers "
+        "chose it on the test faces, which nothing here does",
+    )
+    look_every: int = Field(
+        2, ge=1, description="chosen_epoch validation: epochs between two looks (DLP's code)"
+    )
+
+
 class ReleasedSettings(MethodSettings):
     """Settings of a method whose authors released weights."""
 
@@ -271,6 +285,12 @@ def needed_weights(cls: type[Method], settings: Any) -> tuple[str, ...]:
     if is_released(settings):
         return (release_of(cls, settings).name,)
     return () if is_untrained(cls, settings) else cls.weights(settings)
+
+
+def chooses_epoch(settings: Any) -> bool:
+    """Whether validation images choose the epoch that a training ends with."""
+    choice = isinstance(settings, KeypointSettings) and settings.chosen_epoch == "validation"
+    return choice and settings.epochs > 0
 
 
 def is_random(cls: type[Method], settings: Any) -> bool:

@@ -22,7 +22,7 @@ from torch.optim import Adam, Optimizer
 from partbench.coordinates import Frame, RegressionOrigins, of_cells, window_of
 from partbench.data.batch import Batch
 from partbench.deviations import DLP as DEVIATIONS
-from partbench.method import DataInfo, Method, ReleasedSettings
+from partbench.method import DataInfo, KeypointSettings, Method, ReleasedSettings
 from partbench.nn.elbo import kl_from_logvar
 from partbench.nn.keypoints import gaussian_maps
 from partbench.nn.particle_types import Decoded, Noise, Particles, ParticleSettings, check_sizes
@@ -50,7 +50,7 @@ from partbench.outputs.keypoints import Keypoints
 WEAK = STRONG.times(0.1)
 
 
-class DLPSettings(ParticleSettings, ReleasedSettings):
+class DLPSettings(ParticleSettings, KeypointSettings, ReleasedSettings):
     """The settings for CelebA, the masked model; the other data sets' are variants."""
 
     epochs: int = Field(100, ge=0, description="epochs, as `images_per_epoch` defines one")
@@ -108,6 +108,7 @@ class DLP(Method):
         "head": {"background_in_chamfer": False},
         "mse": {"perceptual": "pixels"},
         "untrained": {"epochs": 0},
+        "validated": {"chosen_epoch": "validation"},
         # Values of the authors' README; comments give those of their scripts where they differ.
         "traffic": {
             **OBJECTS,

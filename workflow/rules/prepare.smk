@@ -53,5 +53,5 @@ if any(PREDICTED.values()):
             out=lambda wildcards, output: str(Path(output.meta).parent),
         shell:
             "python -m partbench foreground --data-set {wildcards.data_set:q}"
-            " --model {input.model:q} --data {params.data:q} --found-in {params.found_in:q} --runtime {params.runtime:q} --code {params.code:q}"
+            " --model {input.model:q} --data {params.data:q} --found-in={params.found_in:q} --runtime {params.runtime:q} --code {params.code:q}"
             " --out {params.out:q} 2> {log:q}"
