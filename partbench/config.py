@@ -9,7 +9,7 @@ from pydantic import Field
 
 from partbench import method as methods
 from partbench import plugins
-from partbench.data.crop import Cut, check_crop, check_same_crop
+from partbench.data.crop import Cut, check_carried, check_crop, check_same_crop
 from partbench.data.reader import DataSettings, Reader, check_limit
 from partbench.errors import BadInput, shown
 from partbench.files import data_root
@@ -65,6 +65,11 @@ class PredictedForeground(Settings):
 
     of: Name = Field(description="the other data set, a key of `data` with a reader")
     by: str = Field(description="the run: method/variant/train/seed")
+    found_in: Name | None = Field(
+        None,
+        description="the same images before they were cut, a key of `data` with a reader: there "
+        "the foreground is predicted, and cut as the images were; none: it is predicted on `of`",
+    )
 
     @property
     def run(self) -> Run:
@@ -125,6 +130,7 @@ def check(values: Mapping[str, Any], where: str) -> Config:
             check_class(cls)
             methods.check_reads(cls, _frames(config, block.train), f"{place}: {block.train}")
             _check_crops(config, block.train, name, variants, place)
+            _check_choice(config, block.train, name, variants, place)
             what = f"{place}.methods.{name} learns from {{}}"
             _check_annotations(config, block.train, [(cls.learns_from,)], what)
         for name, evals in block.probes.items():
@@ -172,6 +178,27 @@ def _check_crops(config: Config, data: str, name: str, variants: Iterable[str], 
         check_crop(settings, Cut(of_data.crop, of_data.wide), place)
 
 
+def _check_choice(
+    config: Config, data: str, name: str, variants: Iterable[str], where: str
+) -> None:
+    """Refuse, with `BadInput`, to choose an epoch by data without landmarks, or by no keypoints."""
+    reader = load_reader(config, data)(data_root(), data_settings(config, data))
+    splits = reader.split_names
+    for variant in variants:
+        if not methods.chooses_epoch(method_settings(config, name, variant)):
+            continue
+        place = f"{where}.methods.{name}: {variant} on {data}: `chosen_epoch: validation`"
+        if not capabilities()["keypoints"].offered_by(methods.load(name)):
+            raise BadInput(f"{place} is by keypoints, and {name} offers none; leave it out")
+        if reader.has("landmarks") is False:
+            raise BadInput(
+                f"{place} needs landmarks, but the data set has none; see whether its reader has a "
+                "setting that reads them (`landmarks: true` of celeba)"
+            )
+        if splits is not None and "val" not in splits:
+            raise BadInput(f"{place} needs a split `val`, but there are only {', '.join(splits)}")
+
+
 def load_probe(name: str, where: str = "command line") -> type[Probe]:
     """Return the probe `name`; raises BadInput if there is none."""
     return plugins.load("probes", name, Probe, where)  # type: ignore[type-abstract]
@@ -192,7 +219,7 @@ def _check_foreground(config: Config, name: str, where: str) -> None:
     place = f"{where}: data.{name}"
     Run.parse(predicted.by, f"{place}.by")
     readers = {key: values for key, values in config.data.items() if "reader" in values}
-    for key in (predicted.of, predicted.run.train):
+    for key in filter(None, (predicted.of, predicted.run.train, predicted.found_in)):
         _known(key, readers, place)
     method_settings(config, predicted.run.method, predicted.run.variant, f"{place}.by")
     if not capabilities()["part_maps"].offered_by(methods.load(predicted.run.method)):
@@ -202,8 +229,11 @@ def _check_foreground(config: Config, name: str, where: str) -> None:
         )
     by = predicted.run
     _check_crops(config, by.train, by.method, [by.variant], f"{place}.by")
-    learnt, shown = (data_settings(config, key, where).crop for key in (by.train, predicted.of))
-    check_same_crop(learnt, shown, f"{place}: {by} on {predicted.of}")
+    on = predicted.found_in or predicted.of
+    learnt, cut, shown = (data_settings(config, key, where) for key in (by.train, predicted.of, on))
+    check_same_crop(learnt.crop, shown.crop, f"{place}: {by} on {on}")
+    if predicted.found_in:
+        check_carried(cut.model_dump(), shown.model_dump(), f"{place}: {predicted.of} on {on}")
 
 
 def load_reader(config: Config, name: str, where: str = "") -> type[Reader]:

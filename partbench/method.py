@@ -46,6 +46,20 @@ class MethodSettings(TrainingCropSettings):
     flip: bool = Field(False, description="mirror half of the training images")
 
 
+class KeypointSettings(MethodSettings):
+    """Settings of a method whose keypoints may choose the epoch."""
+
+    chosen_epoch: Literal["last", "validation"] = Field(
+        "last",
+        description="the epoch whose weights are the result: the last, which is no choice, or that "
+        "with the least error of landmarks on the split `val` of the training data. The papers "
+        "chose it on the test faces, which nothing here does",
+    )
+    look_every: int = Field(
+        2, ge=1, description="chosen_epoch validation: epochs between two looks (DLP's code)"
+    )
+
+
 class ReleasedSettings(MethodSettings):
     """Settings of a method whose authors released weights."""
 
@@ -121,7 +135,8 @@ class Method(nn.Module, ABC):
     paper: ClassVar[str] = ""
     """Key of the paper in published.csv."""
     random: ClassVar[bool] = True
-    """Whether the seed changes what it gives. Where it does not, one run says all."""
+    """Whether the seed changes what it gives. Where it does not, one run says all. A method whose
+    settings decide that overrides `draws`."""
     deviations: ClassVar[tuple[Deviation, ...]] = ()
     """What differs from the paper beside the settings; the page shows it with every run."""
     phases: ClassVar[tuple[str, ...]] = ("all",)
@@ -152,6 +167,11 @@ class Method(nn.Module, ABC):
     def weights(cls, settings: Any) -> tuple[str, ...]:
         """Return the trained networks that it needs, names of `partbench data list`."""
         return ()
+
+    @classmethod
+    def draws(cls, settings: Any) -> bool:
+        """Return whether the seed changes what it gives with these settings."""
+        return cls.random
 
     def authors(self) -> Authors:
         """Return how the authors' file holds the method's state; asked of `RELEASED` alone."""
@@ -267,9 +287,15 @@ def needed_weights(cls: type[Method], settings: Any) -> tuple[str, ...]:
     return () if is_untrained(cls, settings) else cls.weights(settings)
 
 
+def chooses_epoch(settings: Any) -> bool:
+    """Whether validation images choose the epoch that a training ends with."""
+    choice = isinstance(settings, KeypointSettings) and settings.chosen_epoch == "validation"
+    return choice and settings.epochs > 0
+
+
 def is_random(cls: type[Method], settings: Any) -> bool:
     """Whether the seed changes what a run gives; it cannot for weights that were released."""
-    return cls.random and not is_released(settings)
+    return cls.draws(settings) and not is_released(settings)
 
 
 def is_untrained(cls: type[Method], settings: Any) -> bool:

@@ -51,6 +51,7 @@ def add_stages(commands: Any) -> None:
     foreground.add_argument("--data-set", required=True)
     foreground.add_argument("--model", type=Path, required=True)
     foreground.add_argument("--data", type=Path, required=True)
+    foreground.add_argument("--found-in", default="", help="the same images, not yet cut")
     foreground.add_argument("--runtime", default="{}")
     foreground.add_argument("--code", help=CODE)
     foreground.add_argument("--out", type=Path, required=True)
@@ -136,7 +137,9 @@ def _foreground(args: argparse.Namespace) -> None:
     device = device_of(runtime)
     names.check(args.data_set, "--data-set")
     code = args.code or fingerprint.of_foreground()
-    find_foreground(args.data_set, args.model, args.data, args.out, device, runtime.threads, code)
+    found_in = Path(args.found_in) if args.found_in else None
+    threads = runtime.threads
+    find_foreground(args.data_set, args.model, args.data, args.out, device, threads, code, found_in)
     write_sheet(Prepared(args.out), args.out / "sheet.png")
 
 

@@ -30,6 +30,7 @@ from partbench.data.batch import Batch
 from partbench.data.crop import check_crop
 from partbench.data.loader import Loader, Schedule
 from partbench.data.prepared import Prepared
+from partbench.epoch_choice import EpochChoice
 from partbench.errors import BadInput, in_short
 from partbench.files import atomic, explained, locked, sha256, sweep
 from partbench.integrity import check_archive, write_record
@@ -140,6 +141,8 @@ class _Training:
         self.window: dict[str, tuple[Tensor, int]] = {}
         self.lines: list[str] = []
         self.released: dict[str, Any] = {}
+        chooses = methods.chooses_epoch(settings)
+        self.choice = EpochChoice(data, fabric.device) if chooses else None
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -181,6 +184,8 @@ class _Training:
                 if within == 0:
                     self.method.begin_epoch(epoch)
                 self._one_step(model, updates, batch)
+                if within + 1 == self.schedule.steps_per_epoch:
+                    self._look(epoch + 1)
                 self.seconds = time.monotonic() - began
                 note = self._log() if self.step % every == 0 else ""
                 progress.advance(1, note)
@@ -220,6 +225,12 @@ class _Training:
                 self.window[key] = (total + value.detach().float(), count + 1)
         self.step += 1
         self.method.after_step(self.step)
+
+    def _look(self, epoch: int) -> None:
+        """Measure the method after an epoch, counted from 1, if epochs are chosen and it is due."""
+        due = epoch % getattr(self.settings, "look_every", 1) == 0 or epoch == self.settings.epochs
+        if self.choice and due and self.fabric.is_global_zero:
+            self.choice.look(self.method, epoch)
 
     def _means(self) -> dict[str, float]:
         """Return the mean of every term since the last line of the log.
@@ -263,6 +274,7 @@ class _Training:
             "window": self.window,
             "model": self.method.state_dict(),
             "optimizers": {name: o.state_dict() for name, o in self.optimizers.items()},
+            "choice": self.choice.state() if self.choice else {},
         }
         if self.fabric.is_global_zero:
             newest = self.out / "checkpoint.pt"
@@ -283,6 +295,8 @@ class _Training:
             self.method.load_state_dict(state["model"])
             for name, optimizer in self.optimizers.items():
                 optimizer.load_state_dict(state["optimizers"][name])
+            if self.choice:
+                self.choice.load(state["choice"])
         if self.fabric.is_global_zero:
             with explained(self.out):
                 (self.out / "log.jsonl").write_text("".join(f"{line}\n" for line in self.lines))
@@ -319,6 +333,8 @@ class _Training:
         print(f"{checkpoint} {why}: moved to {aside.name}, not resumed", flush=True)
 
     def _finish(self) -> None:
+        if self.choice:
+            self.choice.restore(self.method)
         for name, value in self.method.state_dict().items():
             if value.is_floating_point() and not value.isfinite().all():
                 raise BadInput(
@@ -356,6 +372,7 @@ class _Training:
                 "peak_memory_mb": round(peak / 2**20, 1),
                 "final": {k: v for k, v in last.items() if "/" in k},
                 "released": self.released,
+                "chosen": self.choice.record() if self.choice else {},
                 "log": sha256(self.out / "log.jsonl"),
                 "provenance": provenance(device, self.code),
             },

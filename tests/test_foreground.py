@@ -8,15 +8,20 @@ import numpy as np
 import pytest
 import torch
 from conftest import prepare_toy
+from PIL import Image
+from test_cub import CLASSES, make, reader
 
-from partbench import cli
+from partbench import cli, foreground
 from partbench import config as grid
 from partbench.data.batch import Batch
+from partbench.data.cub import CUB
+from partbench.data.prepare import prepare
 from partbench.data.prepared import Prepared
 from partbench.errors import BadInput
 from partbench.foreground import find_foreground
 from partbench.method import DataInfo
 from partbench.method import load as load_method
+from partbench.outputs.part_maps import PartMaps
 from partbench.run import Run, Runtime
 from partbench.train import train
 
@@ -220,4 +225,102 @@ def test_methods_told_apart_by_their_crops(tmp_path: Path) -> None:
     block = {"train": "toy", "methods": {"unsup_parts": ["cub"]}, "probes": {"parts": ["toy"]}}
     values = {"name": "a", "seeds": [0], "data": data, "runs": [block]}
     with pytest.raises(BadInput, match=r"unsup_parts: cub on toy: .* needs `crop: box` and `wide"):
+        grid.check(values, "test")
+
+
+class Red:
+    """Takes for the foreground what is red."""
+
+    data = DataInfo(64, 0, crop="whole")
+
+    def to(self, **_: Any) -> None:
+        """Move nothing."""
+
+    def part_maps(self, images: torch.Tensor) -> PartMaps:
+        red = images[:, 0] > 0.5
+        return PartMaps(red[:, None].float(), red.long(), red)
+
+
+def birds(root: Path, **settings: Any) -> CUB:
+    """Birds that are red from (20, 12) to (44, 38) of 90 x 70, off the middle of their boxes."""
+    make(root)
+    boxes = [f"{i} {11 + i}.6 7.3 {52 - i}.5 41.8" for i in range(1, 5)]
+    (root / "CUB_200_2011" / "bounding_boxes.txt").write_text("".join(f"{b}\n" for b in boxes))
+    for i in range(4):
+        image = np.zeros((70, 90, 3), np.uint8)
+        image[12:38, 20:44, 0] = 255
+        path = root / "CUB_200_2011" / "images" / CLASSES[i // 2] / f"bird_{i + 1}.jpg"
+        Image.fromarray(image).save(path, quality=95)
+    return reader(root, size=64, **settings)
+
+
+def test_a_foreground_of_whole_images_is_cut_as_they_were(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Run("red", "paper", "birds", 0)
+    monkeypatch.setattr(foreground, "load_model_for", lambda *_: (run, Red()))
+    prepare(birds(tmp_path, crop="tight"), "cut", tmp_path / "cut", 1)
+    prepare(birds(tmp_path, crop="whole", border="kept"), "uncut", tmp_path / "uncut", 1)
+    names = tmp_path / "cut", tmp_path / "found"
+    find_foreground("found", tmp_path, *names, "cpu", 1, found_in=tmp_path / "uncut")
+    found = Prepared(tmp_path / "found")
+    assert found.meta["foreground"]["found in"] == "uncut"
+    for name in ("train", "test"):
+        split = found.split(name)
+        red, masks = split.images[..., 0] > 127, split.annotation("mask")
+        for shown, mask in zip(red, masks, strict=True):
+            assert 500 < shown.sum() < 3_000
+            # Of the whole image one pixel is 1.4 of the crop.
+            assert (shown != mask).sum() < 0.06 * shown.sum()
+            for move in ((0, 3), (3, 0)):
+                moved = np.roll(mask, move, (0, 1))
+                assert (shown != moved).sum() > 0.1 * shown.sum()
+
+
+def test_whole_images_that_do_not_hold_the_crops(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Run("red", "paper", "birds", 0)
+    monkeypatch.setattr(foreground, "load_model_for", lambda *_: (run, Red()))
+    prepare(birds(tmp_path, crop="tight"), "cut", tmp_path / "cut", 1)
+    prepare(birds(tmp_path, crop="whole"), "bordered", tmp_path / "bordered", 1)
+    few = birds(tmp_path, crop="whole", border="kept", classes=[1])
+    prepare(few, "few", tmp_path / "few", 1)
+    names = tmp_path / "cut", tmp_path / "found"
+    for folder, message in (
+        ("bordered", "`border: kept`, not with `crop: whole` and `border: cut`"),
+        ("few", "few: split 'test' lacks 002.Red_Kite/bird_4.jpg"),
+    ):
+        with pytest.raises(BadInput, match=message):
+            find_foreground("found", tmp_path, *names, "cpu", 1, found_in=tmp_path / folder)
+        assert not (tmp_path / "found").exists()
+
+
+@pytest.mark.parametrize(
+    ("of", "whole", "message"),
+    [
+        ("fg", "uncut", ""),
+        ("whole", "uncut", r"whole on uncut: `found_in` is for .* `crop: tight`, .* `crop: whole`"),
+        ("fg", "whole", "not with `crop: whole` and `border: cut`"),
+        ("fg", "fg", "learnt the foreground on `crop: whole`, and the data have `crop: tight`"),
+        ("fg", "no", "no data set 'no'"),
+    ],
+)
+def test_which_images_may_be_cut_after_the_foreground_is_found(
+    of: str, whole: str, message: str
+) -> None:
+    bird: dict[str, Any] = {"reader": "cub", "size": 64, "foreground": "box"}
+    data = {
+        "fg": {**bird, "crop": "tight"},
+        "whole": {**bird, "crop": "whole"},
+        "uncut": {**bird, "crop": "whole", "border": "kept"},
+        "train": {**bird, "crop": "box"},
+        "found": {"of": of, "by": "foreground/paper/whole/0", "found_in": whole},
+    }
+    block = {"train": "train", "methods": {"kmeans": ["demo"]}, "probes": {"parts": ["found"]}}
+    values = {"name": "a", "seeds": [0], "data": data, "runs": [block]}
+    if not message:
+        assert Run("foreground", "paper", "whole", 0) in grid.runs(grid.check(values, "test"))
+        return
+    with pytest.raises(BadInput, match=message):
         grid.check(values, "test")

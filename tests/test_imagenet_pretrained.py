@@ -11,7 +11,7 @@ from torchvision.models import resnet18
 
 from partbench import method as methods
 from partbench.errors import BadInput
-from partbench.method import DataInfo, role_of
+from partbench.method import DataInfo, is_random, role_of
 from partbench.methods.imagenet_pretrained import ImageNetPretrained
 
 NAME = "weights/resnet18-f37072fd.pth"
@@ -73,6 +73,19 @@ def test_files_that_do_not_fit(reference: nn.Module, root: Path) -> None:
     torch.save({"conv1.weight": torch.zeros(64, 3, 3, 3)}, root / NAME)
     with pytest.raises(BadInput, match=r"holds no 0.weight of shape \[64, 3, 7, 7\]"):
         made()
+
+
+def test_only_drawn_weights_follow_the_seed(reference: nn.Module, root: Path) -> None:
+    torch.save(reference.state_dict(), root / NAME)
+    for variant, drawn in (("paper", False), ("cifar100", False), ("demo", True)):
+        settings = methods.resolve(ImageNetPretrained, variant, {}, "test")
+        assert is_random(ImageNetPretrained, settings) == drawn
+        features = []
+        for seed in (0, 1):
+            torch.manual_seed(seed)
+            method = made(variant)
+            features.append(method.features(torch.full((1, 3, 64, 64), 0.7)).detach())
+        assert torch.equal(*features) != drawn
 
 
 def test_it_is_a_ceiling_that_needs_a_file_and_sees_imagenet_s_mean() -> None:

@@ -1,20 +1,25 @@
 """What README.md says works as it stands there."""
 
+import json
 import re
 import textwrap
+from collections import Counter
 from pathlib import Path
 
 import pytest
+from checkout import REPOSITORY
 from PIL import Image
 
+from partbench import config as grid
 from partbench import plugins
 from partbench.cli import main
 from partbench.data.archives import ARCHIVES
 from partbench.data.reader import Reader
 from partbench.method import Method
+from partbench.plan import prepared_bytes
 from partbench.probe import Probe
 
-TEXT = (Path(__file__).parents[1] / "README.md").read_text()
+TEXT = (REPOSITORY / "README.md").read_text()
 
 
 def rows(header: str) -> list[str]:
@@ -33,6 +38,43 @@ def test_the_sizes_of_the_archives() -> None:
     said = dict(re.findall(r"^\| `(\w+)` \|.*\| ([\d.]+) GB \|", TEXT, re.MULTILINE))
     for name, size in said.items():
         assert float(size) == round(sum(file.size or 0 for file in ARCHIVES[name]) / 1e9, 1)
+
+
+def test_the_sizes_of_prepared_data_and_their_images() -> None:
+    pattern = r"^\| `(\w+)` \| (.*?) \|.* ([\d.]+) GiB at (\d+) px"
+    said = re.findall(pattern, TEXT, re.MULTILINE)
+    assert len(said) == 13
+    for name, what, size, side in said:
+        cls = plugins.load("data", name, Reader)  # type: ignore[type-abstract]
+        reader = cls(Path(), cls.Settings.parse({"size": int(side)}, "test"))
+        assert float(size) == round(prepared_bytes(reader) / 2**30, 1), name
+        counts = re.findall(r"([\d,]+,\d{3}) (?:images|birds|clips|photos|CelebA)", what)
+        for count in counts if name != "indoor67" else []:  # its training images are in two splits
+            assert int(count.replace(",", "")) == sum(reader.counts.values()), name
+
+
+def test_the_time_that_the_demo_takes() -> None:
+    said = re.search(r"takes (\d+) minutes on (\w+) cores \(`(.*)`\)", TEXT)
+    assert said
+    measured = json.loads((REPOSITORY / said[3]).read_text())
+    assert int(said[1]) == round(measured["wall"] / 60)
+    assert (said[2], measured["machine"]["used"]) == ("two", 2)
+
+
+def test_the_jobs_of_one_method_again() -> None:
+    cells = [
+        cell
+        for cell in grid.cells(grid.read(REPOSITORY / "config" / "demo.yaml"))
+        if cell.run.method == "patchvae" and not cell.skip
+    ]
+    jobs = Counter(f"probe_{cell.probe}" for cell in cells)
+    jobs["train_patchvae"] = len({cell.run for cell in cells})
+    jobs["extract"] = len({(cell.run, cell.eval) for cell in cells if cell.probe == "linear"})
+    jobs["report"] = jobs["all"] = 1
+    table = TEXT.partition("-n -R train_patchvae\n    job")[2].partition("\n\n")[0]
+    said = {name: int(n) for name, n in re.findall(r"^ +(\w+) +(\d+)$", table, re.MULTILINE)}
+    assert said.pop("total") == sum(said.values())
+    assert said == jobs
 
 
 def test_your_own_images(

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from partbench import method as methods
+from partbench.data.batch import Batch
 from partbench.data.loader import to_float
 from partbench.data.prepared import Prepared
 from partbench.errors import BadInput
@@ -78,6 +79,40 @@ def test_a_trained_method_is_measured_as_any_cell(model: Path, tiny: Path, tmp_p
     assert found["psnr"]["n"] == 32
     assert 3 < found["psnr"]["value"] < 30
     assert values(run(model, tiny))["psnr"] == found["psnr"]["value"]  # draws are seeded
+
+
+def test_training_images_are_decoded_as_a_training_step_does(tiny: Path, tmp_path: Path) -> None:
+    """Deep Latent Particles' notebook prints it; there it follows from the loss of each batch."""
+    cls = methods.load("dlp")
+    small = {**cls.REDUCED["demo"], "objects": True, "glimpse": 0.5, "epochs": 1, "batch_size": 24}
+    settings = cls.Settings.parse(small, "test")
+    train(Run("dlp", "demo", "toy", 0), settings, CPU, tiny, tmp_path)
+    model = tmp_path / "model.pt"
+    plain = run(model, tiny)
+    asked = ReconstructionSettings(as_trained=True)
+    both = Reconstruction().run(model, tiny, asked, 0, "cpu")
+    assert both.metrics[:-1] == plain.metrics
+    found = both.metrics[-1]
+    assert (found.metric, found.setting.record()) == ("psnr", {"images": "training"})
+
+    method: Any = load_model(model, "cpu")[1].train()
+    images = torch.from_numpy(np.array(Prepared(tiny).split("train").images))
+    torch.manual_seed(0)
+    decibels = []
+    for batch in to_float(images).split(24):
+        if len(batch) == 24:
+            squares = method.forward(Batch(batch, None), "all")["reconstruction"].item()
+            decibels.append(-10 * np.log10(squares / (3 * 32 * 32)))
+    assert found.n == 24 * len(decibels) < len(images)
+    assert found.value == pytest.approx(np.mean(decibels), abs=1e-4)
+    assert found.value != pytest.approx(values(plain)["psnr"], abs=1e-2)
+
+
+def test_shapes_are_measured_as_the_notebook_does() -> None:
+    assert Reconstruction.PAPER == {"shapes": {"as_trained": True}}
+    notebook = methods.resolve(methods.load("dlp"), "shapes+notebook", {}, "test")
+    assert (notebook.beta_kl, notebook.exclusive, notebook.batch_size) == (0.05, False, 64)
+    assert (notebook.epochs, notebook.k, notebook.learning_rate) == (100, 10, 1e-3)
 
 
 def test_clips_and_long_images_are_refused(model: Path, tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ def test_each_drawing_has_two_to_five_shapes_of_eleven_to_thirteen_pixels() -> N
         sample = made.sample("train", index)
         assert sample.mask is not None
         assert sample.image.shape == (64, 64, 3)
-        assert (sample.image[~sample.mask] == 255).all()
+        assert (sample.image[~sample.mask] == (0, 255, 255)).all()
         found = {tuple(colour) for colour in sample.image[sample.mask].tolist()}
         counts[len(found)] += 1
         colours |= found
@@ -40,6 +40,7 @@ def test_each_drawing_has_two_to_five_shapes_of_eleven_to_thirteen_pixels() -> N
     assert set(counts) == {2, 3, 4, 5}
     assert min(counts.values()) > 15
     assert len(colours) > 400
+    assert 190 < np.array(list(colours)).max() <= 200
 
 
 def test_drawings_follow_from_seed_split_and_number() -> None:

@@ -6,6 +6,7 @@ are drawn from it, is here; `resample` makes the images of them.
 """
 
 import math
+from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
@@ -195,6 +196,26 @@ def check_same_crop(learnt: str, shown: str, where: str) -> None:
         raise BadInput(
             f"{where}: learnt the foreground on `crop: {learnt}`, and the data have `crop: "
             f"{shown}`; name a run that is trained on the data set itself, or on one of its `crop`"
+        )
+
+
+def check_carried(cut: Mapping[str, Any], shown: Mapping[str, Any], where: str) -> None:
+    """Refuse, with `BadInput`, to carry masks from images to crops of them that they do not cover.
+
+    Args:
+        cut: settings of the data set of the crops.
+        shown: settings of the data set of the images.
+        where: both, for the message.
+    """
+    if cut["crop"] != "tight":
+        raise BadInput(
+            f"{where}: `found_in` is for images that are cut by `crop: tight`, but the "
+            f"data have `crop: {cut['crop']}`; leave `found_in` out"
+        )
+    if shown["crop"] != "whole" or shown.get("border", "kept") != "kept":
+        raise BadInput(
+            f"{where}: `found_in` names images with `crop: whole` and `border: kept`, not with "
+            f"`crop: {shown['crop']}` and `border: {shown.get('border', 'kept')}`"
         )
 
 

@@ -323,6 +323,7 @@ def convert(reader: Reader, sample: Sample, split: str = "test") -> dict[str, ND
     }
     if whole:
         arrays["extent"] = arrays["uncut"] = np.array(shape, np.int64)
+        arrays["region"] = np.array([round(edge) for edge in box], np.int64)
     if sample.label is not None:
         arrays["labels"] = np.asarray(sample.label, np.int64)
     if sample.landmarks is not None:

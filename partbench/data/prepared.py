@@ -7,6 +7,8 @@ A prepared data set is a folder:
     <split>.images.npy       uint8 [N, S, S, 3], or [N, T, S, S, 3] for clips
     <split>.extent.npy       int64 [N, 2], width and height; see below
     <split>.uncut.npy        int64 [N, 2], the same before a border was cut off
+    <split>.region.npy       int64 [N, 4], (left, top, right, bottom) of what was resized, in pixels
+                             of the original; with `extent`
     <split>.labels.npy       int64 [N]
     <split>.landmarks.npy    float32 [N, L, 2], (x, y) in pixels of the prepared image
     <split>.visible.npy      bool [N, L]

@@ -1,8 +1,9 @@
-"""Shapes: squares, circles, triangles and ellipses on white, the toy data of Deep Latent Particles.
+"""Shapes: squares, circles, triangles and ellipses on cyan, the toy data of Deep Latent Particles.
 
 Daniel and Tamar (ICML 2022) draw 40,000 images of 64 x 64 anew for each training, without a seed,
-by scikit-image's `random_shapes`: 2 to 5 shapes of 11 to 13 pixels, none over another. Here they
-are drawn by partbench from a seed, by the same rules.
+by scikit-image's `random_shapes`: 2 to 5 shapes of 11 to 13 pixels, none over another, in colours
+of at most 200 of 255. Their code then takes the red off the white ground. Here they are drawn by
+partbench from a seed, by the same rules.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -15,6 +16,10 @@ from pydantic import Field, model_validator
 from partbench.data.reader import DataSettings, Reader, Sample, Side
 
 SPLITS = ("train", "val", "test")
+GROUND = (0, 255, 255)
+"""Colour of what no shape covers, RGB."""
+BRIGHTEST = 200
+"""The most that a shape has of red, green and blue."""
 TRIES = 100
 """Places that are tried for a shape; an image where none is free goes without it."""
 
@@ -102,12 +107,12 @@ class Shapes(Reader):
         """Draw sample `index` of `split`, independently of all other samples."""
         s = self.settings
         draw = np.random.default_rng([s.seed, SPLITS.index(split), index])
-        image = np.full((s.size, s.size, 3), 255, np.uint8)
+        image = np.full((s.size, s.size, 3), GROUND, np.uint8)
         taken = np.zeros((s.size, s.size), bool)
         for _ in range(int(draw.integers(s.fewest, s.most, endpoint=True))):
             shape = self._place(taken, draw)
             if shape is not None:
-                image[shape] = draw.integers(0, 256, 3)
+                image[shape] = draw.integers(0, BRIGHTEST, 3, endpoint=True)
                 taken |= shape
         return Sample(f"{index:06d}", image, mask=taken)
 

@@ -29,7 +29,7 @@ from partbench.data.batch import Batch
 from partbench.deviations import Deviation
 from partbench.errors import BadInput
 from partbench.method import DataInfo, Method
-from partbench.methods.dlp import DLP, SMALL, DLPSettings
+from partbench.methods.dlp import DLP, TINY, DLPSettings
 from partbench.nn.particle_types import Noise, Particles
 from partbench.nn.particles import PointConv
 
@@ -117,7 +117,7 @@ class DLPVideo(Method):
     VARIANTS = {"untrained": {"epochs": 0}}
     REDUCED = {
         "demo": {
-            **SMALL,
+            **TINY,
             "prior_channels": (4, 8),
             "carry": True,
             "motion": 10.0,

@@ -4,7 +4,6 @@ PatchVAE's Table 1 has such a row. Nothing is trained here; the probe trains on 
 """
 
 from collections.abc import Callable, Iterator
-from typing import ClassVar
 
 from pydantic import Field
 from torch import Tensor, nn
@@ -44,7 +43,6 @@ class ImageNetPretrained(StepFreeMethod):
     }
     REDUCED = {"demo": {"weights": None}}
     role = "ceiling"
-    random: ClassVar[bool] = False
     paper = "patchvae"
     deviations = (
         Deviation(
@@ -58,6 +56,11 @@ class ImageNetPretrained(StepFreeMethod):
     def __init__(self, settings: ImageNetPretrainedSettings, data: DataInfo) -> None:
         super().__init__(settings, data)
         self.encoder = resnet18_trunk(settings.stride)
+
+    @classmethod
+    def draws(cls, settings: ImageNetPretrainedSettings) -> bool:
+        """Return whether the weights are drawn, as there is no file of them."""
+        return settings.weights is None
 
     @classmethod
     def weights(cls, settings: ImageNetPretrainedSettings) -> tuple[str, ...]:

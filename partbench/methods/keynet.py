@@ -21,7 +21,7 @@ from partbench.coordinates import Frame, RegressionOrigins, of_cells, window_of
 from partbench.data.batch import Batch
 from partbench.deviations import CELEBA_JPEGS, Deviation
 from partbench.errors import BadInput
-from partbench.method import DataInfo, Method, MethodSettings
+from partbench.method import DataInfo, KeypointSettings, Method
 from partbench.nn.keypoints import gaussian_maps, marginal_softmax
 from partbench.nn.perceptual import Name, Perceptual, fetched
 from partbench.nn.tps import Spread, ThinPlateSpline, warp
@@ -49,7 +49,7 @@ RHO = 0.99
 LOSS_SCALE = 1000.0
 
 
-class KeyNetSettings(MethodSettings):
+class KeyNetSettings(KeypointSettings):
     """The settings for CelebA: images prepared at 160 px, seen through a window of 128 px."""
 
     k: int = Field(30, ge=1, description="K, number of keypoints")
@@ -119,6 +119,7 @@ class KeyNet(Method):
         "k50": {"k": 50},
         # With weights of SD 0.01 and untrained BatchNorm, no trace of the image would be left.
         "untrained": {"epochs": 0, "init_std": None},
+        "validated": {"chosen_epoch": "validation"},
     }
     REDUCED = {
         # A few hundred steps leave no time to reach a first recognisable image, or to separate

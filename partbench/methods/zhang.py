@@ -19,7 +19,7 @@ from partbench.coordinates import Frame, RegressionOrigins, of_cells, of_pixels,
 from partbench.data.batch import Batch
 from partbench.deviations import Deviation
 from partbench.errors import BadInput
-from partbench.method import DataInfo, Method, MethodSettings
+from partbench.method import DataInfo, KeypointSettings, Method
 from partbench.nn.hourglass import Hourglass, block
 from partbench.nn.keypoints import cell_centres, expectation, gaussian_maps
 from partbench.nn.precision import exact
@@ -27,7 +27,7 @@ from partbench.nn.tps import ThinPlateSpline, similarity, warp
 from partbench.outputs.keypoints import Keypoints
 
 
-class ZhangSettings(MethodSettings):
+class ZhangSettings(KeypointSettings):
     """The settings for faces with K = 30; lengths are in sides of the window unless stated."""
 
     k: int = Field(30, ge=1, description="K, number of landmarks")
@@ -197,6 +197,7 @@ class Zhang(Method):
             "images_per_epoch": 16_000,
         },
         "untrained": {"epochs": 0},
+        "validated": {"chosen_epoch": "validation"},
     }
     REDUCED = {
         "demo": {

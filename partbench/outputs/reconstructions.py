@@ -18,7 +18,8 @@ class HasReconstructions(Protocol):
     def reconstruct(self, images: Tensor) -> Tensor:
         """Return images [B, 3, S, S] decoded again: [B, 3, S', S'] in [0, 1].
 
-        S' is S, or the side of the window that the method sees.
+        S' is S, or the side of the window that the method sees. In training mode a method may
+        return what its training step compares with the images, in any range.
         """
 
 

@@ -149,7 +149,7 @@ class Landmarks(Probe):
     @classmethod
     def random(cls, metric: str) -> bool:
         """Return whether the seed draws annotations or warps; see `Probe.random`."""
-        return metric.startswith("few_shot_") or metric == "equivariance"
+        return metric.startswith(("few_shot_", "equivariance"))
 
     @classmethod
     def annotations(cls, settings: Any) -> tuple[tuple[str, ...], ...]:

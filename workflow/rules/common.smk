@@ -104,6 +104,17 @@ def data_of_foreground(wildcards):
     return f"{RESULTS}/data/{PREDICTED[wildcards.data_set].of}/meta.json"
 
 
+def images_of_foreground(wildcards):
+    """Return the data set in whose images the foreground is found before they are cut, if any."""
+    name = PREDICTED[wildcards.data_set].found_in
+    return f"{RESULTS}/data/{name}/meta.json" if name else []
+
+
+def folder_of_images(wildcards):
+    name = PREDICTED[wildcards.data_set].found_in
+    return f"{RESULTS}/data/{name}" if name else ""
+
+
 def data_set_settings(wildcards):
     return grid.dump(grid.data_settings(CONFIG, wildcards.data_set))
 

@@ -31,6 +31,7 @@ if any(PREDICTED.values()):
         input:
             model=model_of_foreground,
             data=data_of_foreground,
+            found_in=images_of_foreground,
         output:
             meta=f"{RESULTS}/data/{{data_set}}/meta.json",
         log:
@@ -47,9 +48,10 @@ if any(PREDICTED.values()):
         params:
             runtime=runtime,
             data=folder_of_meta,
+            found_in=folder_of_images,
             code=fingerprint.of_foreground(),
             out=lambda wildcards, output: str(Path(output.meta).parent),
         shell:
             "python -m partbench foreground --data-set {wildcards.data_set:q}"
-            " --model {input.model:q} --data {params.data:q} --runtime {params.runtime:q} --code {params.code:q}"
+            " --model {input.model:q} --data {params.data:q} --found-in={params.found_in:q} --runtime {params.runtime:q} --code {params.code:q}"
             " --out {params.out:q} 2> {log:q}"
