@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from conftest import prepare_toy
@@ -39,6 +40,9 @@ from partbench.probes.generation import (
     GenerationSettings,
     metric_name,
 )
+from partbench.report.page import environment
+from partbench.report.read import CellRecord
+from partbench.report.section import MethodRecord, Task, sections
 from partbench.run import Run, Runtime
 from partbench.train import train
 
@@ -206,6 +210,63 @@ def test_names_say_the_network_and_settings_the_rest() -> None:
     setting = GenerationSetting(n=10492, resize="ttur", stretched=True)
     assert str(setting) == "n=10492, ttur resize, contrast-stretched"
     assert GenerationSetting.parse(setting.record(), "test") == setting
+
+
+# What the report shows of it.
+
+
+def task_of(cell: Path, model: Path, tiny: Path, **settings: Any) -> Task:
+    """Measure a cell; return the section's task with it alone."""
+    parsed = GenerationSettings.parse(FEW | settings, "test")
+    measure(Generation(), Run("vae", "demo", "toy", 0), model, tiny, parsed, CPU, cell)
+    record = CellRecord("vae", "demo", "toy", "0", "toy", cell)
+    method = MethodRecord("vae", "demo", "method", 0, [], [record], [])
+    rows = [
+        {"metric": m["metric"], "mean": m["value"], "settings": GenerationSetting(**m["setting"])}
+        for m in read_cell(cell)["metrics"]
+    ]
+    return Task("generation", "toy", "toy", [method], pd.DataFrame(rows), None, [])
+
+
+def test_the_section_shows_generated_beside_real(model: Path, tiny: Path, tmp_path: Path) -> None:
+    task = task_of(tmp_path / "generation.json", model, tiny, stretched=True)
+    view = sections()["generation"].view(task)
+    assert view is not None
+    template: Any = environment().get_template("sections/generation.html").module
+    page = str(template.task(view)) + str(template.intro())
+    assert page.count("data:image/webp") == 3  # real, generated, contrast-stretched
+    numbers = {m["metric"]: m for m in read_cell(tmp_path / "generation.json")["metrics"]}
+    assert f"real_fd_random = {numbers['real_fd_random']['value']:.4g}" in page
+    assert "VAE (demo), contrast-stretched" in page
+    assert f"{task.methods[0].cells[0].record['details']['infinity']['n=32']['value']:.4g}" in page
+    note = str(template.note(sections()["generation"].note(task.numbers)))
+    assert "are no FID" in note
+    of_inception = task.numbers.assign(metric="fid")
+    assert "are no FID" not in str(template.note(sections()["generation"].note(of_inception)))
+
+
+def test_a_section_of_the_distance_alone_or_of_damage(
+    model: Path, tiny: Path, tmp_path: Path
+) -> None:
+    cell = tmp_path / "generation.json"
+    task = task_of(cell, model, tiny, only_distance=True)
+    view = sections()["generation"].view(task)
+    assert view is not None
+    assert view["chart"] is None
+    (tmp_path / "generation.npz").write_bytes(b"damaged")
+    view = sections()["generation"].view(task_with(task, cell))
+    assert view is not None
+    assert view["real"] is None
+    template: Any = environment().get_template("sections/generation.html").module
+    assert "<img" not in str(template.task(view))
+    cell.write_text("{}")
+    assert sections()["generation"].view(task_with(task, cell)) is None
+
+
+def task_with(task: Task, cell: Path) -> Task:
+    """Return a task whose files are read again."""
+    record = CellRecord("vae", "demo", "toy", "0", "toy", cell)
+    return task._replace(methods=[task.methods[0]._replace(cells=[record])])
 
 
 # What it refuses.
