@@ -260,7 +260,7 @@ def _disk(config: Config, name: str) -> int | None:
 
 @cache
 def _flops(method: str, settings: Any, data: DataInfo, trunk: bool) -> float:
-    """Return the operations of training on one image: the method, or its encoder alone."""
+    """Return the operations of training on one image: the method, or its trunks alone."""
     with torch.device("meta"):
         net: Any = methods.load(method)(settings, data)
         batch = Batch(
@@ -272,7 +272,8 @@ def _flops(method: str, settings: Any, data: DataInfo, trunk: bool) -> float:
         )
         with FlopCounterMode(display=False) as counter:
             if trunk:
-                net.trunk()(batch.images)
+                for network in net.trunks().values():
+                    network(batch.images)
             else:
                 for phase in net.phases:
                     net(batch, phase)
@@ -280,7 +281,7 @@ def _flops(method: str, settings: Any, data: DataInfo, trunk: bool) -> float:
 
 
 def _work(config: Config, run: Run, images: int | None = None) -> float:
-    """Return the operations of a run's training, or of training its encoder on `images` more."""
+    """Return the operations of a run's training, or of training its trunks on `images` more."""
     settings = method_settings(config, run.method, run.variant)
     reader = load_reader(config, run.train)(data_root(), data_settings(config, run.train))
     # Few classes or many make no difference, and their names may stand in files.
