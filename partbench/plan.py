@@ -24,9 +24,10 @@ from partbench.config import (
     runs,
 )
 from partbench.data.archives import files_read
-from partbench.data.batch import Batch
+from partbench.data.batch import UNSUPERVISED, Batch
 from partbench.data.catalogue import prepared_bytes
 from partbench.data.loader import Schedule
+from partbench.data.neighbours import QUADRANTS
 from partbench.errors import BadInput
 from partbench.files import data_root
 from partbench.method import DataInfo
@@ -269,6 +270,8 @@ def _flops(method: str, settings: Any, data: DataInfo, trunk: bool) -> float:
             torch.zeros(8, data.landmarks, 3),
             torch.ones(8, data.size, data.size),
             torch.zeros(8, data.size, data.size, dtype=torch.uint8),
+            torch.zeros(8, QUADRANTS, 3, data.size, data.size),
+            torch.zeros(8, QUADRANTS),
         )
         with FlopCounterMode(display=False) as counter:
             if trunk:
@@ -290,7 +293,7 @@ def _work(config: Config, run: Run, images: int | None = None) -> float:
     if images is not None:
         return images * _flops(run.method, settings, data, trunk=True) if images else 0
     splits = _counts(config, run.train)
-    annotated = methods.load(run.method).learns_from != "images"
+    annotated = methods.load(run.method).learns_from not in UNSUPERVISED
     n = splits["train"] if annotated else splits.get("unlabeled", splits["train"])
     steps = Schedule(n, settings, run.seed).steps
     per_image = _flops(run.method, settings, data, trunk=False) if steps else 0
