@@ -87,6 +87,8 @@ class DataInfo(NamedTuple):
     """How images were cut out of their originals, `crop` of the data set; empty: not known."""
     foreground_by: str | None = None
     """The run that found its foreground; empty: the data set's own; None: not known."""
+    labels_by: str | None = None
+    """The run whose clusters are its labels; empty: the data set's own labels; None: not known."""
 
 
 class Method(nn.Module, ABC):

@@ -132,6 +132,7 @@ class _Training:
             split.frames,
             data.cut.crop,
             data.meta.get("foreground", {}).get("by", ""),
+            data.meta.get("clusters", {}).get("by", ""),
         )
         self.method: Method = cls(settings, about)
         self.method.to(memory_format=torch.channels_last)
