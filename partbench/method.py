@@ -89,6 +89,8 @@ class DataInfo(NamedTuple):
     """The run that found its foreground; empty: the data set's own; None: not known."""
     labels_by: str | None = None
     """The run whose clusters are its labels; empty: the data set's own labels; None: not known."""
+    attributes: int = 0
+    """Number of attributes, 0 if there are none."""
 
 
 class Method(nn.Module, ABC):
@@ -117,7 +119,7 @@ class Method(nn.Module, ABC):
     """How its numbers relate to others; see `role_of`."""
     learns_from: ClassVar[LearnsFrom] = "images"
     """What its training is told. From images alone, it trains on the split `unlabeled` if there
-    is one; told labels, landmarks, the foreground mask or parts, on `train`."""
+    is one; told labels, attributes, landmarks, the foreground mask or parts, on `train`."""
     reads: ClassVar[Reads] = "images"
     """What a sample of its training data is."""
     paper: ClassVar[str] = ""

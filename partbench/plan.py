@@ -262,11 +262,12 @@ def _disk(config: Config, name: str) -> int | None:
 @cache
 def _flops(method: str, settings: Any, data: DataInfo, trunk: bool) -> float:
     """Return the operations of training on one image: the method, or its trunks alone."""
+    several = methods.load(method).learns_from == "attributes"
     with torch.device("meta"):
         net: Any = methods.load(method)(settings, data)
         batch = Batch(
             torch.zeros(8, *([data.frames] if data.frames else []), 3, data.size, data.size),
-            torch.zeros(8, dtype=torch.long),
+            torch.zeros(8, *([data.attributes] if several else []), dtype=torch.long),
             torch.zeros(8, data.landmarks, 3),
             torch.ones(8, data.size, data.size),
             torch.zeros(8, data.size, data.size, dtype=torch.uint8),
@@ -287,9 +288,9 @@ def _work(config: Config, run: Run, images: int | None = None) -> float:
     """Return the operations of a run's training, or of training its trunks on `images` more."""
     settings = method_settings(config, run.method, run.variant)
     reader = load_reader(config, run.train)(data_root(), data_settings(config, run.train))
-    # Few classes or many make no difference, and their names may stand in files.
+    # Few classes or attributes or many make no difference, and their names may stand in files.
     frames = reader.frames if reader.frames > 1 else 0
-    data = DataInfo(reader.settings.size, 1000, len(reader.landmark_names), frames)
+    data = DataInfo(reader.settings.size, 1000, len(reader.landmark_names), frames, attributes=1000)
     if images is not None:
         return images * _flops(run.method, settings, data, trunk=True) if images else 0
     splits = _counts(config, run.train)

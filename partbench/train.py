@@ -133,6 +133,7 @@ class _Training:
             data.cut.crop,
             data.meta.get("foreground", {}).get("by", ""),
             data.meta.get("clusters", {}).get("by", ""),
+            data.attributes,
         )
         self.method: Method = cls(settings, about)
         self.method.to(memory_format=torch.channels_last)

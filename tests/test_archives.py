@@ -19,6 +19,7 @@ import test_deepfashion
 import test_pascal_part
 import test_stl10
 import test_ucf101
+import test_voc2012
 from PIL import Image
 from test_fetch import Server, cut, page, rarred, server, tarred, zipped
 
@@ -122,6 +123,12 @@ SETS: dict[str, tuple[str, Callable[[Path], Any], dict[str, Any], set[str]]] = {
         test_pascal_part.make,
         {"size": 16},
         {"images", "parts", "mask", "box"},
+    ),
+    "voc2012": (
+        "voc2012",
+        test_voc2012.make,
+        {"subset": True, "size": 16},
+        {"images", "attributes"},
     ),
     "ccp": ("ccp", test_ccp.make, {"subset": True, "size": 8}, {"images", "parts", "mask"}),
 }

@@ -33,7 +33,7 @@ def n_of(module: nn.Module) -> int:
 def test_the_networks_are_the_thesis_s() -> None:
     with torch.device("meta"):
         encoder, alexnet = made("paper", 96), made("alexnet", 96)
-        whole = made("imagenet", 256, 1000)
+        whole = made("dense_alexnet", 256, 1000)
         clusters = made("paper", 256, 2000, "knowledge_transfer")
         assert encoder.trunk(torch.zeros(1, 3, 96, 96)).shape == (1, 192, 3, 3)
         assert alexnet.trunk(torch.zeros(1, 3, 96, 96)).shape == (1, 256, 4, 4)
@@ -52,14 +52,14 @@ def test_the_settings_are_the_thesis_s() -> None:
     assert (s.epochs, s.batch_size) == (100, 128)
     assert (s.network, s.head, s.crops, s.window) == ("alexnet", "dense", "window", 224)
     assert (s.optimizer, s.learning_rate, s.drops) == ("sgd", 1e-3, (170_000, 350_000))
-    imagenet = resolve(SupervisedTrunk, "imagenet", {}, "test")
+    imagenet = resolve(SupervisedTrunk, "dense_alexnet", {}, "test")
     same = ("network", "head", "crops", "optimizer", "weight_decay", "drops", "learning_rate")
     assert all(getattr(imagenet, key) == getattr(s, key) for key in same)
     assert imagenet.epochs == 60
 
 
 def test_the_rate_falls_to_a_tenth_twice_and_biases_do_not_decay() -> None:
-    method = made("imagenet", 96, head="linear", window=80, drops=[3, 5])
+    method = made("dense_alexnet", 96, head="linear", window=80, drops=[3, 5])
     sgd = method.optimizers()["all"]
     assert [group["weight_decay"] for group in sgd.param_groups] == [5e-4, 0]
     assert {p.ndim for p in sgd.param_groups[1]["params"]} == {1}
@@ -72,7 +72,7 @@ def test_the_rate_falls_to_a_tenth_twice_and_biases_do_not_decay() -> None:
 
 
 def test_a_window_is_a_part_of_the_image_and_moves() -> None:
-    method = made("imagenet", 96, head="linear", window=80)
+    method = made("dense_alexnet", 96, head="linear", window=80)
     y, x = torch.meshgrid(torch.arange(96.0), torch.arange(96.0), indexing="ij")
     images = torch.stack([x, y, torch.zeros(96, 96)]).expand(20, -1, -1, -1)
     cut = method._cropped(images)
@@ -138,7 +138,7 @@ def test_a_training_becomes_a_model_with_a_trunk(tiny: Path, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("variant", "size", "changes", "message"),
     [
-        ("imagenet", 128, {}, "windows of 224 px do not fit into images of 128 px"),
+        ("dense_alexnet", 128, {}, "windows of 224 px do not fit into images of 128 px"),
         ("alexnet", 64, {"head": "dense"}, "images of 64 px are too small"),
         ("paper", 16, {}, "images of 16 px are too small"),
         ("alexnet", 24, {}, "images of 24 px are too small"),

@@ -280,6 +280,16 @@ ARCHIVES: dict[str, tuple[Archive, ...]] = {
             source="host.robots.ox.ac.uk/pascal/VOC/voc2010",
         ),
     ),
+    "voc2012": (
+        Archive(
+            name="VOCtrainval_11-May-2012.tar",
+            gives={"VOCdevkit/VOC2012": "VOCdevkit/VOC2012"},
+            urls=("http://host.robots.ox.ac.uk/pascal/VOC/voc2012/VOCtrainval_11-May-2012.tar",),
+            size=1_999_639_040,
+            md5="6cd6e144f989b92b3379bac3b3de84fd",
+            source="host.robots.ox.ac.uk/pascal/VOC/voc2012",
+        ),
+    ),
     "ccp": (
         Archive(
             name="clothing-co-parsing-master.zip",

@@ -187,7 +187,8 @@ class Loader:
         landmark_swap: Sequence[int] = (),
     ) -> None:
         self.split, self.schedule, self.device = split, schedule, device
-        self.labels = np.array(split.annotation("labels")) if learns_from == "labels" else None
+        told = learns_from in ("labels", "attributes")
+        self.labels = np.array(split.annotation(learns_from)) if told else None
         self.arrays = _Arrays.open(split, learns_from)
         self.extents = np.array(split.annotation("extent")) if split.has("extent") else None
         self.wide = self.regions = None

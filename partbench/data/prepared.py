@@ -137,6 +137,11 @@ class Prepared:
         """Number of landmarks, 0 if there are none."""
         return len(self.meta["landmark_names"])
 
+    @property
+    def attributes(self) -> int:
+        """Number of attributes, 0 if there are none."""
+        return len(self.meta["attribute_names"])
+
     def split(self, name: str) -> Split:
         """Return a split.
 

@@ -29,7 +29,7 @@ class KnowledgeTransferSettings(SupervisedTrunkSettings):
     crops: Literal["resized", "window"] = "window"
     optimizer: Literal["adam", "sgd"] = Field("sgd", description="momentum 0.9")
     weight_decay: float = Field(5e-4, ge=0, description="of weights, not of biases")
-    drops: tuple[int, ...] = Field(DROPS, description="steps after which the rate falls to a tenth")
+    drops: tuple[int, ...] = Field(DROPS, description="steps after which the rate falls")
 
 
 class KnowledgeTransfer(SupervisedTrunk):

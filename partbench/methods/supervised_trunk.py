@@ -15,7 +15,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.optim import SGD, Adam, Optimizer
 
-from partbench.data.batch import Batch
+from partbench.data.batch import Batch, LearnsFrom
 from partbench.data.random_crops import RandomCrops
 from partbench.deviations import Deviation
 from partbench.errors import BadInput
@@ -45,7 +45,8 @@ class SupervisedTrunkSettings(MethodSettings):
     learning_rate: float = Field(1e-3, gt=0)
     beta1: float = Field(0.5, ge=0, lt=1, description="of Adam")
     weight_decay: float = Field(0, ge=0, description="of weights, not of biases")
-    drops: tuple[int, ...] = Field((), description="steps after which the rate falls to a tenth")
+    drops: tuple[int, ...] = Field((), description="steps after which the rate falls")
+    drop: float = Field(0.1, gt=0, le=1, description="to this share of itself")
     code: int = Field(192, ge=1, description="channels of the encoder's map")
     first: int = Field(48, ge=1, description="channels of its first convolution")
     growth: int = Field(16, ge=1, description="channels that each of its dense layers adds")
@@ -58,7 +59,7 @@ DROPS = (170_000, 350_000)
 CENTRAL_WINDOWS = Deviation(
     "They cut windows out of the whole image at a short side of 256; here out of its central "
     "square.",
-    "the code, `src/evaluation/alexnet_imagenet_model.py` and `alexnet_knowledgetransfer_model.py`",
+    "the code, `read_record` of `alexnet_imagenet_model.py` and of the models beside it",
     "Slightly lower numbers, if any difference: fewer places are seen.",
     unless=("demo", "subset"),
 )
@@ -71,7 +72,7 @@ class SupervisedTrunk(Method):
     Settings: ClassVar[type[MethodSettings]] = SupervisedTrunkSettings
     VARIANTS = {
         "alexnet": {"network": "alexnet"},
-        "imagenet": {
+        "dense_alexnet": {
             "network": "alexnet",
             "head": "dense",
             "epochs": 60,
@@ -86,10 +87,10 @@ class SupervisedTrunk(Method):
         "subset": {**SMALL, "epochs": 15, "batch_size": 64},
     }
     role: ClassVar[Role] = "ceiling"
-    learns_from = "labels"
+    learns_from: ClassVar[LearnsFrom] = "labels"
     paper = "lorbms"
     deviations: ClassVar[tuple[Deviation, ...]] = (
-        CENTRAL_WINDOWS._replace(variants=("imagenet",)),
+        CENTRAL_WINDOWS._replace(variants=("dense_alexnet",)),
         Deviation(
             "They fill batches from a buffer of 128 images; here every pass has an order of its "
             "own, and leaves out the images that do not fill a batch.",
@@ -124,7 +125,12 @@ class SupervisedTrunk(Method):
                 f"images of {side} px are too small for the network; prepare the training data at "
                 "a larger `size`, or set `head: linear`"
             )
-        self.head = self._head(channels * kept**2, data.classes)
+        self.head = self._head(channels * kept**2, self.outputs(data))
+
+    @staticmethod
+    def outputs(data: DataInfo) -> int:
+        """Return the number of logits."""
+        return data.classes
 
     def _head(self, features: int, classes: int) -> nn.Sequential:
         """Return the layers that classify a map with as many values, with slim's first weights."""
@@ -145,10 +151,13 @@ class SupervisedTrunk(Method):
     def forward(self, batch: Batch, phase: str) -> dict[str, Tensor]:
         """Return the cross-entropy and the accuracy on random crops of the images."""
         assert batch.labels is not None  # the training loop checks it
-        images = self.normalize(self._cropped(batch.images))
-        logits = self.head(self.trunk(images)).float()
+        logits = self.logits(batch.images)
         correct = (logits.argmax(1) == batch.labels).float().mean()
         return {"loss": F.cross_entropy(logits, batch.labels), "accuracy": correct}
+
+    def logits(self, images: Tensor) -> Tensor:
+        """Return the logits of random crops of images in [0, 1], float32."""
+        return self.head(self.trunk(self.normalize(self._cropped(images)))).float()
 
     def _cropped(self, images: Tensor) -> Tensor:
         """Return what a step sees of images [B, 3, S, S] in [0, 1]."""
@@ -179,10 +188,9 @@ class SupervisedTrunk(Method):
         return {"all": self.optimizer}
 
     def after_step(self, step: int) -> None:
-        """Let the learning rate fall to a tenth at each of `drops`."""
-        rate = self.settings.learning_rate * 0.1 ** sum(
-            step >= drop for drop in self.settings.drops
-        )
+        """Let the learning rate fall at each of `drops`."""
+        s = self.settings
+        rate = s.learning_rate * s.drop ** sum(step >= at for at in s.drops)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
 
