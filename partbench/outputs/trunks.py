@@ -1,7 +1,7 @@
 """Trunks: networks whose features a classifier is trained on. Nothing is written of them."""
 
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,7 @@ ENCODER = "encoder"
 """The part that every method with an encoder names so."""
 
 
+@runtime_checkable
 class HasTrunks(Protocol):
     """A method with networks that are worth training further, such as its encoder."""
 
