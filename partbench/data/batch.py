@@ -33,3 +33,9 @@ class Batch(NamedTuple):
     distances: Tensor | None = None
     """[B, 4] float32: squared L2 distance of the features of the image's and the candidate's
     quadrant."""
+
+    def part(self, i: int, n: int) -> Batch:
+        """Return the i-th of n parts of equal size, counted from 0."""
+        size = len(self.images) // n
+        rows = slice(i * size, (i + 1) * size)
+        return Batch(*(None if field is None else field[rows] for field in self))

@@ -184,7 +184,7 @@ class BiGAN(Method):
         """Return G(E(image)) for images [B, 3, S, S] in [0, 1]."""
         return self.denormalize(self.decode(self.encode(self.normalize(images))))
 
-    def generate(self, n: int) -> Tensor:
-        """Return n images G(z), [n, 3, S, S], for z ~ N(0, 1)."""
-        z = torch.randn(n, self.settings.latent, device=self.mean.device)
+    def generate(self, batch: Batch) -> Tensor:
+        """Return images G(z), [B, 3, S, S], for z ~ N(0, 1)."""
+        z = torch.randn(len(batch.images), self.settings.latent, device=self.mean.device)
         return self.denormalize(self.decode(z))
