@@ -372,6 +372,33 @@ def test_stopped_and_resumed_is_uninterrupted(
     assert all(torch.equal(after_all[key], heads[key]) for key in heads)
 
 
+def test_spectral_norm_advances_with_a_tuned_network_and_stands_in_a_frozen_one(
+    monkeypatch: pytest.MonkeyPatch, model: Path, folded: Path
+) -> None:
+    discriminator = PatchDiscriminator(4, 2).trunk
+    before = {key: value.clone() for key, value in discriminator.state_dict().items()}
+    vectors = [key for key in before if key.endswith(".u")]
+    assert vectors
+    with_trunks(monkeypatch, discriminator=discriminator)
+    run(model, folded, training=["frozen"], epochs=1)
+    assert all(torch.equal(discriminator.state_dict()[key], before[key]) for key in before)
+    clock, steps = iter(range(0, 10**6, 100)), []
+
+    def advance(self: Any, *rest: Any) -> None:
+        steps.append(self)
+        if len(steps) == 3:
+            raise Stop
+
+    monkeypatch.setattr(transfer.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(transfer.Progress, "advance", advance)
+    with pytest.raises(Stop):
+        run(model, folded, training=["fine-tuned"])
+    state = torch.load(
+        model.with_name("transfer-toy.discriminator.fine-tuned.pt"), weights_only=True
+    )
+    assert all(not torch.allclose(state["network"][f"0.{key}"], before[key]) for key in vectors)
+
+
 def test_a_state_of_other_settings_or_a_damaged_one_is_not_taken_up(
     model: Path, folded: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -3,7 +3,8 @@
 For each fold of the training images, a softmax layer is trained on the flattened features of the
 network, which is frozen, or trained with it. Frozen, the network is in eval mode: neither weights,
 nor statistics of BatchNorm, nor vectors of spectral norm change. Every image of a batch is another
-random part of a training image. Test images show their middle.
+random part of a training image. Test images show their middle. Fine-tuned, the vectors of spectral
+norm advance after every step.
 
 Facts: the thesis of Zbinden (2019) and `src/evaluation` of its code at commit 14fe359f. Its traps:
 
@@ -43,6 +44,7 @@ from partbench.files import sha256
 from partbench.method import Method, name_of
 from partbench.metrics.accuracy import running_accuracy, running_weights
 from partbench.model import load_model
+from partbench.nn.spectral import advance
 from partbench.probe import Numbers, Probe, Result, Setting
 from partbench.probes.linear import check_folds
 from partbench.progress import Progress
@@ -272,6 +274,7 @@ class _Fit:
                     images, labels = stream.images(stream.places(step)[fold], self.device)
                     logits = network[1](self._features(network[0], images))
                     self._update(optimizer, F.cross_entropy(logits, labels), label)
+                    advance(network)
                     progress.advance()
                     if time.monotonic() - saved > 60 and step + 1 < steps:
                         self._save(network, optimizer, self._progress(step + 1, done))
