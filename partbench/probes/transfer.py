@@ -78,6 +78,10 @@ class TransferSetting(Setting):
     network: Training
     reading: Reading = "all test images"
 
+    def __str__(self) -> str:
+        read = "" if self.reading == "all test images" else self.reading
+        return ", ".join(filter(None, (self.part, self.network, read)))
+
 
 class Transfer(Probe):
     """Accuracy of a linear layer on the features of each of a method's networks, over folds."""
