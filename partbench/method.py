@@ -87,10 +87,10 @@ class DataInfo(NamedTuple):
     """How images were cut out of their originals, `crop` of the data set; empty: not known."""
     foreground_by: str | None = None
     """The run that found its foreground; empty: the data set's own; None: not known."""
-    labels_by: str | None = None
-    """The run whose clusters are its labels; empty: the data set's own labels; None: not known."""
     attributes: int = 0
     """Number of attributes, 0 if there are none."""
+    clusters: int = 0
+    """Number of clusters, 0 if there are none."""
 
 
 class Method(nn.Module, ABC):

@@ -295,7 +295,14 @@ def _work(config: Config, run: Run, images: int | None = None) -> float:
     reader = load_reader(config, run.train)(data_root(), data_settings(config, run.train))
     # Few classes or attributes or many make no difference, and their names may stand in files.
     frames = reader.frames if reader.frames > 1 else 0
-    data = DataInfo(reader.settings.size, 1000, len(reader.landmark_names), frames, attributes=1000)
+    data = DataInfo(
+        reader.settings.size,
+        1000,
+        len(reader.landmark_names),
+        frames,
+        attributes=1000,
+        clusters=1000,
+    )
     if images is not None:
         return images * _flops(run.method, settings, data, trunk=True) if images else 0
     splits = _counts(config, run.train)

@@ -133,8 +133,8 @@ class _Training:
             split.frames,
             data.cut.crop,
             data.meta.get("foreground", {}).get("by", ""),
-            data.meta.get("clusters", {}).get("by", ""),
             data.attributes,
+            data.clusters,
         )
         self.method: Method = cls(settings, about)
         self.method.to(memory_format=torch.channels_last)

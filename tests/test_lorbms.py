@@ -117,7 +117,9 @@ def test_a_mixed_code_has_each_quadrant_of_its_image(size: int) -> None:
     assert 6 <= scenes.replaced.sum() <= 18
     half = size // 16
     for i in range(6):
-        codes = method.encoder(method.normalize(torch.cat([batch.images[i : i + 1], batch.candidates[i]])))
+        codes = method.encoder(
+            method.normalize(torch.cat([batch.images[i : i + 1], batch.candidates[i]]))
+        )
         torch.testing.assert_close(scenes.codes[i], codes[0], atol=1e-4, rtol=1e-4)
         for quadrant in range(4):
             rows = slice(half * (quadrant // 2), half * (quadrant // 2 + 1))
@@ -245,9 +247,7 @@ def test_each_update_has_a_gradient_for_its_own_networks(phase: str) -> None:
         ("no_cls", (0.904, 0.052, 0)),
     ],
 )
-def test_an_ablation_leaves_out_one_term(
-    variant: str, weights: tuple[float, float, float]
-) -> None:
+def test_an_ablation_leaves_out_one_term(variant: str, weights: tuple[float, float, float]) -> None:
     s = methods.resolve(LORBMS, variant, {}, "test")
     assert (s.reconstruction, s.adversarial, s.classification) == weights
     assert s.epochs == 10

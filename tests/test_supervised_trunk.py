@@ -23,7 +23,7 @@ def made(
     variant: str, size: int, classes: int = 10, name: str = "supervised_trunk", **to: Any
 ) -> Any:
     cls = load(name)
-    return cls(resolve(cls, variant, to, "test"), DataInfo(size, classes))
+    return cls(resolve(cls, variant, to, "test"), DataInfo(size, classes, clusters=classes))
 
 
 def n_of(module: nn.Module) -> int:
@@ -151,7 +151,7 @@ def test_images_that_are_too_small(
         made(variant, size, **changes)
 
 
-def test_knowledge_transfer_is_not_told_a_person_s_labels(tiny: Path, tmp_path: Path) -> None:
+def test_knowledge_transfer_learns_from_clusters_alone(tiny: Path, tmp_path: Path) -> None:
     settings = resolve(KnowledgeTransfer, "demo", {}, "test")
-    with pytest.raises(BadInput, match="learns from the clusters of a run, and its training data"):
+    with pytest.raises(BadInput, match="split 'train' has no clusters"):
         train(Run("knowledge_transfer", "demo", "toy", 0), settings, CPU, tiny, tmp_path)

@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 if TYPE_CHECKING:  # what prepares data needs no torch
     from torch import Tensor
 
-LearnsFrom = Literal["images", "neighbours", "labels", "attributes", "landmarks", "mask", "parts"]
+LearnsFrom = Literal[
+    "images", "neighbours", "clusters", "labels", "attributes", "landmarks", "mask", "parts"
+]
 """What a training is told: the images alone, which images are similar, or one annotation."""
-UNSUPERVISED: tuple[LearnsFrom, ...] = ("images", "neighbours")
+UNSUPERVISED: tuple[LearnsFrom, ...] = ("images", "neighbours", "clusters")
 """What is known of any images, without a person's annotation."""
 
 
@@ -19,7 +21,7 @@ class Batch(NamedTuple):
     images: Tensor
     """[B, 3, S, S] float32 in [0, 1], or [B, T, 3, S, S] of clips."""
     labels: Tensor | None
-    """[B] int64; of attributes, [B, A] bool."""
+    """[B] int64, classes or clusters; of attributes, [B, A] bool."""
     landmarks: Tensor | None = None
     """[B, L, 3] float32: x, y in pixels of the prepared image (mirrored as the image is), and 1,
     or 0 where the landmark is not visible and x and y mean nothing."""

@@ -187,7 +187,7 @@ class Loader:
         landmark_swap: Sequence[int] = (),
     ) -> None:
         self.split, self.schedule, self.device = split, schedule, device
-        told = learns_from in ("labels", "attributes")
+        told = learns_from in ("labels", "attributes", "clusters")
         self.labels = np.array(split.annotation(learns_from)) if told else None
         self.arrays = _Arrays.open(split, learns_from)
         self.extents = np.array(split.annotation("extent")) if split.has("extent") else None

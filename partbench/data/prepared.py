@@ -15,6 +15,7 @@ A prepared data set is a folder:
     <split>.attributes.npy   bool [N, A]
     <split>.mask.npy         bool [N, S, S], foreground
     <split>.parts.npy        uint8 [N, S, S], 0 is background, 255 to be left out
+    <split>.clusters.npy     int64 [N], see `partbench.pseudo_labels`
     <split>.folds.npy        int64 [F, n], indices into the split; only where it is whole
     <split>.neighbours.npy   int64 [N, 4, R], see `partbench.data.neighbours`
     <split>.distances.npy    float32 [N, 4, R], the same
@@ -142,6 +143,11 @@ class Prepared:
         """Number of attributes, 0 if there are none."""
         return len(self.meta["attribute_names"])
 
+    @property
+    def clusters(self) -> int:
+        """Number of clusters, 0 if there are none."""
+        return int(self.meta.get("clusters", {}).get("clusters", 0))
+
     def split(self, name: str) -> Split:
         """Return a split.
 
@@ -172,8 +178,8 @@ class Prepared:
         """Return what a method trains on.
 
         Args:
-            learns_from: images or neighbours: the split `unlabeled` where there is one, else
-                `train`; labels, landmarks, mask or parts: `train`.
+            learns_from: images, neighbours or clusters: the split `unlabeled` where there is one,
+                else `train`; labels, landmarks, mask or parts: `train`.
             windows: whether the training cuts squares out of whole images.
 
         Raises:

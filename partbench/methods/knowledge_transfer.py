@@ -1,7 +1,7 @@
 """Knowledge transfer (Noroozi et al., CVPR 2018): AlexNet learns the clusters of another network.
 
-The features of a trained method are clustered on its training images, and AlexNet learns the
-numbers of the clusters as if they were labels. So networks of any shape are compared by one that
+The features of a trained method are clustered, and AlexNet learns the numbers of the clusters as if
+they were labels. So networks of any shape are compared by one that
 all share. Here in the version of Zbinden (MSc thesis, University of Bern 2019): 2,000 clusters of
 LORBMS's features on COCO. A data set with `of`, `by` and `clusters` holds them.
 """
@@ -10,7 +10,6 @@ from typing import Literal
 
 from pydantic import Field
 
-from partbench.errors import BadInput
 from partbench.method import DataInfo
 from partbench.methods.supervised_trunk import (
     CENTRAL_WINDOWS,
@@ -51,13 +50,10 @@ class KnowledgeTransfer(SupervisedTrunk):
         }.items()
     }
     role = "method"
+    learns_from = "clusters"
     deviations = (CENTRAL_WINDOWS,)
 
-    def __init__(self, settings: KnowledgeTransferSettings, data: DataInfo) -> None:
-        if data.labels_by == "":
-            raise BadInput(
-                "knowledge_transfer learns from the clusters of a run, and its training data have "
-                "labels of their own; train it on a data set with `of`, `by` and `clusters`, or "
-                "use `supervised_trunk`"
-            )
-        super().__init__(settings, data)
+    @staticmethod
+    def outputs(data: DataInfo) -> int:
+        """Return the number of logits."""
+        return data.clusters
