@@ -9,6 +9,7 @@ from pydantic import Field
 
 from partbench import method as methods
 from partbench import plugins
+from partbench.clustering import ClusterSettings
 from partbench.data.crop import Cut, check_crop, check_same_crop
 from partbench.data.reader import DataSettings, Reader, check_limit
 from partbench.errors import BadInput, shown
@@ -21,7 +22,12 @@ from partbench.search import SearchSettings
 from partbench.settings import Settings, nearest
 from partbench.strict_yaml import read_mapping
 
-WORDS = {"mask": "the foreground", "frames": "clips", "neighbours": "neighbours of images"}
+WORDS = {
+    "mask": "the foreground",
+    "frames": "clips",
+    "neighbours": "neighbours of images",
+    "clusters": "clusters of features",
+}
 """Annotations whose names in prose differ."""
 
 Names = Annotated[Once[Name], Field(min_length=1)]
@@ -51,8 +57,8 @@ class Config(Settings):
     runtime: Runtime = Runtime()
     data: ByName[dict[str, Any]] = Field(
         min_length=1,
-        description="name -> `reader` and the reader's settings, or `of` and either `by` or "
-        "`neighbours`",
+        description="name -> `reader` and the reader's settings, or `of` and either `by`, "
+        "`neighbours`, or `by` and `clusters`",
     )
     settings: dict[Name, dict[str, Any]] = Field(
         default_factory=dict, description="method -> settings on top of every variant's"
@@ -80,6 +86,23 @@ class SceneNeighbours(Settings):
 
     of: Name = Field(description="the other data set, a key of `data` with a reader")
     neighbours: SearchSettings = Field(description="how they are found")
+
+
+class PseudoLabels(ClusterSettings):
+    """A data set that repeats another one with the clusters of a run's features."""
+
+    of: Name = Field(description="the other data set, a key of `data` with a reader")
+    by: str = Field(description="the run: method/variant/train/seed")
+
+    @property
+    def run(self) -> Run:
+        """The run whose features are clustered."""
+        return Run.parse(self.by, "by")
+
+    @property
+    def clustering(self) -> ClusterSettings:
+        """How they are clustered."""
+        return ClusterSettings(**self.model_dump(exclude={"of", "by"}))
 
 
 class Cell(NamedTuple):
@@ -120,6 +143,7 @@ def check(values: Mapping[str, Any], where: str) -> Config:
     for name in config.data:
         _check_foreground(config, name, where)
         _check_neighbours(config, name, where)
+        _check_clusters(config, name, where)
         _check_splits(config, name, where)
     for name in config.probes:
         for data in config.data:
@@ -165,16 +189,20 @@ def _check_annotations(
         what: needs them, for the message; `{}` stands for the annotations.
     """
     reader = load_reader(config, name)(data_root(), data_settings(config, name))
-    scenes = scene_neighbours(config, name) is not None
+    derived = {
+        "neighbours": scene_neighbours(config, name) is not None,
+        "clusters": pseudo_labels(config, name) is not None,
+    }
+    forms = {
+        "neighbours": f"{{of: {name}, neighbours: {{}}}}",
+        "clusters": f"{{of: {name}, by: METHOD/VARIANT/DATA/SEED, clusters: 2000}}",
+    }
     for group in groups:
-        if all((scenes if a == "neighbours" else reader.has(a)) is False for a in group):
+        if all((derived[a] if a in derived else reader.has(a)) is False for a in group):
             words = " or ".join(WORDS.get(annotation, annotation) for annotation in group)
-            made = f"make one of it: `{{of: {name}, neighbours: {{}}}}`"
-            remedy = (
-                made
-                if group == ("neighbours",)
-                else "look whether its reader has a setting that reads them"
-            )
+            remedy = "look whether its reader has a setting that reads them"
+            if group[0] in forms:
+                remedy = f"make one of it: `{forms[group[0]]}`"
             raise BadInput(
                 f"{what.format(words)}, but the data set '{name}' has none; name a data set that "
                 f"has, or {remedy}"
@@ -198,7 +226,8 @@ def load_probe(name: str, where: str = "command line") -> type[Probe]:
 def predicted_foreground(config: Config, name: str, where: str = "") -> PredictedForeground | None:
     """Return how a data set gets a predicted foreground; None if it has a reader instead."""
     values = config.data[name]
-    if "reader" in values or "neighbours" in values or not values.keys() & {"of", "by"}:
+    other = {"reader", "neighbours", "clusters"} & values.keys()
+    if other or not values.keys() & {"of", "by"}:
         return None
     return PredictedForeground.parse(values, f"{where}: data.{name}")
 
@@ -238,10 +267,36 @@ def _check_neighbours(config: Config, name: str, where: str) -> None:
         _known(scenes.of, readers, f"{where}: data.{name}")
 
 
+def pseudo_labels(config: Config, name: str, where: str = "") -> PseudoLabels | None:
+    """Return how a data set gets clusters of a run's features; None if it has none."""
+    values = config.data[name]
+    if "reader" in values or "clusters" not in values:
+        return None
+    return PseudoLabels.parse(values, f"{where}: data.{name}")
+
+
+def _check_clusters(config: Config, name: str, where: str) -> None:
+    clusters = pseudo_labels(config, name, where)
+    if clusters is None:
+        return
+    place, by = f"{where}: data.{name}", clusters.run
+    _known(clusters.of, {k: v for k, v in config.data.items() if "reader" in v}, place)
+    _known(by.train, {k: v for k, v in config.data.items() if "clusters" not in v}, place)
+    method_settings(config, by.method, by.variant, f"{place}.by")
+    if not capabilities()["trunks"].offered_by(methods.load(by.method)):
+        raise BadInput(
+            f"{place}.by: {by.method} offers no trunks, hence no features to cluster; name a run "
+            "of a method that does, such as `lorbms`"
+        )
+    _check_crops(config, by.train, by.method, [by.variant], f"{place}.by")
+
+
 def repeated(config: Config, name: str, where: str = "") -> str:
     """Return which data set, one with a reader, the data set `name` repeats; else itself."""
-    derived = scene_neighbours(config, name, where) or predicted_foreground(config, name, where)
-    return derived.of if derived else name
+    for form in (scene_neighbours, pseudo_labels, predicted_foreground):
+        if derived := form(config, name, where):
+            return derived.of
+    return name
 
 
 def load_reader(config: Config, name: str, where: str = "") -> type[Reader]:
@@ -299,8 +354,10 @@ def runs(config: Config) -> list[Run]:
         for variant in variants
         for seed in (config.seeds if block.seeds is None else block.seeds)
     }
-    foregrounds = (predicted_foreground(config, name) for name in config.data)
-    trainings |= {foreground.run: None for foreground in foregrounds if foreground}
+    forms = (
+        form(config, name) for name in config.data for form in (predicted_foreground, pseudo_labels)
+    )
+    trainings |= {derived.run: None for derived in forms if derived}
     return list(trainings)
 
 

@@ -60,6 +60,11 @@ def of_scenes(reader: str) -> str:
     return fingerprint("partbench.scenes", f"partbench.data.{reader}")
 
 
+def of_clusters(method: str) -> str:
+    """Return the fingerprint of clustering the features of a run of a method."""
+    return fingerprint("partbench.pseudo_labels", f"partbench.methods.{method}")
+
+
 def of_training(method: str) -> str:
     """Return the fingerprint of training a method."""
     return fingerprint("partbench.train", f"partbench.methods.{method}")

@@ -21,6 +21,7 @@ from partbench.config import (
     method_settings,
     predicted_foreground,
     probe_settings,
+    pseudo_labels,
     runs,
     scene_neighbours,
 )
@@ -236,6 +237,8 @@ def _check_data(config: Config, name: str) -> list[str]:
         return [f"ok    {name}: {predicted.of} with the foreground of {predicted.by}"]
     if scenes := scene_neighbours(config, name):
         return [f"ok    {name}: {scenes.of} with the neighbours of its images"]
+    if clusters := pseudo_labels(config, name):
+        return [f"ok    {name}: {clusters.of} with clusters of what {clusters.by} sees"]
     files = files_read(config.data[name]["reader"], settings)
     missing = [file for file in files if not file.ready(data_root())]
     if missing and not settings.subset and all(file.urls for file in missing):

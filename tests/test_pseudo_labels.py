@@ -1,5 +1,6 @@
 """Clusters of a run's features, and the network that learns them as if they were labels."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ from conftest import prepare_toy
 from sealed import reseal
 from sklearn.metrics import homogeneity_score
 
+from partbench import cli
+from partbench import config as grid
 from partbench.clustering import ClusterSettings
 from partbench.data.prepared import Prepared
 from partbench.errors import BadInput
@@ -139,3 +142,77 @@ def test_whole_images_are_refused(model: Path, tmp_path: Path) -> None:
     data = prepare_toy(tmp_path, crop="whole")
     with pytest.raises(BadInput, match="clusters are of square images"):
         clustered(model, data, tmp_path)
+
+
+# In a configuration, and as a stage.
+
+CONFIG: dict[str, Any] = {
+    "name": "told",
+    "seeds": [0, 1],
+    "data": {
+        "toy": {"reader": "toy", "size": 32, "train": 64, "val": 1, "test": 16},
+        "large": {"reader": "toy", "size": 48, "train": 64, "val": 1, "test": 16},
+        "told": {"of": "large", "by": "random_init/demo/toy/0", "clusters": 8, "dimensions": 7},
+    },
+    "runs": [
+        {
+            "train": "told",
+            "methods": {"knowledge_transfer": ["demo"]},
+            "probes": {"transfer": ["toy"]},
+        }
+    ],
+}
+
+
+def test_the_grid_holds_the_run_whose_features_are_clustered() -> None:
+    config = grid.check(CONFIG, "test")
+    assert set(grid.runs(config)) == {
+        Run("knowledge_transfer", "demo", "told", 0),
+        Run("knowledge_transfer", "demo", "told", 1),
+        Run("random_init", "demo", "toy", 0),
+    }
+    assert grid.data_settings(config, "told").size == 48
+    assert grid.predicted_foreground(config, "told") is None
+    asked = grid.pseudo_labels(config, "told")
+    assert asked is not None
+    assert asked.clustering == ClusterSettings(clusters=8, dimensions=7)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"of": "toys"}, "no data set 'toys' .*toy"),
+        ({"of": "told"}, "no data set 'told'"),
+        ({"by": "random_init/demo/other/0"}, "no data set 'other'"),
+        ({"by": "random_init/demo/told/0"}, "no data set 'told'"),
+        ({"by": "random_init/demo/toy"}, "by"),
+        ({"by": "random_int/demo/toy/0"}, "no 'random_int'"),
+        ({"by": "random_init/dem/toy/0"}, "no variant 'dem'"),
+        ({"by": "raw_pixels/paper/toy/0"}, "raw_pixels offers no trunks"),
+        ({"clusters": 1}, "clusters"),
+        ({"size": 3}, "size"),
+    ],
+)
+def test_what_cannot_be_clustered(change: dict[str, Any], message: str) -> None:
+    entry = {**CONFIG["data"]["told"], **change}
+    with pytest.raises(BadInput, match=message):
+        grid.check({**CONFIG, "data": {**CONFIG["data"], "told": entry}}, "test")
+
+
+def test_a_data_set_without_clusters_is_refused_before_anything_runs() -> None:
+    block = {**CONFIG["runs"][0], "train": "large"}
+    message = (
+        r"knowledge_transfer learns from clusters of features, but the data set 'large' has none; "
+        r".*make one of it: `\{of: large, by: METHOD/VARIANT/DATA/SEED, clusters: 2000\}`"
+    )
+    with pytest.raises(BadInput, match=message):
+        grid.check({**CONFIG, "runs": [block]}, "test")
+
+
+def test_the_stage_writes_a_sheet(model: Path, patterns: Path, tmp_path: Path) -> None:
+    arguments = ["--data-set", "told", "--model", str(model), "--data", str(patterns)]
+    arguments += ["--settings", '{"clusters": 4}', "--out", str(tmp_path / "told")]
+    assert cli.main(["clusters", *arguments, "--runtime", CPU.model_dump_json()]) == 0
+    assert (tmp_path / "told" / "clusters.png").exists()
+    about = json.loads((tmp_path / "told" / "meta.json").read_text())["clusters"]
+    assert (about["clusters"], about["by"]) == (4, "random_init/demo/toy/0")

@@ -75,6 +75,29 @@ def write_neighbour_sheet(prepared: Prepared, path: Path) -> None:
         sheet.save(aside, format="png")
 
 
+def write_cluster_sheet(prepared: Prepared, path: Path) -> None:
+    """Write a png of the first images of some clusters, a row each, by decreasing size.
+
+    They are of the split that trainings use.
+    """
+    split = prepared.training_split("clusters")
+    clusters = np.array(split.annotation("clusters"))
+    sizes = np.bincount(clusters, minlength=prepared.clusters)
+    by_size = np.argsort(-sizes, kind="stable")[: np.count_nonzero(sizes)]
+    shown = by_size[np.linspace(0, len(by_size) - 1, min(REFERENCES, len(by_size))).astype(int)]
+    side = TILE + 4
+    sheet = Image.new("RGB", (COLUMNS * side - 4, len(shown) * (TILE + 18)), "white")
+    draw = ImageDraw.Draw(sheet)
+    for line, cluster in enumerate(shown.tolist()):
+        y = line * (TILE + 18)
+        for column, index in enumerate(np.flatnonzero(clusters == cluster)[:COLUMNS].tolist()):
+            picture = Image.fromarray(split.images[index])
+            sheet.paste(picture.resize((TILE, TILE), Image.Resampling.BOX), (column * side, y))
+        draw.text((0, y + TILE), f"cluster {cluster}: {sizes[cluster]} images", fill="black")
+    with atomic(path) as aside:
+        sheet.save(aside, format="png")
+
+
 def _enlarged(image: NDArray[np.uint8]) -> Image.Image:
     return Image.fromarray(image).resize((TILE, TILE), Image.Resampling.NEAREST)
 

@@ -58,6 +58,9 @@ PREDICTED = {
     if (predicted := grid.predicted_foreground(CONFIG, name))
 }
 SCENES = {name: scenes for name in CONFIG.data if (scenes := grid.scene_neighbours(CONFIG, name))}
+CLUSTERED = {
+    name: clusters for name in CONFIG.data if (clusters := grid.pseudo_labels(CONFIG, name))
+}
 METHODS = sorted({run.method for run in grid.runs(CONFIG)})
 PROBES = sorted({cell.probe for cell in CELLS})
 PROBE_CLASSES = {probe: plugins.load("probes", probe, Probe) for probe in PROBES}
@@ -122,6 +125,22 @@ def settings_of_scenes(wildcards):
 
 def code_of_scenes(wildcards):
     return fingerprint.of_scenes(CONFIG.data[SCENES[wildcards.data_set].of]["reader"])
+
+
+def model_of_clusters(wildcards):
+    return f"{RESULTS}/runs/{CLUSTERED[wildcards.data_set].run}/model.pt"
+
+
+def data_of_clusters(wildcards):
+    return f"{RESULTS}/data/{CLUSTERED[wildcards.data_set].of}/meta.json"
+
+
+def settings_of_clusters(wildcards):
+    return grid.dump(CLUSTERED[wildcards.data_set].clustering)
+
+
+def code_of_clusters(wildcards):
+    return fingerprint.of_clusters(CLUSTERED[wildcards.data_set].run.method)
 
 
 def data_set_settings(wildcards):

@@ -6,7 +6,7 @@ rule prepare:
     log:
         f"{RESULTS}/logs/prepare/{{data_set}}.log",
     wildcard_constraints:
-        data_set=names_of(name for name in CONFIG.data if name not in {**PREDICTED, **SCENES}),
+        data_set=names_of(sorted(set(CONFIG.data) - {*PREDICTED, *SCENES, *CLUSTERED})),
     priority: 100  # before trainings: it takes every core, and is weighed against as many of them
     conda:
         ENVIRONMENT
@@ -85,3 +85,34 @@ if SCENES:
             "python -m partbench scenes --data-set {wildcards.data_set:q} --data {params.data:q}"
             " --settings {params.settings:q} --runtime {params.runtime:q} --code {params.code:q}"
             " --out {params.out:q} 2> {log:q}"
+
+
+if CLUSTERED:
+
+    rule clusters:
+        input:
+            model=model_of_clusters,
+            data=data_of_clusters,
+        output:
+            meta=f"{RESULTS}/data/{{data_set}}/meta.json",
+        log:
+            f"{RESULTS}/logs/clusters/{{data_set}}.log",
+        wildcard_constraints:
+            data_set=names_of(CLUSTERED),
+        conda:
+            ENVIRONMENT
+        threads: CONFIG.runtime.threads
+        resources:
+            gpu=GPUS,
+            mem_mb=16000,
+            runtime=480,
+        params:
+            runtime=runtime,
+            data=folder_of_meta,
+            settings=settings_of_clusters,
+            code=code_of_clusters,
+            out=lambda wildcards, output: str(Path(output.meta).parent),
+        shell:
+            "python -m partbench clusters --data-set {wildcards.data_set:q}"
+            " --model {input.model:q} --data {params.data:q} --settings {params.settings:q}"
+            " --runtime {params.runtime:q} --code {params.code:q} --out {params.out:q} 2> {log:q}"
