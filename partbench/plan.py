@@ -22,6 +22,7 @@ from partbench.config import (
     predicted_foreground,
     probe_settings,
     runs,
+    scene_neighbours,
 )
 from partbench.data.archives import files_read
 from partbench.data.batch import UNSUPERVISED, Batch
@@ -233,6 +234,8 @@ def _check_data(config: Config, name: str) -> list[str]:
     settings = data_settings(config, name)
     if predicted := predicted_foreground(config, name):
         return [f"ok    {name}: {predicted.of} with the foreground of {predicted.by}"]
+    if scenes := scene_neighbours(config, name):
+        return [f"ok    {name}: {scenes.of} with the neighbours of its images"]
     files = files_read(config.data[name]["reader"], settings)
     missing = [file for file in files if not file.ready(data_root())]
     if missing and not settings.subset and all(file.urls for file in missing):
