@@ -1,5 +1,6 @@
-"""LORBMS: the rule of mixing, each term of the losses, what each update sees, and that it learns."""
+"""LORBMS: the rule of mixing, the terms of its losses, what each update sees, that it learns."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,11 @@ import torch
 import torch.nn.functional as F
 from conftest import TINY
 from hypothesis import given
-from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from partbench import method as methods
 from partbench.data.batch import Batch
@@ -65,9 +66,8 @@ def batch_of(n: int, size: int = 32) -> Batch:
 
 # The rule of mixing.
 
-DISTANCES = arrays(
-    np.float32, (5, 4), elements=st.sampled_from([0, 1, 2, 16_000, 16_001, 4e4]) | st.floats(0, 5e4, width=32)
-)  # fmt: skip
+SOME = st.sampled_from([0, 1, 2, 16_000, 16_001, 4e4]) | st.floats(0, 5e4, width=32)
+DISTANCES = arrays(np.float32, (5, 4), elements=SOME)
 
 
 @given(DISTANCES, st.floats(0.5, 5e4))
@@ -134,9 +134,8 @@ def test_a_mixed_code_has_each_quadrant_of_its_image(size: int) -> None:
 def test_a_scene_mixed_of_one_image_is_its_reconstruction() -> None:
     method = made().eval()
     images = batch_of(3).images
-    batch = Batch(
-        images, None, candidates=images[:, None].expand(-1, 4, -1, -1, -1), distances=torch.rand(3, 4)
-    )  # fmt: skip
+    same = images[:, None].expand(-1, 4, -1, -1, -1)
+    batch = Batch(images, None, candidates=same, distances=torch.rand(3, 4))
     torch.testing.assert_close(method.generate(batch), method.reconstruct(images))
 
 
@@ -328,14 +327,17 @@ def test_it_learns_to_reconstruct_and_to_find_the_candidates(tiny: Path, tmp_pat
     images = Prepared(tiny).split("test").images
     shown = torch.from_numpy(np.array(images)).permute(0, 3, 1, 2) / 255
     errors = {}
-    for epochs in (0, 1, 60):
-        method = run(
-            tiny, tmp_path / str(epochs), epochs=epochs, generator_rate=2e-3, batch_size=16
-        )
+    for epochs in (0, 1, 12):
+        out = tmp_path / str(epochs)
+        rates = {"generator_rate": 4e-3, "classifier_rate": 2e-3}
+        method = run(tiny, out, epochs=epochs, batch_size=16, **rates)
         with torch.inference_mode():
             errors[epochs] = (method.reconstruct(shown) - shown).abs().mean().item()
-    assert errors[1] < errors[0]
-    assert errors[60] < 0.5 * errors[0]
+    assert errors[12] < 0.85 * errors[0]
+    assert errors[12] < errors[1] < errors[0]
+    lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    found = [line["classifier/loss"] for line in lines]
+    assert np.mean(found[-8:]) < 0.8 * np.mean(found[:8])
 
 
 # The threshold.
@@ -361,7 +363,7 @@ def test_a_quantile_sets_the_threshold(quantile: float) -> None:
 
 def test_a_threshold_of_another_scale_is_refused() -> None:
     distances = np.full((6, 4), 17_000, np.float32)
-    with pytest.raises(BadInput, match="nearest is at 17000.*`threshold_quantile`"):
+    with pytest.raises(BadInput, match=r"nearest is at 17000.*`threshold_quantile`"):
         made().fit(passes(distances))
     distances[-1, 2] = 15_999
     method = made()
@@ -399,9 +401,7 @@ def test_its_features_are_those_of_a_trunk(source: str) -> None:
     torch.testing.assert_close(method.features(images), expected)
 
 
-@hypothesis_settings(max_examples=1)
-@given(st.just(0))
-def test_the_parameters_of_the_whole_are_those_of_the_thesis(_: int) -> None:
+def test_the_parameters_of_the_whole_are_those_of_the_thesis() -> None:
     with torch.device("meta"):
         method = LORBMS(methods.resolve(LORBMS, "paper", {}, "test"), DataInfo(64, 0))
     assert sum(p.numel() for p in method.parameters()) == 54_644_286
@@ -427,8 +427,6 @@ def test_the_plan_counts_the_operations_of_a_quarter_of_the_batch_an_update() ->
     whole = _flops("lorbms", settings, DataInfo(32, 0), False)
     with torch.device("meta"):
         method = LORBMS(settings, DataInfo(32, 0))
-        from torch.utils.flop_counter import FlopCounterMode
-
         with FlopCounterMode(display=False) as counter:
             for phase in method.phases:
                 method(batch_of_meta(8), phase)

@@ -75,6 +75,7 @@ class BiGAN(Method):
 
     Settings = BiGANSettings
     VARIANTS = {
+        "untrained": {"epochs": 0},
         "cifar100": PROTOCOLS["cifar100"],
         "indoor67": PROTOCOLS["indoor67"],
         "places205": PROTOCOLS["places205"],

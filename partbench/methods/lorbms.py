@@ -24,6 +24,7 @@ from partbench.data.neighbours import QUADRANTS, NeighbourSettings
 from partbench.deviations import Deviation
 from partbench.errors import BadInput
 from partbench.method import DataInfo, Method, MethodSettings
+from partbench.nn.precision import widened
 from partbench.nn.scene_networks import (
     DENSE_LAYERS,
     MaskClassifier,
@@ -161,7 +162,41 @@ class LORBMS(Method):
         "first_epoch": {"epochs": 1},
         "untrained": {"epochs": 0},
     }
-    REDUCED = {}
+    REDUCED = {
+        "demo": {
+            "code": 32,
+            "first": 12,
+            "growth": 6,
+            "dense_layers": (2, 2, 2),
+            "discriminator_width": 8,
+            "discriminator_layers": 3,
+            "classifier_width": 2,
+            "classifier_hidden": 32,
+            "generator_rate": 1e-3,
+            "discriminator_rate": 2e-3,
+            "classifier_rate": 1e-3,
+            "threshold_quantile": 0.75,
+            "batch_size": 32,
+            "images_per_epoch": None,
+            "epochs": 2,
+        },
+        "subset": {
+            "code": 64,
+            "first": 16,
+            "growth": 6,
+            "dense_layers": (2, 2, 3, 4, 4),
+            "discriminator_width": 16,
+            "classifier_width": 6,
+            "classifier_hidden": 256,
+            "generator_rate": 1e-3,
+            "discriminator_rate": 1e-3,
+            "classifier_rate": 1e-3,
+            "threshold_quantile": 0.75,
+            "batch_size": 32,
+            "images_per_epoch": None,
+            "epochs": 3,
+        },
+    }
     learns_from = "neighbours"
     paper = "lorbms"
     phases = ("generator", "generator", "classifier", "discriminator")
@@ -239,13 +274,12 @@ class LORBMS(Method):
     def mix(self, batch: Batch) -> Scenes:
         """Return the mixed codes of images with candidates."""
         assert batch.candidates is not None
-        assert batch.distances is not None
         images = torch.cat([batch.images[:, None], batch.candidates], 1)
         codes = self.encoder(self.normalize(images).flatten(0, 1)).unflatten(0, images.shape[:2])
         reference = codes[:, 0]
         source = self.by_quadrant(1 + torch.arange(QUADRANTS, device=codes.device))
         candidates = codes.gather(1, source.expand_as(codes[:, :1])).squeeze(1)
-        replaced = replaced_quadrants(batch.distances, self.tau)
+        replaced = self.replaced(batch)
         cells = self.by_quadrant(replaced)[:, None]
         return Scenes(replaced, reference, torch.where(cells, candidates, reference))
 
@@ -290,9 +324,8 @@ class LORBMS(Method):
         candidates = self.normalize(batch.candidates)
         present = torch.diag_embed(replaced.float())  # [B, candidate, quadrant]
         # One pass a candidate, since batch norm takes its statistics over a pass.
-        logits = torch.stack(
-            [self.classifier(torch.cat([mixed, c], 1)).float() for c in candidates.unbind(1)], 1
-        )
+        pairs = [torch.cat([mixed, candidate], 1) for candidate in candidates.unbind(1)]
+        logits = widened(torch.stack([self.classifier(pair) for pair in pairs], 1))
         error = F.binary_cross_entropy_with_logits(logits, present)
         found = (logits.diagonal(dim1=1, dim2=2) > 0) == replaced
         scale = QUADRANTS if self.settings.pairs == "sum" else 1
@@ -344,3 +377,8 @@ class LORBMS(Method):
     def generate(self, batch: Batch) -> Tensor:
         """Return the mixed scenes of images with candidates, [B, 3, S, S]."""
         return self.denormalize(self.decoder(self.mix(batch).mixed_codes))
+
+    def replaced(self, batch: Batch) -> Tensor:
+        """Return which quadrants of the images are replaced, bool [B, 4]."""
+        assert batch.distances is not None
+        return replaced_quadrants(batch.distances, self.tau)

@@ -141,6 +141,7 @@ class PatchVAE(Method):
 
     Settings = PatchVAESettings
     VARIANTS = {
+        "untrained": {"epochs": 0},
         "lw": {"edge_weighted": True},
         "cifar100": PROTOCOLS["cifar100"],
         "indoor67": PROTOCOLS["indoor67"],

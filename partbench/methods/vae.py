@@ -55,6 +55,7 @@ class VAE(Method):
 
     Settings = VAESettings
     VARIANTS = {
+        "untrained": {"epochs": 0},
         "lw": {"edge_weighted": True},
         "beta": {"beta": 4.0},
         "cifar100": PROTOCOLS["cifar100"],

@@ -21,9 +21,9 @@ from partbench.errors import BadInput
 Array = NDArray[np.float64]
 ROWS = 4096
 """Samples that are brought to float64 at once."""
-CONDITION = 1e-9
-"""Least square of a Cholesky pivot over the largest. Below it, a covariance counts as singular,
-where eigenvalues of a product of covariances lose half of their digits."""
+ACCURACY = 1e-9
+"""Error that rounding may bring into the trace of the root, relative to the traces of both
+covariances, before it is computed in a slower way."""
 POINTS = 15
 """Sizes at which the extrapolation measures, as in Chong and Forsyth's code."""
 POINTS_OF_HALF = 5
@@ -104,21 +104,33 @@ class Moments:
 def distance(first: Statistics, second: Statistics) -> float:
     """Return the Frechet distance of two sets by their statistics; at least 0.
 
-    If both covariances are well-conditioned, the trace is that of the square roots of the
-    eigenvalues of L^T S_2 L with S_1 = L L^T, a symmetric matrix. Else it is taken from singular
-    values, which keeps the digits of small ones.
+    The trace of the root is the sum of the roots of the eigenvalues of L^T S_2 L, a symmetric
+    matrix, with S_1 = L L^T. Where S_1 is singular, or eigenvalues are so small that rounding shows
+    in their roots, it is the sum of singular values of factors, which have all their digits.
     """
     shift = first.mean - second.mean
-    lower = _cholesky(first.covariance)
-    if lower is None or _cholesky(second.covariance) is None:
-        roots = _singular_values(_root(first.covariance), _root(second.covariance))
-    else:
-        product = linalg.blas.dtrmm(1.0, lower, second.covariance, lower=1, trans_a=1)
-        product = linalg.blas.dtrmm(1.0, lower, product, side=1, lower=1, overwrite_b=1)
-        values = linalg.eigvalsh(product, overwrite_a=True, check_finite=False, driver="evd")
-        roots = np.sqrt(np.maximum(values, 0))
-    traces = np.trace(first.covariance) + np.trace(second.covariance)
-    return max(0.0, float(shift @ shift + traces - 2 * roots.sum()))
+    traces = float(np.trace(first.covariance) + np.trace(second.covariance))
+    root = _trace_of_root(first.covariance, second.covariance, ACCURACY * traces)
+    if root is None:
+        factors = _root(first.covariance), _root(second.covariance)
+        root = float(_singular_values(*factors).sum())
+    return max(0.0, float(shift @ shift) + traces - 2 * root)
+
+
+def _trace_of_root(covariance: Array, other: Array, error: float) -> float | None:
+    """Return tr sqrt(S_1 S_2) by eigenvalues; None if it may be off by more than `error`."""
+    try:
+        lower = linalg.cholesky(covariance, lower=True, check_finite=False)
+    except linalg.LinAlgError:
+        return None
+    product, _ = linalg.lapack.dsygst(other, lower, itype=2, lower=1)
+    values = linalg.eigvalsh(
+        product, lower=True, overwrite_a=True, check_finite=False, driver="evd"
+    )
+    rounding = np.finfo(np.float64).eps * values[-1]
+    roots = np.sqrt(np.maximum(values, rounding))
+    # An eigenvalue is off by the rounding of the largest, its root by half of that over the root.
+    return float(roots.sum()) if (rounding / (2 * roots)).sum() <= error else None
 
 
 def distance_of_features(first: NDArray[np.floating], second: NDArray[np.floating]) -> float:
@@ -244,16 +256,6 @@ def _root(covariance: Array) -> Array:
     values, vectors = linalg.eigh(covariance, check_finite=False, driver="evd")
     kept = values > values[-1] * len(values) * np.finfo(np.float64).eps
     return np.sqrt(values[kept])[:, None] * vectors.T[kept]
-
-
-def _cholesky(covariance: Array) -> Array | None:
-    """Return L with L L^T = S, or None where S is singular or nearly so."""
-    try:
-        lower: Array = linalg.cholesky(covariance, lower=True, check_finite=False)
-    except linalg.LinAlgError:
-        return None
-    pivots = np.square(np.diag(lower))
-    return lower if pivots.min() > CONDITION * pivots.max() else None
 
 
 def _singular_values(factor: Array, other: Array) -> Array:

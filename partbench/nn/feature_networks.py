@@ -89,32 +89,33 @@ class FeatureNetwork:
         pixels = pixels.permute(0, 3, 1, 2).float()
         with torch.inference_mode(), exact(pixels):
             if self.side and self.resize:
-                pixels = resized(pixels, self.side, self.resize)
+                pixels = resized(pixels, (self.side, self.side), self.resize)
             # The code that resizes in [0, 1] counts from black to white; the others as in TF1.
             centre = 127.5 if self.resize == "pytorch" else 128.0
             return self._describe(pixels, centre)
 
 
-def resized(images: Tensor, side: int, mode: Resize) -> Tensor:
-    """Return images at another side, unrounded.
+def resized(images: Tensor, shape: tuple[int, int], mode: Resize) -> Tensor:
+    """Return images at another size, unrounded.
 
     Args:
         images: [B, 3, H, W] float32 in [0, 255].
-        side: pixels.
+        shape: height and width, pixels.
         mode: `ttur`: TensorFlow 1's bilinear, in which pixel x comes from x * in / out, without
             antialiasing (TTUR, torch-fidelity); `pytorch`: bilinear between pixel centres, without
             antialiasing (pytorch-fid); `clean`: Pillow's bicubic, antialiased, cut to [0, 255]
             (clean-fid).
 
     Returns:
-        [B, 3, side, side].
+        [B, 3, height, width].
     """
     if mode == "ttur":
-        rows, columns = (_tensorflow(n, side).to(images) for n in images.shape[2:])
+        sides = zip(images.shape[2:], shape, strict=True)
+        rows, columns = (_tensorflow(before, after).to(images) for before, after in sides)
         return rows @ images @ columns.T
     if mode == "pytorch":
-        return F.interpolate(images, (side, side), mode="bilinear")
-    return F.interpolate(images, (side, side), mode="bicubic", antialias=True).clamp(0, 255)
+        return F.interpolate(images, shape, mode="bilinear")
+    return F.interpolate(images, shape, mode="bicubic", antialias=True).clamp(0, 255)
 
 
 @cache
