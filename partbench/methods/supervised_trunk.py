@@ -163,13 +163,13 @@ class SupervisedTrunk(Method):
         """Return what a step sees of images [B, 3, S, S] in [0, 1]."""
         s, side = self.settings, images.shape[3]
         if s.crops == "window":
-            corners = torch.randint(side - s.window + 1, (len(images), 2)).tolist()
+            corners = torch.randint(side - s.window + 1, (len(images), 2), device="cpu").tolist()
             cut = [
                 image[:, y : y + s.window, x : x + s.window]
                 for image, (x, y) in zip(images, corners, strict=True)
             ]
             return torch.stack(cut).contiguous(memory_format=torch.channels_last)
-        draw = np.random.default_rng(int(torch.randint(2**31, ())))
+        draw = np.random.default_rng(int(torch.randint(2**31, (), device="cpu")))
         levels = (255 * images).round().to(torch.uint8).movedim(1, -1)
         return RandomCrops.drawn(len(images), side, draw).of(levels)
 

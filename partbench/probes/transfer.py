@@ -74,8 +74,8 @@ class TransferSettings(Settings):
 class TransferSetting(Setting):
     """What tells numbers of a metric apart."""
 
-    part: str = Field(description="of the method: `encoder`, `discriminator`")
-    network: Training
+    part: str = Field("", description="of the method, such as `encoder`; empty: not told")
+    network: Literal["", Training] = Field("", description="empty: not told")
     reading: Reading = "all test images"
 
     def __str__(self) -> str:
