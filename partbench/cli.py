@@ -86,6 +86,8 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="read every file, even if names, sizes and times are the same",
     )
+    copying = verb("as-stl10", _data_as_stl10, "Write images in the layout of STL-10.")
+    copying.add_argument("folder", type=Path, help="with train/, test/ and perhaps unlabeled/")
     showing = verb("show", _data_show, "Write a contact sheet, annotations drawn on.")
     showing.add_argument("name", metavar="NAME")
     showing.add_argument("--settings", default="{}", help="the reader's settings, json")
@@ -232,6 +234,13 @@ def _data_changed(args: argparse.Namespace) -> None:
             print(f"{name}: as prepared")
     if changed:
         raise SystemExit(1)
+
+
+def _data_as_stl10(args: argparse.Namespace) -> None:
+    from partbench.data.stl10_layout import write_as_stl10
+    from partbench.files import data_root
+
+    print(write_as_stl10(args.folder, data_root()))
 
 
 def _data_show(args: argparse.Namespace) -> None:

@@ -9,6 +9,7 @@ from pydantic import Field
 
 from partbench import method as methods
 from partbench import plugins
+from partbench.clustering import ClusterSettings
 from partbench.data.crop import Cut, check_carried, check_crop, check_same_crop
 from partbench.data.reader import DataSettings, Reader, check_limit
 from partbench.errors import BadInput, shown
@@ -17,10 +18,16 @@ from partbench.names import ByName, Name, Once, Variant, version_of
 from partbench.outputs.capability import capabilities, check_class
 from partbench.probe import Probe
 from partbench.run import Run, Runtime, Seed
+from partbench.search import SearchSettings
 from partbench.settings import Settings, nearest
 from partbench.strict_yaml import read_mapping
 
-WORDS = {"mask": "the foreground", "frames": "clips"}
+WORDS = {
+    "mask": "the foreground",
+    "frames": "clips",
+    "neighbours": "neighbours of images",
+    "clusters": "clusters of features",
+}
 """Annotations whose names in prose differ."""
 
 Names = Annotated[Once[Name], Field(min_length=1)]
@@ -49,7 +56,9 @@ class Config(Settings):
     )
     runtime: Runtime = Runtime()
     data: ByName[dict[str, Any]] = Field(
-        min_length=1, description="name -> `reader` and the reader's settings, or `of` and `by`"
+        min_length=1,
+        description="name -> `reader` and the reader's settings, or `of` and either `by`, "
+        "`neighbours`, or `by` and `clusters`",
     )
     settings: dict[Name, dict[str, Any]] = Field(
         default_factory=dict, description="method -> settings on top of every variant's"
@@ -75,6 +84,30 @@ class PredictedForeground(Settings):
     def run(self) -> Run:
         """The run that predicts the foreground."""
         return Run.parse(self.by, "by")
+
+
+class SceneNeighbours(Settings):
+    """A data set that repeats another one with the neighbours of its images."""
+
+    of: Name = Field(description="the other data set, a key of `data` with a reader")
+    neighbours: SearchSettings = Field(description="how they are found")
+
+
+class PseudoLabels(ClusterSettings):
+    """A data set that repeats another one with the clusters of a run's features."""
+
+    of: Name = Field(description="the other data set, a key of `data` with a reader")
+    by: str = Field(description="the run: method/variant/train/seed")
+
+    @property
+    def run(self) -> Run:
+        """The run whose features are clustered."""
+        return Run.parse(self.by, "by")
+
+    @property
+    def clustering(self) -> ClusterSettings:
+        """How they are clustered."""
+        return ClusterSettings(**self.model_dump(exclude={"of", "by"}))
 
 
 class Cell(NamedTuple):
@@ -114,6 +147,8 @@ def check(values: Mapping[str, Any], where: str) -> Config:
     config = Config.parse(values, where)
     for name in config.data:
         _check_foreground(config, name, where)
+        _check_neighbours(config, name, where)
+        _check_clusters(config, name, where)
         _check_splits(config, name, where)
     for name in config.probes:
         for data in config.data:
@@ -160,12 +195,23 @@ def _check_annotations(
         what: needs them, for the message; `{}` stands for the annotations.
     """
     reader = load_reader(config, name)(data_root(), data_settings(config, name))
+    derived = {
+        "neighbours": scene_neighbours(config, name) is not None,
+        "clusters": pseudo_labels(config, name) is not None,
+    }
+    forms = {
+        "neighbours": f"{{of: {name}, neighbours: {{}}}}",
+        "clusters": f"{{of: {name}, by: METHOD/VARIANT/DATA/SEED, clusters: 2000}}",
+    }
     for group in groups:
-        if all(reader.has(annotation) is False for annotation in group):
+        if all((derived[a] if a in derived else reader.has(a)) is False for a in group):
             words = " or ".join(WORDS.get(annotation, annotation) for annotation in group)
+            remedy = "look whether its reader has a setting that reads them"
+            if group[0] in forms:
+                remedy = f"make one of it: `{forms[group[0]]}`"
             raise BadInput(
                 f"{what.format(words)}, but the data set '{name}' has none; name a data set that "
-                "has, or look whether its reader has a setting that reads them"
+                f"has, or {remedy}"
             )
 
 
@@ -207,7 +253,8 @@ def load_probe(name: str, where: str = "command line") -> type[Probe]:
 def predicted_foreground(config: Config, name: str, where: str = "") -> PredictedForeground | None:
     """Return how a data set gets a predicted foreground; None if it has a reader instead."""
     values = config.data[name]
-    if "reader" in values or not values.keys() & {"of", "by"}:
+    other = {"reader", "neighbours", "clusters"} & values.keys()
+    if other or not values.keys() & {"of", "by"}:
         return None
     return PredictedForeground.parse(values, f"{where}: data.{name}")
 
@@ -236,10 +283,55 @@ def _check_foreground(config: Config, name: str, where: str) -> None:
         check_carried(cut.model_dump(), shown.model_dump(), f"{place}: {predicted.of} on {on}")
 
 
+def scene_neighbours(config: Config, name: str, where: str = "") -> SceneNeighbours | None:
+    """Return how the neighbours of a data set's images are found; None if they are not."""
+    values = config.data[name]
+    if "reader" in values or "neighbours" not in values:
+        return None
+    return SceneNeighbours.parse(values, f"{where}: data.{name}")
+
+
+def _check_neighbours(config: Config, name: str, where: str) -> None:
+    if scenes := scene_neighbours(config, name, where):
+        readers = {key: values for key, values in config.data.items() if "reader" in values}
+        _known(scenes.of, readers, f"{where}: data.{name}")
+
+
+def pseudo_labels(config: Config, name: str, where: str = "") -> PseudoLabels | None:
+    """Return how a data set gets clusters of a run's features; None if it has none."""
+    values = config.data[name]
+    if "reader" in values or "clusters" not in values:
+        return None
+    return PseudoLabels.parse(values, f"{where}: data.{name}")
+
+
+def _check_clusters(config: Config, name: str, where: str) -> None:
+    clusters = pseudo_labels(config, name, where)
+    if clusters is None:
+        return
+    place, by = f"{where}: data.{name}", clusters.run
+    _known(clusters.of, {k: v for k, v in config.data.items() if "reader" in v}, place)
+    _known(by.train, {k: v for k, v in config.data.items() if "clusters" not in v}, place)
+    method_settings(config, by.method, by.variant, f"{place}.by")
+    if not capabilities()["trunks"].offered_by(methods.load(by.method)):
+        raise BadInput(
+            f"{place}.by: {by.method} offers no trunks, hence no features to cluster; name a run "
+            "of a method that does, such as `lorbms`"
+        )
+    _check_crops(config, by.train, by.method, [by.variant], f"{place}.by")
+
+
+def repeated(config: Config, name: str, where: str = "") -> str:
+    """Return which data set, one with a reader, the data set `name` repeats; else itself."""
+    for form in (scene_neighbours, pseudo_labels, predicted_foreground):
+        if derived := form(config, name, where):
+            return derived.of
+    return name
+
+
 def load_reader(config: Config, name: str, where: str = "") -> type[Reader]:
     """Return the reader class of the data set `name`, or of the one that it repeats."""
-    if predicted := predicted_foreground(config, name, where):
-        name = predicted.of
+    name = repeated(config, name, where)
     place = f"{where}: data.{name}"
     if "reader" not in config.data[name]:
         raise BadInput(f"{place} has no key 'reader'; name a file of partbench/data/")
@@ -265,8 +357,7 @@ def _frames(config: Config, name: str) -> int:
 
 def data_settings(config: Config, name: str, where: str = "") -> DataSettings:
     """Return the validated settings of the data set `name`, or of the one that it repeats."""
-    if predicted := predicted_foreground(config, name, where):
-        name = predicted.of
+    name = repeated(config, name, where)
     values = {k: v for k, v in config.data[name].items() if k != "reader"}
     return load_reader(config, name, where).Settings.parse(values, f"{where}: data.{name}")
 
@@ -293,8 +384,10 @@ def runs(config: Config) -> list[Run]:
         for variant in variants
         for seed in (config.seeds if block.seeds is None else block.seeds)
     }
-    foregrounds = (predicted_foreground(config, name) for name in config.data)
-    trainings |= {foreground.run: None for foreground in foregrounds if foreground}
+    forms = (
+        form(config, name) for name in config.data for form in (predicted_foreground, pseudo_labels)
+    )
+    trainings |= {derived.run: None for derived in forms if derived}
     return list(trainings)
 
 

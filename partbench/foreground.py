@@ -8,8 +8,6 @@ Masks of crops may be found in the whole images and cut as these were: Choudhury
 masks of whole images, of which their evaluation cuts the bird's box (`found_in`).
 """
 
-import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,10 +18,11 @@ from numpy.typing import NDArray
 from partbench.data.crop import check_carried, check_same_crop
 from partbench.data.image import resize
 from partbench.data.loader import to_float
-from partbench.data.prepared import Prepared, Split, checksum_of
+from partbench.data.prepared import Prepared, Split
+from partbench.derived import put_derived
 from partbench.errors import BadInput
-from partbench.files import aside_of, create_array, explained, locked, make_empty, put_in_place
-from partbench.integrity import CHECKSUMS, read_record, verify, write_checksums, write_record
+from partbench.files import aside_of, create_array, explained, locked, make_empty
+from partbench.integrity import verify
 from partbench.model import load_model_for
 from partbench.outputs.part_maps import HasPartMaps
 from partbench.progress import Progress
@@ -87,26 +86,13 @@ def find_foreground(
                 overlap[name_of_split] = mean
             if split.has(f"{WIDE}images"):
                 _write(finder.of(split, WIDE), split, f"{WIDE}mask", aside, str(run))
-        old = read_record(data / CHECKSUMS)["files"]
-        links = [file for file in old if not (aside / file).exists()]
-        for file in links:
-            verify(data / file, data / "meta.json")
-            _link(data / file, aside / file)
-        digests = write_checksums(aside, {file: old[file] for file in links})
-        foreground = {
+        about = {
             "by": str(run),
             "of": prepared.meta["data_set"],
             "found in": shown.meta["data_set"],
             "mean IoU, %": overlap,
         }
-        changed = {
-            "data_set": name,
-            "code": code,
-            "checksum": checksum_of(digests),
-            "foreground": foreground,
-        }
-        write_record(aside / "meta.json", prepared.meta | changed)
-        put_in_place(aside, out)
+        put_derived(prepared, aside, out, name, code, {"foreground": about})
 
 
 class _Finder:
@@ -210,11 +196,3 @@ def _names(split: Split) -> list[str]:
     path = split.folder / f"{split.name}.names.txt"
     verify(path, split.folder / "meta.json")
     return path.read_text().splitlines()
-
-
-def _link(path: Path, to: Path) -> None:
-    """Link a file, or copy it where the file system cannot."""
-    try:
-        os.link(path, to)
-    except OSError:
-        shutil.copyfile(path, to)

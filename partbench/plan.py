@@ -21,12 +21,15 @@ from partbench.config import (
     method_settings,
     predicted_foreground,
     probe_settings,
+    pseudo_labels,
     runs,
+    scene_neighbours,
 )
 from partbench.data.archives import files_read
-from partbench.data.batch import Batch
+from partbench.data.batch import UNSUPERVISED, Batch
 from partbench.data.catalogue import prepared_bytes
 from partbench.data.loader import Schedule
+from partbench.data.neighbours import QUADRANTS
 from partbench.errors import BadInput
 from partbench.files import data_root
 from partbench.method import DataInfo
@@ -232,6 +235,10 @@ def _check_data(config: Config, name: str) -> list[str]:
     settings = data_settings(config, name)
     if predicted := predicted_foreground(config, name):
         return [f"ok    {name}: {predicted.of} with the foreground of {predicted.by}"]
+    if scenes := scene_neighbours(config, name):
+        return [f"ok    {name}: {scenes.of} with the neighbours of its images"]
+    if clusters := pseudo_labels(config, name):
+        return [f"ok    {name}: {clusters.of} with clusters of what {clusters.by} sees"]
     files = files_read(config.data[name]["reader"], settings)
     missing = [file for file in files if not file.ready(data_root())]
     if missing and not settings.subset and all(file.urls for file in missing):
@@ -260,36 +267,49 @@ def _disk(config: Config, name: str) -> int | None:
 
 @cache
 def _flops(method: str, settings: Any, data: DataInfo, trunk: bool) -> float:
-    """Return the operations of training on one image: the method, or its encoder alone."""
+    """Return the operations of training on one image: the method, or its trunks alone."""
+    cls = methods.load(method)
+    n = 8 * cls.parts()
+    several = cls.learns_from == "attributes"
     with torch.device("meta"):
-        net: Any = methods.load(method)(settings, data)
+        net: Any = cls(settings, data)
         batch = Batch(
-            torch.zeros(8, *([data.frames] if data.frames else []), 3, data.size, data.size),
-            torch.zeros(8, dtype=torch.long),
-            torch.zeros(8, data.landmarks, 3),
-            torch.ones(8, data.size, data.size),
-            torch.zeros(8, data.size, data.size, dtype=torch.uint8),
+            torch.zeros(n, *([data.frames] if data.frames else []), 3, data.size, data.size),
+            torch.zeros(n, *([data.attributes] if several else []), dtype=torch.long),
+            torch.zeros(n, data.landmarks, 3),
+            torch.ones(n, data.size, data.size),
+            torch.zeros(n, data.size, data.size, dtype=torch.uint8),
+            torch.zeros(n, QUADRANTS, 3, data.size, data.size),
+            torch.zeros(n, QUADRANTS),
         )
         with FlopCounterMode(display=False) as counter:
             if trunk:
-                net.trunk()(batch.images)
+                for network in net.trunks().values():
+                    network(batch.images)
             else:
-                for phase in net.phases:
-                    net(batch, phase)
-    return 3 * counter.get_total_flops() / 8
+                for phase, seen in net.updates(batch):
+                    net(seen, phase)
+    return 3 * counter.get_total_flops() / n
 
 
 def _work(config: Config, run: Run, images: int | None = None) -> float:
-    """Return the operations of a run's training, or of training its encoder on `images` more."""
+    """Return the operations of a run's training, or of training its trunks on `images` more."""
     settings = method_settings(config, run.method, run.variant)
     reader = load_reader(config, run.train)(data_root(), data_settings(config, run.train))
-    # Few classes or many make no difference, and their names may stand in files.
+    # Few classes or attributes or many make no difference, and their names may stand in files.
     frames = reader.frames if reader.frames > 1 else 0
-    data = DataInfo(reader.settings.size, 1000, len(reader.landmark_names), frames)
+    data = DataInfo(
+        reader.settings.size,
+        1000,
+        len(reader.landmark_names),
+        frames,
+        attributes=1000,
+        clusters=1000,
+    )
     if images is not None:
         return images * _flops(run.method, settings, data, trunk=True) if images else 0
     splits = _counts(config, run.train)
-    annotated = methods.load(run.method).learns_from != "images"
+    annotated = methods.load(run.method).learns_from not in UNSUPERVISED
     n = splits["train"] if annotated else splits.get("unlabeled", splits["train"])
     steps = Schedule(n, settings, run.seed).steps
     per_image = _flops(run.method, settings, data, trunk=False) if steps else 0

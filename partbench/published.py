@@ -35,7 +35,7 @@ REASONS: Mapping[Reason, str] = {
     "differs": "what we measure differs",
 }
 """Why no number of ours is held against a claim, in words."""
-SELECTIONS = ("freeze", "few_shot")
+SELECTIONS = ("freeze", "few_shot", "training")
 """Probe settings that choose which numbers are made, not how: they make nothing incomparable."""
 
 
@@ -80,7 +80,7 @@ class Claim(Settings):
     value: float
     rounding: float = Field(ge=0, description="half a unit of the value's last printed digit")
     sd: float | None = Field(None, ge=0, description="printed beside it")
-    sd_over: Literal["", "seeds", "folds", "draws", "checkpoints"] = Field(
+    sd_over: Literal["", "seeds", "folds", "SDs within folds", "draws", "checkpoints"] = Field(
         "", description="what that SD is of"
     )
     seeds: int | None = Field(None, ge=1, description="trainings behind it; none: not known")

@@ -56,6 +56,23 @@ def add_stages(commands: Any) -> None:
     foreground.add_argument("--code", help=CODE)
     foreground.add_argument("--out", type=Path, required=True)
 
+    scenes = stage("scenes", _scenes, "Stage: repeat a data set with the neighbours of its images.")
+    scenes.add_argument("--data-set", required=True)
+    scenes.add_argument("--data", type=Path, required=True)
+    scenes.add_argument("--settings", default="{}")
+    scenes.add_argument("--runtime", default="{}")
+    scenes.add_argument("--code", help=CODE)
+    scenes.add_argument("--out", type=Path, required=True)
+
+    clusters = stage("clusters", _clusters, "Stage: repeat a data set with clusters of features.")
+    clusters.add_argument("--data-set", required=True)
+    clusters.add_argument("--model", type=Path, required=True)
+    clusters.add_argument("--data", type=Path, required=True)
+    clusters.add_argument("--settings", default="{}")
+    clusters.add_argument("--runtime", default="{}")
+    clusters.add_argument("--code", help=CODE)
+    clusters.add_argument("--out", type=Path, required=True)
+
     train = stage("train", _train, "Stage: train one run, or resume it.")
     train.add_argument("--run", dest="key", required=True, help="method/variant/train/seed")
     train.add_argument("--settings", required=True)
@@ -141,6 +158,44 @@ def _foreground(args: argparse.Namespace) -> None:
     threads = runtime.threads
     find_foreground(args.data_set, args.model, args.data, args.out, device, threads, code, found_in)
     write_sheet(Prepared(args.out), args.out / "sheet.png")
+
+
+def _scenes(args: argparse.Namespace) -> None:
+    from partbench import fingerprint, names
+    from partbench.data.prepared import Prepared
+    from partbench.data.sheet import write_neighbour_sheet
+    from partbench.model import device_of
+    from partbench.run import Runtime
+    from partbench.scenes import find_neighbours
+    from partbench.search import SearchSettings
+
+    runtime = Runtime.parse(json_object(args.runtime, "--runtime"), "runtime")
+    device = device_of(runtime)
+    names.check(args.data_set, "--data-set")
+    where = f"data.{args.data_set}.neighbours"
+    settings = SearchSettings.parse(json_object(args.settings, "--settings"), where)
+    code = args.code or fingerprint.of_scenes(Prepared(args.data).meta["reader"])
+    find_neighbours(args.data_set, args.data, args.out, settings, device, runtime.threads, code)
+    write_neighbour_sheet(Prepared(args.out), args.out / "neighbours.png")
+
+
+def _clusters(args: argparse.Namespace) -> None:
+    from partbench import fingerprint, names
+    from partbench.clustering import ClusterSettings
+    from partbench.data.prepared import Prepared
+    from partbench.data.sheet import write_cluster_sheet
+    from partbench.model import device_of, load_model
+    from partbench.pseudo_labels import find_clusters
+    from partbench.run import Runtime
+
+    runtime = Runtime.parse(json_object(args.runtime, "--runtime"), "runtime")
+    device, threads = device_of(runtime), runtime.threads
+    names.check(args.data_set, "--data-set")
+    where = f"data.{args.data_set}"
+    settings = ClusterSettings.parse(json_object(args.settings, "--settings"), where)
+    code = args.code or fingerprint.of_clusters(load_model(args.model, "cpu")[0].method)
+    find_clusters(args.data_set, args.model, args.data, args.out, settings, device, threads, code)
+    write_cluster_sheet(Prepared(args.out), args.out / "clusters.png")
 
 
 def _train(args: argparse.Namespace) -> None:

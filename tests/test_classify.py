@@ -77,7 +77,7 @@ MOVING = {
 def test_what_is_frozen_stays_and_the_rest_learns(freeze: str, model: Path, tiny: Path) -> None:
     run(model, tiny, freeze=[freeze])
     _, method = load_model(model, "cpu")
-    before = method.trunk().state_dict()  # type: ignore[operator]
+    before = method.trunks()["encoder"].state_dict()  # type: ignore[operator]
     saved = torch.load(model.parent / f"classify-toy.{freeze}.64.pt", weights_only=True)
     after = {
         key.removeprefix("0."): value
@@ -100,7 +100,7 @@ def test_the_last_two_blocks_learn_alone(model: Path, tiny: Path, tmp_path: Path
         run(model, tiny, freeze=["conv1-9"])
     whole = make_model(tiny, tmp_path / "whole", stride=32)
     run(whole, tiny, freeze=["conv1-9"])
-    before = load_model(whole, "cpu")[1].trunk().state_dict()  # type: ignore[operator]
+    before = load_model(whole, "cpu")[1].trunks()["encoder"].state_dict()  # type: ignore[operator]
     saved = torch.load(whole.parent / "classify-toy.conv1-9.64.pt", weights_only=True)["network"]
     convolutions = [key for key in before if before[key].ndim == 4]
     moved = {key for key in convolutions if not torch.equal(before[key], saved[f"0.{key}"])}

@@ -175,7 +175,7 @@ def test_every_cell_is_a_row(results: Path) -> None:
         ("raw_pixels", "classify", "not applicable"): 3,
     }
     skipped = rows(table, status="not applicable").iloc[0]
-    assert skipped["reason"] == "the method offers no trunk"
+    assert skipped["reason"] == "the method offers no trunks"
     assert np.isnan(skipped["value"])
     assert rows(table, method="raw_pixels")["role"].tolist() == ["floor"] * 6
     assert not rows(table, method="raw_pixels")["reduced"].any()

@@ -59,7 +59,7 @@ def test_the_encoder_computes_what_torchvision_s_does(
     with torch.inference_mode():
         found = method.features(images)
     torch.testing.assert_close(found, x.detach().flatten(1), rtol=1e-4, atol=1e-5)
-    assert not any(isinstance(child, nn.Linear) for child in method.trunk().modules())
+    assert not any(isinstance(child, nn.Linear) for child in method.trunks()["encoder"].modules())
 
 
 def test_files_that_do_not_fit(reference: nn.Module, root: Path) -> None:

@@ -221,7 +221,7 @@ def test_every_value_in_a_shell_command_is_quoted(path: Path) -> None:
 
 
 def test_all_shell_commands_are_found(tmp_path: Path) -> None:
-    assert sum(len(shell_commands(path)) for path in RULES) == 10
+    assert sum(len(shell_commands(path)) for path in RULES) == 12
     path = tmp_path / "rules.smk"
     path.write_text('rule a:\n    shell:\n        "b {c:q}"\n        " {d} > {log:q}"\n')
     assert shell_commands(path) == ["b {c:q} {d} > {log:q}"]

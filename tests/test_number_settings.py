@@ -182,6 +182,21 @@ NAMED: list[tuple[str, dict[str, Any], str]] = [
     ),
     ("parts", {"on": "all", "k": 4, "crop": "center"}, "all, K = 4, centre crops"),
     *(
+        (
+            "transfer",
+            {"part": part, "network": network} | reading,
+            f"{part}, {network}{', running mean' if reading else ''}",
+        )
+        for part in ("encoder", "discriminator")
+        for network in ("frozen", "fine-tuned")
+        for reading in ({}, {"reading": "running mean"})
+    ),
+    (
+        "generation",
+        {"n": 10492, "resize": "ttur", "stretched": True},
+        "n=10492, ttur resize, contrast-stretched",
+    ),
+    *(
         ("parts", {"on": on, "k": k, "crop": "whole"}, f"{on}, K = {k}, whole images")
         for on in ("CUB-001", "CUB-002", "CUB-003", "all")
         for k in (1, 4, 8, 16)

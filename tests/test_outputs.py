@@ -76,8 +76,8 @@ class Everything(Bare):
     def move(self, images: Tensor, particle: int, shift: tuple[float, float]) -> Tensor:
         return images.roll(round(16 * shift[0]), 3)
 
-    def trunk(self) -> nn.Sequential:
-        return nn.Sequential(nn.Conv2d(3, 4, 3), *(nn.Identity() for _ in range(4)))
+    def trunks(self) -> dict[str, nn.Module]:
+        return {"encoder": nn.Conv2d(3, 4, 3), "discriminator": nn.Flatten()}
 
 
 def test_there_is_a_capability_for_everything_that_is_offered() -> None:
@@ -217,7 +217,14 @@ BROKEN: dict[str, tuple[str, Any, str]] = {
     "reconstructions in grey levels": ("reconstruct", 200 * IMAGES, "from 0 to 1"),
     "generated images of another number": ("generate", IMAGES[:1], r"\[2, 3, S, S\]"),
     "a movement without channels": ("move", IMAGES[:, 0], r"\[2, 3, S', S'\]"),
-    "a trunk that is a layer": ("trunk", nn.Conv2d(3, 4, 3), "must be an nn.Sequential"),
+    "no trunks": ("trunks", {}, "at least one"),
+    "a bare trunk": ("trunks", nn.Flatten(), "of type Flatten; it must be networks by the names"),
+    "a trunk that is a function": ("trunks", {"encoder": torch.relu}, "must be an nn.Module"),
+    "a trunk that mixes images": (
+        "trunks",
+        {"encoder": nn.Flatten(0)},
+        r"trunks\(\)\['encoder'\]\(images\) is float32 \[6144\]; it must be .* \[2, D\]",
+    ),
 }
 
 

@@ -234,7 +234,7 @@ def draw_crops(
     """
     if settings.training_crop == "box":
         return _jittered(regions, settings.box_jitter, draw)
-    return _random(regions, settings.crop_area, settings.crop_aspect, draw)
+    return random_parts(regions, settings.crop_area, settings.crop_aspect, draw)
 
 
 def _jittered(
@@ -249,7 +249,7 @@ def _jittered(
     return np.concatenate([middle - half, middle + half], axis=1)
 
 
-def _random(
+def random_parts(
     regions: NDArray[np.floating],
     area: tuple[float, float],
     aspect: tuple[float, float],

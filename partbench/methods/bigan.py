@@ -173,9 +173,9 @@ class BiGAN(Method):
             for phase, modules in players.items()
         }
 
-    def trunk(self) -> nn.Sequential:
+    def trunks(self) -> dict[str, nn.Module]:
         """Return the encoder without its last layer, as in the other baselines."""
-        return self.encoder
+        return {"encoder": self.encoder}
 
     def features(self, images: Tensor) -> Tensor:
         """Return the flattened encoder map, [B, C * h * w]."""

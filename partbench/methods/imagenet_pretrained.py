@@ -92,9 +92,9 @@ class ImageNetPretrained(StepFreeMethod):
                 )
         self.encoder.load_state_dict({name: named[name] for name in own})
 
-    def trunk(self) -> nn.Sequential:
+    def trunks(self) -> dict[str, nn.Module]:
         """Return the encoder."""
-        return self.encoder
+        return {"encoder": self.encoder}
 
     def features(self, images: Tensor) -> Tensor:
         """Return the flattened encoder map, [B, C * h * w]."""

@@ -257,9 +257,9 @@ class PatchVAE(Method):
             value = anneal(self.temperature.item(), step, s.temperature_rate, s.temperature_floor)
             self.temperature.fill_(value)
 
-    def trunk(self) -> nn.Sequential:
+    def trunks(self) -> dict[str, nn.Module]:
         """Return the encoder; downstream tasks drop the latent heads, as in the paper."""
-        return self.encoder
+        return {"encoder": self.encoder}
 
     def features(self, images: Tensor) -> Tensor:
         """Return the flattened encoder map, [B, C * h * w]."""

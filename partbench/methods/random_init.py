@@ -40,9 +40,9 @@ class RandomInit(StepFreeMethod):
         self.encoder = resnet18_trunk(settings.stride, settings.encoder_width)
         init_patchvae_(self)
 
-    def trunk(self) -> nn.Sequential:
+    def trunks(self) -> dict[str, nn.Module]:
         """Return the encoder."""
-        return self.encoder
+        return {"encoder": self.encoder}
 
     def features(self, images: Tensor) -> Tensor:
         """Return the flattened encoder map, [B, C * h * w]."""

@@ -74,9 +74,9 @@ class Supervised(Method):
         sgd = SGD(self.parameters(), s.learning_rate, momentum=0.9, weight_decay=s.weight_decay)
         return {"all": sgd}
 
-    def trunk(self) -> nn.Sequential:
+    def trunks(self) -> dict[str, nn.Module]:
         """Return the encoder."""
-        return self.encoder
+        return {"encoder": self.encoder}
 
     def features(self, images: Tensor) -> Tensor:
         """Return the encoder's map averaged over its cells, [B, C]."""

@@ -143,9 +143,9 @@ class VAE(Method):
         """Return one Adam for all parameters."""
         return {"all": Adam(self.parameters(), self.settings.learning_rate, betas=(0.5, 0.999))}
 
-    def trunk(self) -> nn.Sequential:
+    def trunks(self) -> dict[str, nn.Module]:
         """Return the encoder; downstream tasks drop the latent heads, as in the paper."""
-        return self.encoder
+        return {"encoder": self.encoder}
 
     def features(self, images: Tensor) -> Tensor:
         """Return the flattened encoder map, [B, C * h * w]."""

@@ -19,21 +19,24 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import nn
 
+from partbench import checkpoint
 from partbench.data.loader import Loader, Schedule, to_float
 from partbench.data.prepared import Prepared, Split
-from partbench.errors import BadInput, in_short
-from partbench.files import atomic, sha256
-from partbench.integrity import check_archive
-from partbench.method import Method, MethodSettings
+from partbench.errors import BadInput
+from partbench.files import sha256
+from partbench.method import Method, MethodSettings, name_of
 from partbench.metrics.accuracy import label_ranks
 from partbench.model import load_model_for
 from partbench.nn.init import init_patchvae_
+from partbench.outputs.trunks import ENCODER
 from partbench.probe import Numbers, Probe, Result, Setting
 from partbench.progress import Progress
 from partbench.settings import Settings
 
 Freeze = Literal["conv1", "conv1-3", "conv1-5", "conv1-9", "all"]
 TOP5_FROM = 10  # classes; below that, top-5 says little
+STAGES = 5
+"""Modules of a ResNet up to the end of its first stage, conv1 to layer1."""
 
 
 class ClassifySettings(Settings):
@@ -86,7 +89,7 @@ class Classify(Probe):
     # paper's text is said to fine-tune its last two blocks, so both are measured.
     PAPER = {"imagenet": {"freeze": ("conv1-9", "all"), "epochs": 30, "pool": True}}
     version = 1
-    needs = ("trunk",)
+    needs = ("trunks",)
     reads = "model"
 
     SELECTIONS = {
@@ -110,11 +113,11 @@ class Classify(Probe):
         everything = np.arange(len(labels))
         origin = [sha256(source), prepared.meta["checksum"]]
         fit = _Fit(settings, method, prepared.classes, seed, device, origin)
-        checkpoint = source.with_name(f"classify-{prepared.meta['data_set']}")
+        scratch = source.with_name(f"classify-{prepared.meta['data_set']}")
         numbers, details = Numbers("%", "higher"), {}
         for freeze in settings.freeze:
-            chooser = fit.curve(freeze, (train, kept), (train, held_out), checkpoint)
-            curve = fit.curve(freeze, (train, everything), (test, np.arange(len(test))), checkpoint)
+            chooser = fit.curve(freeze, (train, kept), (train, held_out), scratch)
+            curve = fit.curve(freeze, (train, everything), (test, np.arange(len(test))), scratch)
             epochs = {
                 "": int(curve.accuracy().argmax()),
                 "held-out epoch": int(chooser.accuracy().argmax()),
@@ -134,17 +137,34 @@ class Classify(Probe):
                 "test accuracy": curve.accuracy().tolist(),
                 "held-out accuracy": chooser.accuracy().tolist(),
             }
-        scratch = [
-            path
-            for path in checkpoint.parent.iterdir()
-            if path.name.startswith(f"{checkpoint.name}.")
+        left = [
+            path for path in scratch.parent.iterdir() if path.name.startswith(f"{scratch.name}.")
         ]
-        return numbers.result(details, scratch=scratch)
+        return numbers.result(details, scratch=left)
 
     @classmethod
     def training_images(cls, settings: Any, n_train: int) -> int:
         """Return how many images pass through the encoder, forward and backward."""
         return round(len(settings.freeze) * settings.epochs * n_train * (2 - settings.held_out))
+
+
+def _front_of_resnet(method: Method) -> nn.Sequential:
+    """Return a method's encoder.
+
+    Raises:
+        BadInput: it is no ResNet's front as torchvision orders it: conv1, bn1, relu, maxpool,
+            layer1, ...
+    """
+    trunks = method.trunks()  # type: ignore[operator]
+    encoder = trunks.get(ENCODER)
+    if not isinstance(encoder, nn.Sequential) or len(encoder) < STAGES:
+        found = f"of type {type(encoder).__name__}" if encoder else f"missing among {list(trunks)}"
+        raise BadInput(
+            f"classify: the {ENCODER} of {name_of(type(method))} is {found}; the protocol freezes "
+            f"the front of a ResNet, an nn.Sequential of {STAGES} modules or more. Measure this "
+            "method by the probe `transfer`"
+        )
+    return encoder
 
 
 def _hold_out(
@@ -178,12 +198,12 @@ class _Fit:
     def _network(self, freeze: Freeze) -> nn.Sequential:
         """Return encoder and head; what is frozen has no gradient."""
         s = self.settings
-        trunk = copy.deepcopy(self.method.trunk()).requires_grad_(True)  # type: ignore[operator]
+        trunk = copy.deepcopy(_front_of_resnet(self.method)).requires_grad_(True)
         for layer in trunk.modules():
             if isinstance(layer, nn.BatchNorm2d):  # affine always, in the whole encoder
                 layer.requires_grad_(False)
-        conv1, layer1 = trunk[0], trunk[4]
-        conv1.requires_grad_(False)
+        layer1: Any = trunk[4]
+        trunk[0].requires_grad_(False)
         if freeze == "conv1-3":
             layer1[0].requires_grad_(False)
         elif freeze in ("conv1-5", "conv1-9"):
@@ -222,11 +242,11 @@ class _Fit:
         freeze: Freeze,
         train: tuple[Split, NDArray[np.int64]],
         test: tuple[Split, NDArray[np.int64]],
-        checkpoint: Path,
+        scratch: Path,
     ) -> Curve:
         """Train on rows of one split and return the outcomes on rows of another, by epoch.
 
-        The state is kept in `checkpoint` once a minute and taken up from there.
+        The state is kept in `scratch` once a minute and taken up from there.
         """
         s = self.settings
         torch.manual_seed(self.seed)
@@ -247,13 +267,13 @@ class _Fit:
         identity = json.dumps(
             [freeze, s.model_dump(mode="json"), self.seed, len(train[1]), *self.origin]
         )
-        path = checkpoint.with_name(f"{checkpoint.name}.{freeze}.{len(train[1])}.pt")
-        state = _load(path, identity)
+        path = scratch.with_name(f"{scratch.name}.{freeze}.{len(train[1])}.pt")
+        state = checkpoint.load(path, identity, self.device)
         ranks: list[NDArray[np.uint8]] = []
         if state:
             network.load_state_dict(state["network"])
             optimizer.load_state_dict(state["optimizer"])
-            ranks = list(state["ranks"].numpy())
+            ranks = list(state["ranks"].cpu().numpy())
         first = len(ranks) * schedule.steps_per_epoch
         saved = time.monotonic()
         label = f"classify, frozen {freeze}, {len(train[1])} images"
@@ -281,7 +301,12 @@ class _Fit:
                         )
                     ranks.append(self._ranks(network, *test))
                     if time.monotonic() - saved > 60 or epoch + 1 == s.epochs:
-                        _save(path, identity, network, optimizer, ranks)
+                        state = {
+                            "network": network.state_dict(),
+                            "optimizer": optimizer.state_dict(),
+                            "ranks": torch.from_numpy(np.stack(ranks)),
+                        }
+                        checkpoint.save(path, identity, state)
                         saved = time.monotonic()
         return Curve(np.stack(ranks))
 
@@ -303,35 +328,3 @@ class _Fit:
                 )
             ranks.append(label_ranks(scores, labels[some], np.arange(self.classes)))
         return np.concatenate(ranks).clip(max=5).astype(np.uint8)
-
-
-def _save(
-    path: Path,
-    identity: str,
-    network: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    ranks: list[NDArray[np.uint8]],
-) -> None:
-    with atomic(path) as aside:
-        torch.save(
-            {
-                "identity": identity,
-                "network": network.state_dict(),
-                "optimizer": optimizer.state_dict(),
-                "ranks": torch.from_numpy(np.stack(ranks)),
-            },
-            aside,
-        )
-
-
-def _load(path: Path, identity: str) -> dict[str, Any] | None:
-    """Return a checkpoint of exactly this fit, or None: then it starts over."""
-    if not path.exists():
-        return None
-    try:
-        check_archive(path)
-        state: dict[str, Any] = torch.load(path, weights_only=True)
-    except Exception as error:  # torch raises anything on a damaged file
-        print(f"{path} is damaged ({in_short(error)}); this classifier starts over", flush=True)
-        return None
-    return state if state.get("identity") == identity else None

@@ -35,6 +35,9 @@ NAMES = {
     "throat_keypoint": "True throat keypoint",
     "supervised_landmarks": "Supervised landmarks",
     "imagenet_pretrained": "ImageNet-pretrained",
+    "supervised_trunk": "Supervised trunk",
+    "supervised_attributes": "Supervised attributes",
+    "knowledge_transfer": "Knowledge transfer",
 }
 """The field's spelling; a method that is not here goes by its own key."""
 

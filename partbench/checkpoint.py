@@ -1,0 +1,42 @@
+"""The state of a probe that trains, kept in a file from which it resumes after a stop."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from partbench.errors import in_short
+from partbench.files import atomic
+from partbench.integrity import check_archive
+
+
+def save(path: Path, identity: str, state: Mapping[str, Any]) -> None:
+    """Write the state of a fit.
+
+    Args:
+        path: the file to write, atomically.
+        identity: everything on which the fit depends.
+        state: tensors, numbers and what `state_dict` returns.
+    """
+    with atomic(path) as aside:
+        torch.save({"identity": identity, **state}, aside)
+
+
+def load(path: Path, identity: str, device: torch.device) -> dict[str, Any] | None:
+    """Return the state of exactly this fit, or None where it starts over.
+
+    Args:
+        path: what `save` wrote, if anything.
+        identity: see `save`.
+        device: where the tensors go.
+    """
+    if not path.exists():
+        return None
+    try:
+        check_archive(path)
+        state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
+    except Exception as error:  # torch raises anything on a damaged file
+        print(f"{path} is damaged ({in_short(error)}); this classifier starts over", flush=True)
+        return None
+    return state if state.get("identity") == identity else None
