@@ -17,10 +17,11 @@ from partbench.names import ByName, Name, Once, Variant, version_of
 from partbench.outputs.capability import capabilities, check_class
 from partbench.probe import Probe
 from partbench.run import Run, Runtime, Seed
+from partbench.search import SearchSettings
 from partbench.settings import Settings, nearest
 from partbench.strict_yaml import read_mapping
 
-WORDS = {"mask": "the foreground", "frames": "clips"}
+WORDS = {"mask": "the foreground", "frames": "clips", "neighbours": "neighbours of images"}
 """Annotations whose names in prose differ."""
 
 Names = Annotated[Once[Name], Field(min_length=1)]
@@ -49,7 +50,9 @@ class Config(Settings):
     )
     runtime: Runtime = Runtime()
     data: ByName[dict[str, Any]] = Field(
-        min_length=1, description="name -> `reader` and the reader's settings, or `of` and `by`"
+        min_length=1,
+        description="name -> `reader` and the reader's settings, or `of` and either `by` or "
+        "`neighbours`",
     )
     settings: dict[Name, dict[str, Any]] = Field(
         default_factory=dict, description="method -> settings on top of every variant's"
@@ -70,6 +73,13 @@ class PredictedForeground(Settings):
     def run(self) -> Run:
         """The run that predicts the foreground."""
         return Run.parse(self.by, "by")
+
+
+class SceneNeighbours(Settings):
+    """A data set that repeats another one with the neighbours of its images."""
+
+    of: Name = Field(description="the other data set, a key of `data` with a reader")
+    neighbours: SearchSettings = Field(description="how they are found")
 
 
 class Cell(NamedTuple):
@@ -109,6 +119,7 @@ def check(values: Mapping[str, Any], where: str) -> Config:
     config = Config.parse(values, where)
     for name in config.data:
         _check_foreground(config, name, where)
+        _check_neighbours(config, name, where)
         _check_splits(config, name, where)
     for name in config.probes:
         for data in config.data:
@@ -154,12 +165,19 @@ def _check_annotations(
         what: needs them, for the message; `{}` stands for the annotations.
     """
     reader = load_reader(config, name)(data_root(), data_settings(config, name))
+    scenes = scene_neighbours(config, name) is not None
     for group in groups:
-        if all(reader.has(annotation) is False for annotation in group):
+        if all((scenes if a == "neighbours" else reader.has(a)) is False for a in group):
             words = " or ".join(WORDS.get(annotation, annotation) for annotation in group)
+            made = f"make one of it: `{{of: {name}, neighbours: {{}}}}`"
+            remedy = (
+                made
+                if group == ("neighbours",)
+                else "look whether its reader has a setting that reads them"
+            )
             raise BadInput(
                 f"{what.format(words)}, but the data set '{name}' has none; name a data set that "
-                "has, or look whether its reader has a setting that reads them"
+                f"has, or {remedy}"
             )
 
 
@@ -180,7 +198,7 @@ def load_probe(name: str, where: str = "command line") -> type[Probe]:
 def predicted_foreground(config: Config, name: str, where: str = "") -> PredictedForeground | None:
     """Return how a data set gets a predicted foreground; None if it has a reader instead."""
     values = config.data[name]
-    if "reader" in values or not values.keys() & {"of", "by"}:
+    if "reader" in values or "neighbours" in values or not values.keys() & {"of", "by"}:
         return None
     return PredictedForeground.parse(values, f"{where}: data.{name}")
 
@@ -206,10 +224,29 @@ def _check_foreground(config: Config, name: str, where: str) -> None:
     check_same_crop(learnt, shown, f"{place}: {by} on {predicted.of}")
 
 
+def scene_neighbours(config: Config, name: str, where: str = "") -> SceneNeighbours | None:
+    """Return how the neighbours of a data set's images are found; None if they are not."""
+    values = config.data[name]
+    if "reader" in values or "neighbours" not in values:
+        return None
+    return SceneNeighbours.parse(values, f"{where}: data.{name}")
+
+
+def _check_neighbours(config: Config, name: str, where: str) -> None:
+    if scenes := scene_neighbours(config, name, where):
+        readers = {key: values for key, values in config.data.items() if "reader" in values}
+        _known(scenes.of, readers, f"{where}: data.{name}")
+
+
+def repeated(config: Config, name: str, where: str = "") -> str:
+    """Return which data set, one with a reader, the data set `name` repeats; else itself."""
+    derived = scene_neighbours(config, name, where) or predicted_foreground(config, name, where)
+    return derived.of if derived else name
+
+
 def load_reader(config: Config, name: str, where: str = "") -> type[Reader]:
     """Return the reader class of the data set `name`, or of the one that it repeats."""
-    if predicted := predicted_foreground(config, name, where):
-        name = predicted.of
+    name = repeated(config, name, where)
     place = f"{where}: data.{name}"
     if "reader" not in config.data[name]:
         raise BadInput(f"{place} has no key 'reader'; name a file of partbench/data/")
@@ -235,8 +272,7 @@ def _frames(config: Config, name: str) -> int:
 
 def data_settings(config: Config, name: str, where: str = "") -> DataSettings:
     """Return the validated settings of the data set `name`, or of the one that it repeats."""
-    if predicted := predicted_foreground(config, name, where):
-        name = predicted.of
+    name = repeated(config, name, where)
     values = {k: v for k, v in config.data[name].items() if k != "reader"}
     return load_reader(config, name, where).Settings.parse(values, f"{where}: data.{name}")
 

@@ -55,6 +55,11 @@ def of_foreground() -> str:
     return fingerprint("partbench.foreground")
 
 
+def of_scenes(reader: str) -> str:
+    """Return the fingerprint of finding the neighbours of a data set's images."""
+    return fingerprint("partbench.scenes", f"partbench.data.{reader}")
+
+
 def of_training(method: str) -> str:
     """Return the fingerprint of training a method."""
     return fingerprint("partbench.train", f"partbench.methods.{method}")

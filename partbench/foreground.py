@@ -5,8 +5,6 @@ of a supervised network, as the part papers do for their test images, or of an u
 new data set is a folder of links to the arrays of the old one, with new masks.
 """
 
-import os
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +12,10 @@ import torch
 
 from partbench.data.crop import check_same_crop
 from partbench.data.loader import to_float
-from partbench.data.prepared import Prepared, checksum_of
+from partbench.data.prepared import Prepared
+from partbench.derived import put_derived
 from partbench.errors import BadInput
-from partbench.files import aside_of, create_array, explained, locked, make_empty, put_in_place
-from partbench.integrity import CHECKSUMS, read_record, verify, write_checksums, write_record
+from partbench.files import aside_of, create_array, explained, locked, make_empty
 from partbench.model import load_model_for
 from partbench.outputs.part_maps import HasPartMaps
 from partbench.progress import Progress
@@ -63,21 +61,8 @@ def find_foreground(
             if prepared.split(split).has(f"{WIDE}images"):
                 label = f"{run} foreground of {split}, wide squares"
                 _write_masks(method, prepared, split, aside, torch.device(device), label, WIDE)
-        old = read_record(data / CHECKSUMS)["files"]
-        links = [file for file in old if not (aside / file).exists()]
-        for file in links:
-            verify(data / file, data / "meta.json")
-            _link(data / file, aside / file)
-        digests = write_checksums(aside, {file: old[file] for file in links})
-        foreground = {"by": str(run), "of": prepared.meta["data_set"], "mean IoU, %": overlap}
-        changed = {
-            "data_set": name,
-            "code": code,
-            "checksum": checksum_of(digests),
-            "foreground": foreground,
-        }
-        write_record(aside / "meta.json", prepared.meta | changed)
-        put_in_place(aside, out)
+        about = {"by": str(run), "of": prepared.meta["data_set"], "mean IoU, %": overlap}
+        put_derived(prepared, aside, out, name, code, {"foreground": about})
 
 
 def _write_masks(
@@ -124,11 +109,3 @@ def _write_masks(
             progress.advance(len(batch))
     masks.flush()
     return 100 * float(np.concatenate(overlaps).mean()) if overlaps else None
-
-
-def _link(path: Path, to: Path) -> None:
-    """Link a file, or copy it where the file system cannot."""
-    try:
-        os.link(path, to)
-    except OSError:
-        shutil.copyfile(path, to)

@@ -22,11 +22,13 @@ from partbench.config import (
     predicted_foreground,
     probe_settings,
     runs,
+    scene_neighbours,
 )
 from partbench.data.archives import files_read
-from partbench.data.batch import Batch
+from partbench.data.batch import UNSUPERVISED, Batch
 from partbench.data.catalogue import prepared_bytes
 from partbench.data.loader import Schedule
+from partbench.data.neighbours import QUADRANTS
 from partbench.errors import BadInput
 from partbench.files import data_root
 from partbench.method import DataInfo
@@ -232,6 +234,8 @@ def _check_data(config: Config, name: str) -> list[str]:
     settings = data_settings(config, name)
     if predicted := predicted_foreground(config, name):
         return [f"ok    {name}: {predicted.of} with the foreground of {predicted.by}"]
+    if scenes := scene_neighbours(config, name):
+        return [f"ok    {name}: {scenes.of} with the neighbours of its images"]
     files = files_read(config.data[name]["reader"], settings)
     missing = [file for file in files if not file.ready(data_root())]
     if missing and not settings.subset and all(file.urls for file in missing):
@@ -269,6 +273,8 @@ def _flops(method: str, settings: Any, data: DataInfo, trunk: bool) -> float:
             torch.zeros(8, data.landmarks, 3),
             torch.ones(8, data.size, data.size),
             torch.zeros(8, data.size, data.size, dtype=torch.uint8),
+            torch.zeros(8, QUADRANTS, 3, data.size, data.size),
+            torch.zeros(8, QUADRANTS),
         )
         with FlopCounterMode(display=False) as counter:
             if trunk:
@@ -289,7 +295,7 @@ def _work(config: Config, run: Run, images: int | None = None) -> float:
     if images is not None:
         return images * _flops(run.method, settings, data, trunk=True) if images else 0
     splits = _counts(config, run.train)
-    annotated = methods.load(run.method).learns_from != "images"
+    annotated = methods.load(run.method).learns_from not in UNSUPERVISED
     n = splits["train"] if annotated else splits.get("unlabeled", splits["train"])
     steps = Schedule(n, settings, run.seed).steps
     per_image = _flops(run.method, settings, data, trunk=False) if steps else 0

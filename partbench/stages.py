@@ -55,6 +55,14 @@ def add_stages(commands: Any) -> None:
     foreground.add_argument("--code", help=CODE)
     foreground.add_argument("--out", type=Path, required=True)
 
+    scenes = stage("scenes", _scenes, "Stage: repeat a data set with the neighbours of its images.")
+    scenes.add_argument("--data-set", required=True)
+    scenes.add_argument("--data", type=Path, required=True)
+    scenes.add_argument("--settings", default="{}")
+    scenes.add_argument("--runtime", default="{}")
+    scenes.add_argument("--code", help=CODE)
+    scenes.add_argument("--out", type=Path, required=True)
+
     train = stage("train", _train, "Stage: train one run, or resume it.")
     train.add_argument("--run", dest="key", required=True, help="method/variant/train/seed")
     train.add_argument("--settings", required=True)
@@ -138,6 +146,25 @@ def _foreground(args: argparse.Namespace) -> None:
     code = args.code or fingerprint.of_foreground()
     find_foreground(args.data_set, args.model, args.data, args.out, device, runtime.threads, code)
     write_sheet(Prepared(args.out), args.out / "sheet.png")
+
+
+def _scenes(args: argparse.Namespace) -> None:
+    from partbench import fingerprint, names
+    from partbench.data.prepared import Prepared
+    from partbench.data.sheet import write_neighbour_sheet
+    from partbench.model import device_of
+    from partbench.run import Runtime
+    from partbench.scenes import find_neighbours
+    from partbench.search import SearchSettings
+
+    runtime = Runtime.parse(json_object(args.runtime, "--runtime"), "runtime")
+    device = device_of(runtime)
+    names.check(args.data_set, "--data-set")
+    where = f"data.{args.data_set}.neighbours"
+    settings = SearchSettings.parse(json_object(args.settings, "--settings"), where)
+    code = args.code or fingerprint.of_scenes(Prepared(args.data).meta["reader"])
+    find_neighbours(args.data_set, args.data, args.out, settings, device, runtime.threads, code)
+    write_neighbour_sheet(Prepared(args.out), args.out / "neighbours.png")
 
 
 def _train(args: argparse.Namespace) -> None:

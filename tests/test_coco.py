@@ -168,6 +168,104 @@ def test_training_images_are_filtered_and_test_images_are_not(tmp_path: Path) ->
     np.testing.assert_array_equal(np.isfinite(data.split("train").annotation("box")).sum(), 12)
 
 
+def textured(path: Path, width: int, height: int, seed: int) -> None:
+    draw = np.random.default_rng(seed)
+    Image.fromarray(draw.integers(0, 256, (height, width, 3), dtype=np.uint8)).save(path)
+
+
+@pytest.fixture
+def five(tmp_path: Path) -> COCO:
+    """Two textured images of 40 x 32 pixels, five samples each."""
+    things = [thing(7, "cat", (4, 6, 10, 8)), thing(7, "dog", (30, 20, 10, 12))]
+    for split in FOLDERS:
+        write(tmp_path, split, {7: (40, 32), 9: (40, 32)}, things)
+        for image in (7, 9):
+            path = tmp_path / "coco" / FOLDERS[split] / name_of(image)
+            textured(path.with_suffix(".png"), 40, 32, image)
+            path.with_suffix(".png").rename(path)
+    return reader(tmp_path, copies="five")
+
+
+def place_of(part: Any, whole: Any) -> tuple[int, int]:
+    """Return (top, left) of the only place of an image where a part of it lies."""
+    height, width = part.shape[:2]
+    windows = np.lib.stride_tricks.sliding_window_view(whole, (height, width), (0, 1))
+    ((top, left),) = np.argwhere((windows == part.transpose(2, 0, 1)).all((2, 3, 4)))
+    return int(top), int(left)
+
+
+def test_copies_are_samples_of_their_own(five: COCO) -> None:
+    names = five.splits()["train"]
+    suffixes = ("", "-flip", "-0.6", "-flip-0.7", "-flip-0.95")
+    assert names == [name_of(i) + suffix for i in (7, 9) for suffix in suffixes]
+    assert five.splits()["test"] == [name_of(7), name_of(9)]
+    assert [five.original(name) for name in names] == 5 * [name_of(7)] + 5 * [name_of(9)]
+    assert five.counts == {"train": 5 * 118_287, "test": 5_000}
+    assert list(five.present("train")) == list(range(10))
+    samples = [five.sample("train", i) for i in range(10)]
+    assert [sample.name for sample in samples] == names
+    original = samples[0]
+    for sample, share, mirrored in zip(
+        samples, (1, 1, 0.6, 0.7, 0.95), (False, True, False, True, True), strict=False
+    ):
+        assert sample.image.shape == (round(32 * share), round(40 * share), 3)
+        whole = original.image[:, ::-1] if mirrored else original.image
+        parts = original.parts[:, ::-1] if mirrored else original.parts  # type: ignore[index]
+        top, left = place_of(sample.image, whole)
+        window = np.s_[top : top + sample.image.shape[0], left : left + sample.image.shape[1]]
+        np.testing.assert_array_equal(sample.parts, parts[window])
+        # Each box encloses the pixels of its object; the larger one comes first.
+        assert sample.box is not None
+        for box, name in zip(sample.box, ("dog", "cat"), strict=False):
+            rows, columns = np.nonzero(parts == CLASSES.index(name) + 1)
+            near = np.array([columns.min() - left, rows.min() - top]) - 0.5
+            far = np.array([columns.max() - left, rows.max() - top]) + 0.5
+            np.testing.assert_allclose(box, [*near, *(far - near)], atol=1e-5)
+
+
+def test_crops_differ_from_image_to_image_and_not_from_time_to_time(five: COCO) -> None:
+    places = []
+    for number in range(2):
+        whole = five.sample("train", 5 * number).image
+        places.append(place_of(five.sample("train", 5 * number + 2).image, whole))
+    assert places[0] != places[1]
+    again = five.sample("train", 2)
+    np.testing.assert_array_equal(again.image, five.sample("train", 2).image)
+
+
+def test_copies_are_prepared(five: COCO, tmp_path: Path) -> None:
+    one = prepare_one(five, tmp_path / "1", workers=1)
+    assert one.meta["splits"]["train"]["n"] == 10
+    (tmp_path / "coco" / "train2017" / name_of(7)).unlink()
+    parsed = five.settings.model_copy(update={"subset": True})
+    few = prepare_one(COCO(five.root, parsed), tmp_path / "2")
+    assert few.meta["splits"]["train"] == {"n": 5, "missing": 5, "skipped": []}
+    np.testing.assert_array_equal(few.split("train").images, one.split("train").images[5:])
+    flipped = reader(five.root, copies="flip", subset=True)
+    assert flipped.splits()["train"][2:] == [name_of(9), f"{name_of(9)}-flip"]
+
+
+def test_the_unannotated_test_images(tmp_path: Path) -> None:
+    write_both(tmp_path)
+    folder = tmp_path / "coco" / "test2017"
+    folder.mkdir()
+    listed = [{"id": i, "file_name": name_of(i), "width": 40, "height": 20 + i} for i in (3, 5)]
+    for row in listed:
+        Image.new("L", (40, row["height"])).save(folder / row["file_name"])  # type: ignore[call-overload]
+    made = reader(tmp_path, test="test2017", test_min_side=24)
+    with pytest.raises(BadInput, match=r"image_info_test2017.json is missing; get image_info"):
+        made.splits()
+    categories = [{"id": number, "name": name} for name, number in IDS.items()]
+    text = json.dumps({"images": listed, "categories": categories})
+    (tmp_path / "coco" / "image_info_test2017.json").write_text(text)
+    data = prepare_one(made, tmp_path / "out")
+    assert made.splits()["test"] == [name_of(5)]
+    assert made.counts["test"] == 40_670
+    assert data.split("test").images.shape == (1, SIDE, SIDE, 3)
+    assert not data.split("test").has("parts")
+    assert data.split("train").has("parts")
+
+
 def test_images_that_are_not_there(tmp_path: Path) -> None:
     for split in FOLDERS:
         write(tmp_path, split, {1: (SIDE, SIDE), 2: (SIDE, SIDE)}, [])
@@ -272,6 +370,27 @@ def test_a_changed_file_is_read_again(tmp_path: Path) -> None:
     assert data_set.splits()["train"] == [name_of(7)]
     write(tmp_path, "train", {9: (SIDE, SIDE)}, [])
     assert data_set.splits()["train"] == [name_of(9)]
+
+
+def test_the_data_sets_of_lorbms_among_the_real_images(shared_data: Path) -> None:
+    """Counts by the annotations alone: boxes that are no crowds, and the listed sides."""
+    path = shared_data / "coco" / "annotations" / "instances_train2017.json"
+    document = json.loads(path.read_text())
+    boxes = [row["image_id"] for row in document["annotations"] if not row["iscrowd"]]
+    sides = {row["id"]: min(row["width"], row["height"]) for row in document["images"]}
+    large = {i for i, side in sides.items() if side >= 200}
+    busy = {i for i in large if boxes.count(i) >= 4}
+    assert 0 < len(busy) < len(large)
+    for kept, settings in (
+        (2 * len(busy), {"min_boxes": 4, "min_side": 200, "copies": "flip"}),
+        (5 * len(busy), {"min_boxes": 4, "min_side": 200, "copies": "five"}),
+        (len(large), {"min_side": 200}),
+    ):
+        made = reader(shared_data, subset=True, **settings)
+        assert len(made.splits()["train"]) == len(made.present("train")) == kept
+        assert len(made.splits()["test"]) == 80
+    sizes = {made.sample("train", i).image.shape[:2] for i in range(len(busy))}
+    assert min(min(size) for size in sizes) >= 200
 
 
 def test_real_scenes(shared_data: Path, tmp_path: Path) -> None:

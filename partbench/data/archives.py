@@ -211,14 +211,15 @@ ARCHIVES: dict[str, tuple[Archive, ...]] = {
     "coco": tuple(
         Archive(
             name=name,
-            gives={inside: f"coco/{inside}"},
+            gives={inside: f"coco/{inside.rpartition('/')[2]}"},
             urls=(f"{_COCO}/{folder}/{name}",),
             size=size,
             sha256=sha256,
             md5=md5,
             source="cocodataset.org/#download",
+            read_if={"test": test} if test else {},
         )
-        for name, folder, inside, size, sha256, md5 in (
+        for name, folder, inside, size, sha256, md5, test in (
             (
                 "train2017.zip",
                 "zips",
@@ -226,6 +227,7 @@ ARCHIVES: dict[str, tuple[Archive, ...]] = {
                 19_336_861_798,
                 "69a8bb58ea5f8f99d24875f21416de2e9ded3178e903f1f7603e283b9e06d929",
                 "cced6f7f71b7629ddf16f17bbcfab6b2",
+                "",
             ),
             (
                 "val2017.zip",
@@ -234,6 +236,7 @@ ARCHIVES: dict[str, tuple[Archive, ...]] = {
                 815_585_330,
                 "4f7e2ccb2866ec5041993c9cf2a952bbed69647b115d0f74da7ce8f4bef82f05",
                 "442b8da7639aecaf257c1dceb8ba8c80",
+                "val2017",
             ),
             (
                 "annotations_trainval2017.zip",
@@ -242,6 +245,25 @@ ARCHIVES: dict[str, tuple[Archive, ...]] = {
                 252_907_541,
                 "113a836d90195ee1f884e704da6304dfaaecff1f023f49b6ca93c4aaae470268",
                 "f4bbac642086de4f52a3fdda2de5fa2c",
+                "",
+            ),
+            (
+                "test2017.zip",
+                "zips",
+                "test2017",
+                6_646_970_404,
+                "c7908c3c9f94ba2f3340ebbeec58c25db6be8774f18d68c2f15d0e369d95baba",
+                "77ad2c53ac5d0aea611d422c0938fb35",
+                "test2017",
+            ),
+            (
+                "image_info_test2017.zip",
+                "annotations",
+                "annotations/image_info_test2017.json",
+                None,
+                "",
+                "",
+                "test2017",
             ),
         )
     ),
@@ -293,6 +315,15 @@ ARCHIVES: dict[str, tuple[Archive, ...]] = {
     "resnet50": _weights("resnet50-0676ba61.pth"),
     "resnet18": _weights("resnet18-f37072fd.pth"),
     "alexnet": _weights("alexnet-owt-7be5be79.pth"),
+    "deepcluster_alexnet": (
+        Archive(
+            name="deepcluster_alexnet.pth",
+            gives={"": "weights/deepcluster_alexnet.pth"},
+            urls=("https://s3.amazonaws.com/deepcluster/alexnet/checkpoint.pth.tar",),
+            source="github.com/facebookresearch/deepcluster (its alexnet/checkpoint.pth.tar, "
+            "renamed)",
+        ),
+    ),
     "inception": (
         Archive(
             name="pt_inception-2015-12-05-6726825d.pth",

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 if TYPE_CHECKING:  # what prepares data needs no torch
     from torch import Tensor
 
-LearnsFrom = Literal["images", "labels", "landmarks", "mask", "parts"]
-"""What a training is told: the images alone, or one annotation beside them."""
+LearnsFrom = Literal["images", "neighbours", "labels", "landmarks", "mask", "parts"]
+"""What a training is told: the images alone, which images are similar, or one annotation."""
+UNSUPERVISED: tuple[LearnsFrom, ...] = ("images", "neighbours")
+"""What is known of any images, without a person's annotation."""
 
 
 class Batch(NamedTuple):
@@ -25,3 +27,9 @@ class Batch(NamedTuple):
     """[B, S, S] float32, 1 on the foreground and 0 elsewhere."""
     parts: Tensor | None = None
     """[B, S, S] uint8: 0 is background, 255 is to be left out."""
+    candidates: Tensor | None = None
+    """[B, 4, 3, S, S] float32 in [0, 1]: for each quadrant (see `partbench.data.neighbours`) an
+    image whose quadrant is similar."""
+    distances: Tensor | None = None
+    """[B, 4] float32: squared L2 distance of the features of the image's and the candidate's
+    quadrant."""

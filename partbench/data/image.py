@@ -157,7 +157,12 @@ Box = tuple[float, float, float, float]
 
 
 def resize(
-    image: NDArray[np.uint8], shape: tuple[int, int], box: Box, nearest: bool, edge: bool = False
+    image: NDArray[np.uint8],
+    shape: tuple[int, int],
+    box: Box,
+    nearest: bool,
+    edge: bool = False,
+    area: bool = False,
 ) -> NDArray[np.uint8]:
     """Return the part `box` (left, top, right, bottom) of an image at another size.
 
@@ -167,6 +172,8 @@ def resize(
         box: may have fractions; pixel edges, not centres.
         nearest: for label maps; else bilinear with antialiasing, as torchvision's Resize.
         edge: what lies outside the image repeats its border; else it is 0.
+        area: each new pixel is the mean of the area that it covers, as TensorFlow's AREA has it;
+            of images [H, W, 3].
     """
     height, width = image.shape[:2]
     left, top, right, bottom = box
@@ -178,8 +185,30 @@ def resize(
         box = (left + before[1], top + before[0], right + before[1], bottom + before[0])
     if image.shape[1::-1] == shape and box == (0, 0, *shape):
         return image
+    if area:
+        return _mean_of_area(image, shape, box)
     method = Image.Resampling.NEAREST if nearest else Image.Resampling.BILINEAR
     return np.asarray(Image.fromarray(image).resize(shape, method, box=box))
+
+
+def _mean_of_area(image: NDArray[np.uint8], shape: tuple[int, int], box: Box) -> NDArray[np.uint8]:
+    """Return a part of an image of which each new pixel is the mean of the area that it covers."""
+    left, top, right, bottom = box
+    down = _shares(top, bottom, image.shape[0], shape[1])
+    across = _shares(left, right, image.shape[1], shape[0])
+    mixed = np.einsum("yh,hwc->ywc", down, image.astype(np.float32), optimize=True)
+    mixed = np.einsum("xw,ywc->yxc", across, mixed, optimize=True)
+    return np.rint(mixed).astype(np.uint8)
+
+
+def _shares(start: float, end: float, before: int, after: int) -> NDArray[np.float32]:
+    """Return by which shares the pixels of a line make those of its part, [after, before]."""
+    edges = np.linspace(start, end, after + 1)
+    pixels = np.arange(before)
+    low = np.maximum(edges[:-1, None], pixels)
+    high = np.minimum(edges[1:, None], pixels + 1)
+    covered = np.maximum(high - low, 0)
+    return (covered / covered.sum(1, keepdims=True)).astype(np.float32)
 
 
 def move_points(

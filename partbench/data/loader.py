@@ -14,6 +14,7 @@ from torch import Tensor
 
 from partbench.data.batch import Batch, LearnsFrom
 from partbench.data.crop import CropSettings, draw_crops
+from partbench.data.neighbours import Neighbours
 from partbench.data.prepared import CANVAS, Split
 from partbench.data.resample import move_landmarks, resample, resample_labels
 from partbench.errors import BadInput
@@ -201,6 +202,9 @@ class Loader:
                 f"{split.folder}: the data set's reader does not say how landmarks are mirrored "
                 "(`landmark_swap`); set `flip: false`"
             )
+        self.neighbours = None
+        if learns_from == "neighbours":
+            self.neighbours = Neighbours(split, schedule.settings)
         self.rows = rows
         self.rank, self.world, self.threads = rank, world, threads
 
@@ -222,7 +226,8 @@ class Loader:
     def ordered(self) -> Iterator[Batch]:
         """Yield the whole split once, in its order, nothing mirrored.
 
-        Crops are the prepared ones; of a whole image, it is the window in its middle.
+        Crops are the prepared ones; of a whole image, it is the window in its middle. Candidates
+        are the nearest neighbours.
         """
         rows = np.arange(len(self.split)) if self.rows is None else self.rows
         size = self.schedule.settings.batch_size
@@ -263,13 +268,17 @@ class Loader:
         if mirrored is not None:
             taken.mirror(mirrored, self.swap)
         labels = None if self.labels is None else self.labels[indices]
-        fields = (taken.images, labels, *taken[1:], crops)
+        candidates = distances = None
+        if self.neighbours is not None:
+            ranks = self.neighbours.draw(len(indices), draw)
+            candidates, distances = self.neighbours.take(indices, ranks)
+        fields = (taken.images, labels, *taken[1:], candidates, distances, crops)
         tensors = [None if field is None else torch.from_numpy(field) for field in fields]
         pin = self.device.type == "cuda"
         return tuple(t.pin_memory() if pin and t is not None else t for t in tensors)
 
     def _to_device(self, *fields: Tensor | None) -> Batch:
-        images, labels, landmarks, masks, parts, crops = (
+        images, labels, landmarks, masks, parts, candidates, distances, crops = (
             None if field is None else field.to(self.device, non_blocking=True) for field in fields
         )
         assert images is not None
@@ -283,7 +292,8 @@ class Loader:
             )
             landmarks = None if landmarks is None else move_landmarks(landmarks, crops, self.size)
         masks = None if masks is None else masks.float()
-        return Batch(shown, labels, landmarks, masks, parts)
+        candidates = None if candidates is None else to_float(candidates)
+        return Batch(shown, labels, landmarks, masks, parts, candidates, distances)
 
 
 def _landmarks(split: Split, prefix: str = "") -> NDArray[np.float32]:

@@ -306,20 +306,23 @@ def convert(reader: Reader, sample: Sample, split: str = "test") -> dict[str, ND
     box, crop = reader.crop_box(sample), reader.settings.crop
     whole = crop in WHOLE
     shape = _whole_shape(size, box) if whole else (size, size)
+    area = reader.settings.resample == "area"
 
-    def cut(image: NDArray[np.uint8], nearest: bool, edge: bool) -> NDArray[np.uint8]:
+    def cut(
+        image: NDArray[np.uint8], nearest: bool, edge: bool, area: bool = False
+    ) -> NDArray[np.uint8]:
         if not whole:
-            return _frames(image, shape, box, nearest, edge)
+            return _frames(image, shape, box, nearest, edge, area)
         # Cut first, so that what is resized does not see what lies around it.
         left, top, right, bottom = (round(edge) for edge in box)
         image = image[top:bottom, left:right]
-        made = resize(image, shape, (0, 0, *image.shape[1::-1]), nearest)
+        made = resize(image, shape, (0, 0, *image.shape[1::-1]), nearest, area=area)
         canvas = np.zeros((CANVAS * size, CANVAS * size, *made.shape[2:]), np.uint8)
         canvas[: shape[1], : shape[0]] = made
         return canvas
 
     arrays: dict[str, NDArray[Any]] = {
-        "images": cut(sample.image, nearest=False, edge=crop == "pad")
+        "images": cut(sample.image, nearest=False, edge=crop == "pad", area=area)
     }
     if whole:
         arrays["extent"] = arrays["uncut"] = np.array(shape, np.int64)
@@ -369,8 +372,9 @@ def _wide(reader: Reader, sample: Sample) -> dict[str, NDArray[Any]]:
         raise BadInput(f"{reader.root}: {sample.name} is a clip, and `wide` is of single images")
     square, region, side = reader.wide(sample)
     shape, edge = (side, side), reader.settings.crop == "pad"
+    area = reader.settings.resample == "area"
     arrays: dict[str, NDArray[Any]] = {
-        "wide_images": resize(sample.image, shape, square, nearest=False, edge=edge),
+        "wide_images": resize(sample.image, shape, square, nearest=False, edge=edge, area=area),
         "wide_region": np.array(region, np.float32),
     }
     if sample.landmarks is not None:
@@ -403,8 +407,13 @@ def _whole_shape(size: int, box: Box) -> tuple[int, int]:
 
 
 def _frames(
-    image: NDArray[np.uint8], shape: tuple[int, int], box: Box, nearest: bool, edge: bool
+    image: NDArray[np.uint8],
+    shape: tuple[int, int],
+    box: Box,
+    nearest: bool,
+    edge: bool,
+    area: bool,
 ) -> NDArray[np.uint8]:
     if image.ndim == (3 if nearest else 4):
-        return np.stack([resize(frame, shape, box, nearest, edge) for frame in image])
-    return resize(image, shape, box, nearest, edge)
+        return np.stack([resize(frame, shape, box, nearest, edge, area) for frame in image])
+    return resize(image, shape, box, nearest, edge, area)

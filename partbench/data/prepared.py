@@ -16,6 +16,9 @@ A prepared data set is a folder:
     <split>.mask.npy         bool [N, S, S], foreground
     <split>.parts.npy        uint8 [N, S, S], 0 is background, 255 to be left out
     <split>.folds.npy        int64 [F, n], indices into the split; only where it is whole
+    <split>.neighbours.npy   int64 [N, 4, R], see `partbench.data.neighbours`
+    <split>.distances.npy    float32 [N, 4, R], the same
+    <split>.squashed.npy     uint8 [N, S, S, 3], the same
     <split>.names.txt        one line a sample
 
 With the setting `wide`, splits that trainings read have a wider square W pixels wide besides, of
@@ -39,7 +42,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from partbench.data.batch import LearnsFrom
+from partbench.data.batch import UNSUPERVISED, LearnsFrom
 from partbench.data.crop import Cut
 from partbench.errors import BadInput
 from partbench.integrity import open_array, read_record
@@ -164,8 +167,8 @@ class Prepared:
         """Return what a method trains on.
 
         Args:
-            learns_from: images: the split `unlabeled` where there is one, else `train`; labels,
-                landmarks, mask or parts: `train`.
+            learns_from: images or neighbours: the split `unlabeled` where there is one, else
+                `train`; labels, landmarks, mask or parts: `train`.
             windows: whether the training cuts squares out of whole images.
 
         Raises:
@@ -177,8 +180,7 @@ class Prepared:
                 "aspect, and trainings need squares; train on the same data with another `crop`, "
                 "or set `training_crop: window`"
             )
-        if learns_from == "images":
-            return self.split("unlabeled" if "unlabeled" in self.meta["splits"] else "train")
-        split = self.split("train")
+        unlabeled = learns_from in UNSUPERVISED and "unlabeled" in self.meta["splits"]
+        split = self.split("unlabeled" if unlabeled else "train")
         split.annotation(learns_from)
         return split

@@ -72,6 +72,11 @@ class DataSettings(Settings):
         "pad: the whole image in the middle of a square, its border repeated around it; whole: the "
         "image at its own aspect, its shorter side `size`, to measure parts on and nothing else",
     )
+    resample: Literal["bilinear", "area"] = Field(
+        "bilinear",
+        description="how images are resized; bilinear: with antialiasing; area: a pixel is the "
+        "mean of the area that it covers, as TensorFlow's AREA has it",
+    )
     wide: bool = Field(
         False,
         description="keep a wider square of each training image too, of which trainings draw "
@@ -226,6 +231,10 @@ class Reader(ABC):
     def present(self, split: str) -> Sequence[int]:
         """Return the indices of the samples of `split` whose files are there; all by default."""
         return range(len(self.splits()[split]))
+
+    def original(self, name: str) -> str:
+        """Return of which image the sample `name` is a copy: a sample that has no copies is one."""
+        return name
 
     def folds(self, split: str) -> Sequence[Sequence[int]]:
         """Return the official folds of a split, lists of indices into it; none by default."""

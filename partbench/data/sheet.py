@@ -6,12 +6,15 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+from partbench.data.neighbours import NEIGHBOURS, QUADRANTS
 from partbench.data.prepared import Prepared, Split
 from partbench.files import atomic
 
 COLUMNS, ROWS = 12, 4
 SAMPLES = COLUMNS * ROWS
 TILE = 112
+REFERENCES = 10
+"""Images whose neighbours are shown."""
 # The palette of Okabe and Ito, whose colours remain distinct to colour-blind readers.
 COLOURS = ("#e69f00", "#56b4e9", "#009e73", "#f0e442", "#0072b2", "#d55e00", "#cc79a7")
 
@@ -38,6 +41,42 @@ def write_sheet(prepared: Prepared, path: Path) -> None:
             ImageDraw.Draw(sheet).text((x, y + TILE), text[:18], fill="black")
     with atomic(path) as aside:
         sheet.save(aside, format="png", optimize=True)
+
+
+def write_neighbour_sheet(prepared: Prepared, path: Path) -> None:
+    """Write a png of images with neighbours of their quadrants, of the split that trainings use.
+
+    A row shows an image, then for each quadrant the nearest, a middle and the last neighbour, with
+    the squared distance below. A neighbour's other quadrants are darkened.
+    """
+    split = prepared.split("unlabeled" if "unlabeled" in prepared.meta["splits"] else "train")
+    rows, distances = split.annotation("neighbours"), split.annotation("distances")
+    images = split.annotation("squashed") if split.has("squashed") else split.images
+    ranks = (0, NEIGHBOURS // 2, NEIGHBOURS - 1)
+    count = min(REFERENCES, len(split))
+    width, height = TILE + 4, TILE + 18
+    sheet = Image.new("RGB", ((1 + len(ranks) * QUADRANTS) * width - 4, count * height), "white")
+    draw, half = ImageDraw.Draw(sheet), prepared.size // 2
+    for line, index in enumerate(np.linspace(0, len(split) - 1, count).astype(int).tolist()):
+        y = line * height
+        sheet.paste(_enlarged(images[index]), (0, y))
+        for quadrant in range(QUADRANTS):
+            for column, rank in enumerate(ranks):
+                image = images[rows[index, quadrant, rank]]
+                shown = image // 3
+                top, left = half * (quadrant // 2), half * (quadrant % 2)
+                part = slice(top, top + half), slice(left, left + half)
+                shown[part] = image[part]
+                x = (1 + len(ranks) * quadrant + column) * width
+                sheet.paste(_enlarged(shown), (x, y))
+                distance = distances[index, quadrant, rank]
+                draw.text((x, y + TILE), f"{rank + 1}: {distance:.4g}", fill="black")
+    with atomic(path) as aside:
+        sheet.save(aside, format="png")
+
+
+def _enlarged(image: NDArray[np.uint8]) -> Image.Image:
+    return Image.fromarray(image).resize((TILE, TILE), Image.Resampling.NEAREST)
 
 
 def _tile(split: Split, index: int) -> Image.Image:

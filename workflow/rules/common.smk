@@ -52,7 +52,12 @@ REPORT = "report/index.html" if CONFIG.name == "paper" else f"report/{CONFIG.nam
 GPUS = 0 if CONFIG.runtime.device == "cpu" else CONFIG.runtime.devices
 CELLS = [cell for cell in grid.cells(CONFIG) if not cell.skip]
 RUNS = sorted({cell.run for cell in CELLS})
-PREDICTED = {name: grid.predicted_foreground(CONFIG, name) for name in CONFIG.data}
+PREDICTED = {
+    name: predicted
+    for name in CONFIG.data
+    if (predicted := grid.predicted_foreground(CONFIG, name))
+}
+SCENES = {name: scenes for name in CONFIG.data if (scenes := grid.scene_neighbours(CONFIG, name))}
 METHODS = sorted({run.method for run in grid.runs(CONFIG)})
 PROBES = sorted({cell.probe for cell in CELLS})
 PROBE_CLASSES = {probe: plugins.load("probes", probe, Probe) for probe in PROBES}
@@ -89,9 +94,9 @@ def digest_of_weights(name):
     return catalogue.digest_of_weights(name, data_root(), recorded)
 
 
-def names_of(predicted):
-    """Return a pattern of the data sets whose foreground a run predicts, or the others."""
-    return "|".join(re.escape(name) for name in CONFIG.data if bool(PREDICTED[name]) == predicted)
+def names_of(chosen):
+    """Return a pattern of some data sets, for a rule that makes them alone."""
+    return "|".join(map(re.escape, chosen)) or "(?!)"
 
 
 def model_of_foreground(wildcards):
@@ -100,6 +105,23 @@ def model_of_foreground(wildcards):
 
 def data_of_foreground(wildcards):
     return f"{RESULTS}/data/{PREDICTED[wildcards.data_set].of}/meta.json"
+
+
+def data_of_scenes(wildcards):
+    return f"{RESULTS}/data/{SCENES[wildcards.data_set].of}/meta.json"
+
+
+def weights_of_scenes(wildcards):
+    fetched = SCENES[wildcards.data_set].neighbours.fetched
+    return [f"{RESULTS}/weights/{name}.files.json" for name in fetched]
+
+
+def settings_of_scenes(wildcards):
+    return grid.dump(SCENES[wildcards.data_set].neighbours)
+
+
+def code_of_scenes(wildcards):
+    return fingerprint.of_scenes(CONFIG.data[SCENES[wildcards.data_set].of]["reader"])
 
 
 def data_set_settings(wildcards):

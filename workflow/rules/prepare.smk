@@ -6,7 +6,7 @@ rule prepare:
     log:
         f"{RESULTS}/logs/prepare/{{data_set}}.log",
     wildcard_constraints:
-        data_set=names_of(predicted=False),
+        data_set=names_of(name for name in CONFIG.data if name not in {**PREDICTED, **SCENES}),
     priority: 100  # before trainings: it takes every core, and is weighed against as many of them
     conda:
         ENVIRONMENT
@@ -25,7 +25,7 @@ rule prepare:
         " --out {params.out:q} 2> {log:q}"
 
 
-if any(PREDICTED.values()):
+if PREDICTED:
 
     rule foreground:
         input:
@@ -36,7 +36,7 @@ if any(PREDICTED.values()):
         log:
             f"{RESULTS}/logs/foreground/{{data_set}}.log",
         wildcard_constraints:
-            data_set=names_of(predicted=True),
+            data_set=names_of(PREDICTED),
         conda:
             ENVIRONMENT
         threads: CONFIG.runtime.threads
@@ -52,4 +52,36 @@ if any(PREDICTED.values()):
         shell:
             "python -m partbench foreground --data-set {wildcards.data_set:q}"
             " --model {input.model:q} --data {params.data:q} --runtime {params.runtime:q} --code {params.code:q}"
+            " --out {params.out:q} 2> {log:q}"
+
+
+if SCENES:
+
+    rule scenes:
+        input:
+            data=data_of_scenes,
+            weights=weights_of_scenes,
+        output:
+            meta=f"{RESULTS}/data/{{data_set}}/meta.json",
+        log:
+            f"{RESULTS}/logs/scenes/{{data_set}}.log",
+        wildcard_constraints:
+            data_set=names_of(SCENES),
+        priority: 100
+        conda:
+            ENVIRONMENT
+        threads: CONFIG.runtime.threads
+        resources:
+            gpu=GPUS,
+            mem_mb=16000,
+            runtime=1440,
+        params:
+            runtime=runtime,
+            data=folder_of_meta,
+            settings=settings_of_scenes,
+            code=code_of_scenes,
+            out=lambda wildcards, output: str(Path(output.meta).parent),
+        shell:
+            "python -m partbench scenes --data-set {wildcards.data_set:q} --data {params.data:q}"
+            " --settings {params.settings:q} --runtime {params.runtime:q} --code {params.code:q}"
             " --out {params.out:q} 2> {log:q}"
