@@ -122,6 +122,20 @@ def _parser() -> argparse.ArgumentParser:
     labelled = ruler("parts", _score_parts, "Parts against labels by NMI, ARI and IoU.")
     labelled.add_argument("--ignore", type=int, metavar="LABEL", help="a true label to leave out")
 
+    generated = ruler(
+        "generation", _score_generation, "Generated images against real ones, both as sets."
+    )
+    generated.add_argument("--network", help="whose features are compared; default: inception")
+    generated.add_argument("--resize", help="ttur, pytorch or clean; default: the network's usual")
+    generated.add_argument("--images", type=int, help="of each folder, the first; default: all")
+    generated.add_argument("--few", action="store_true", help="measure few images, too")
+    generated.add_argument(
+        "--only-distance", action="store_true", help="the Frechet distance alone, which is faster"
+    )
+    generated.add_argument("--settings", default="{}", help="the probe's other settings, json")
+    scored = ruler("is", _score_is, "The Inception Score of logits or probabilities.")
+    scored.add_argument("--splits", type=int, default=10, help="parts of the images")
+
     moving = command("move", _move, "Move a particle of a test image; writes an animation.")
     moving.add_argument("model", type=Path, metavar="MODEL.pt")
     moving.add_argument("data", type=Path, help="folder of the prepared data set")
@@ -262,6 +276,25 @@ def _score_parts(args: argparse.Namespace) -> None:
 
     (file,) = _files(args, 1, "score parts takes one file, FILE.npz")
     _print(parts.score(file, ignore=args.ignore, seed=args.seed), args)
+
+
+def _score_generation(args: argparse.Namespace) -> None:
+    from partbench.probes.generation import GenerationSettings
+    from partbench.score import generation
+
+    generated, real = _files(args, 2, "score generation takes two folders or files: GENERATED REAL")
+    options = ("network", "resize", "images", "few", "only_distance")
+    given = {key: value for key in options if (value := getattr(args, key)) not in (None, False)}
+    values = json_object(args.settings, "--settings") | given
+    settings = GenerationSettings.parse(values, "score generation")
+    _print(generation.score(generated, real, settings, args.seed), args)
+
+
+def _score_is(args: argparse.Namespace) -> None:
+    from partbench.score import inception_score
+
+    (file,) = _files(args, 1, "score is takes one file, FILE.npz")
+    _print(inception_score.score(file, splits=args.splits, seed=args.seed), args)
 
 
 def _train_and_test(args: argparse.Namespace) -> tuple[Path, Path]:

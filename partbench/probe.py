@@ -200,6 +200,15 @@ class Probe(ABC):
         return ()
 
     @classmethod
+    def weights(cls, settings: Any) -> tuple[str, ...]:
+        """Return the trained networks that it fetches, names of `partbench data list`.
+
+        Args:
+            settings: an instance of the probe's own `Settings`.
+        """
+        return ()
+
+    @classmethod
     def training_images(cls, settings: Any, n_train: int) -> int:
         """Return how many images the probe trains the method's encoder on, for the plan."""
         return 0

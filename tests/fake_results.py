@@ -183,10 +183,10 @@ def _cells(folder: Path, fake: Fake, seed: int, rng: np.random.Generator) -> lis
     failed = {"status": "failed", "reason": LOG}
     if fake.method == "bigan" and seed == 2:
         _log(folder, fake, "toy", seed, rng)
-        return [row("linear", **failed), row("generation", **failed)]
+        return [row("linear", **failed), row("reconstruction", **failed)]
     if fake.variant == "beta+demo" and seed == 1:
         missing = {"status": "missing", "reason": "not run yet"}
-        return [row("linear", **missing), row("generation", **missing)]
+        return [row("linear", **missing), row("reconstruction", **missing)]
     _run(folder, fake, "toy", seed, rng)
     note = f"C = 0.1 {SCRIPT}" if fake.method == HOSTILE else ""
     accuracy = fake.level + float(rng.normal(0, 1.2))
@@ -198,10 +198,10 @@ def _cells(folder: Path, fake: Fake, seed: int, rng: np.random.Generator) -> lis
         *_parts(folder, fake, seed),
     ]
     if fake.role != "method":
-        why = "the method offers no generate"
-        return [*rows, row("generation", status="not applicable", reason=why)]
+        why = "the method offers no reconstructions"
+        return [*rows, row("reconstruction", status="not applicable", reason=why)]
     psnr = np.nan if fake.method == HOSTILE else 14 + fake.level / 20 + float(rng.normal(0, 0.1))
-    return [*rows, row("generation", metric="psnr", value=psnr, unit="dB")]
+    return [*rows, row("reconstruction", metric="psnr", value=psnr, unit="dB")]
 
 
 def _landmarks(folder: Path, fake: Fake, seed: int) -> list[dict[str, Any]]:
@@ -430,7 +430,7 @@ def _run(folder: Path, fake: Fake, train: str, seed: int, rng: np.random.Generat
             cells / "linear.pictures.npz",
             originals=images if fake.method != "bigan" else images[::-1],
             reconstructions=np.clip(images + noise, 0, 255).astype(np.uint8),
-            samples=_images(rng, 8),
+            generated=_images(rng, 8),
         )
 
 

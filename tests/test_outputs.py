@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from partbench import config, plugins
 from partbench import method as methods
 from partbench.coordinates import Frame, RegressionOrigins, of_borders, of_cells, of_pixels
+from partbench.data.batch import Batch
 from partbench.data.prepared import Prepared
 from partbench.errors import BadInput
 from partbench.integrity import write_checksums
@@ -22,12 +23,12 @@ from partbench.method import DataInfo, Method, StepFreeMethod, StepFreeSettings
 from partbench.metrics.warps import part_agreement
 from partbench.outputs import (
     features,
+    generated_images,
     keypoints,
     movement,
     part_maps,
     predictions,
     reconstructions,
-    samples,
 )
 from partbench.outputs.capability import (
     capabilities,
@@ -69,8 +70,8 @@ class Everything(Bare):
     def reconstruct(self, images: Tensor) -> Tensor:
         return images / 2
 
-    def generate(self, n: int) -> Tensor:
-        return torch.rand(n, 3, 32, 32)
+    def generate(self, batch: Batch) -> Tensor:
+        return torch.rand(len(batch.images), 3, 32, 32)
 
     def move(self, images: Tensor, particle: int, shift: tuple[float, float]) -> Tensor:
         return images.roll(round(16 * shift[0]), 3)
@@ -214,7 +215,7 @@ BROKEN: dict[str, tuple[str, Any, str]] = {
         r"foreground is float32 .* must be a tensor of bool",
     ),
     "reconstructions in grey levels": ("reconstruct", 200 * IMAGES, "from 0 to 1"),
-    "samples of another number": ("generate", IMAGES[:1], r"\[2, 3, S, S\]"),
+    "generated images of another number": ("generate", IMAGES[:1], r"\[2, 3, S, S\]"),
     "a movement without channels": ("move", IMAGES[:, 0], r"\[2, 3, S', S'\]"),
     "a trunk that is a layer": ("trunk", nn.Conv2d(3, 4, 3), "must be an nn.Sequential"),
 }
@@ -353,11 +354,11 @@ def test_pictures_come_back(data: Prepared) -> None:
     rebuilt = reconstructions.Pictures.read(drawn)
     assert rebuilt is not None
     assert rebuilt.reconstructions.max() <= 128
-    generated, moved = samples.Pictures.read(drawn), movement.Pictures.read(drawn)
+    generated, moved = generated_images.Pictures.read(drawn), movement.Pictures.read(drawn)
     assert generated is not None
     assert moved is not None
     assert len(moved.frames) == movement.FRAMES
-    assert len(generated.samples) == 20
+    assert len(generated.images) == 5
 
 
 @pytest.mark.parametrize(
@@ -366,7 +367,7 @@ def test_pictures_come_back(data: Prepared) -> None:
         (keypoints.Pictures, "keypoints"),
         (part_maps.Pictures, "parts"),
         (reconstructions.Pictures, "reconstructions"),
-        (samples.Pictures, "samples"),
+        (generated_images.Pictures, "generated"),
         (movement.Pictures, "moved"),
     ],
 )

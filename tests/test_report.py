@@ -194,7 +194,7 @@ def test_failures_show_their_log(page: str) -> None:
     said = words(page)
     assert "BadInput: loss is NaN" in said
     assert "2 of 3" in said
-    assert "the method offers no generate" in said
+    assert "the method offers no reconstructions" in said
 
 
 def test_a_recalled_number_decides_nothing(page: str) -> None:
@@ -708,12 +708,12 @@ def test_a_section_of_a_new_probe_is_found_by_its_name(shadows: Path) -> None:
 
 
 def test_a_probe_without_a_section_has_its_charts_and_tables(results: Path, page: str) -> None:
-    assert "generation" not in sections()
+    assert "reconstruction" not in sections()
     found = read(results)
     panels = {p["probe"]: p for p in panel_views(found, palette(found), sections())}
-    assert [group["title"] for group in panels["generation"]["first"]] == ["psnr"]
-    assert "generation on toy: psnr" in words(section(page, "cells"))
-    assert "generation." not in words(section(page, "protocols"))
+    assert [group["title"] for group in panels["reconstruction"]["first"]] == ["psnr"]
+    assert "reconstruction on toy: psnr" in words(section(page, "cells"))
+    assert "reconstruction." not in words(section(page, "protocols"))
 
 
 def test_numbers_of_another_version_are_left_out_of_sections(results: Path, tmp_path: Path) -> None:

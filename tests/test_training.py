@@ -25,6 +25,7 @@ from sealed import reseal
 from partbench import cli, plan, plugins
 from partbench import method as methods
 from partbench import train as training
+from partbench.data.batch import Batch
 from partbench.data.loader import Loader, Schedule, _shuffle, mirror_landmarks, to_float
 from partbench.data.prepare import prepare
 from partbench.data.prepared import Prepared
@@ -145,7 +146,7 @@ def test_every_method_trains_and_offers_what_it_says(name: str, tiny: Path, tmp_
         assert labels.max() < parts
         assert np.load(outputs / "test.agreement.npy").shape == (TINY["test"],)
     made = np.load(pictures)
-    offered = {"reconstructions": "reconstruct", "samples": "generate", "keypoints": "keypoints"}
+    offered = {"reconstructions": "reconstruct", "generated": "generate", "keypoints": "keypoints"}
     offered |= {"moved": "move", "parts": "part_maps"}
     assert {"originals"} | {k for k, has in offered.items() if hasattr(cls, has)} == set(made)
     assert all(made[key].shape[1:] == (32, 32, 3) for key in set(made) - {"keypoints", "parts"})
@@ -209,7 +210,7 @@ def test_bigan_learns(tiny: Path, tmp_path: Path) -> None:
         _, method = load_model(out / "model.pt", "cpu")
         torch.manual_seed(0)
         with torch.inference_mode():
-            made, back = method.generate(64), method.reconstruct(images)  # type: ignore[operator]
+            made, back = method.generate(Batch(images, None)), method.reconstruct(images)  # type: ignore[operator]
         spread[epochs] = (made.std(0) - images.std(0)).square().mean()
         others = back.roll(1, dims=0)
         ratio[epochs] = (back - images).square().mean() / (others - images).square().mean()

@@ -75,6 +75,7 @@ class BiGAN(Method):
 
     Settings = BiGANSettings
     VARIANTS = {
+        "untrained": {"epochs": 0},
         "cifar100": PROTOCOLS["cifar100"],
         "indoor67": PROTOCOLS["indoor67"],
         "places205": PROTOCOLS["places205"],
@@ -184,7 +185,7 @@ class BiGAN(Method):
         """Return G(E(image)) for images [B, 3, S, S] in [0, 1]."""
         return self.denormalize(self.decode(self.encode(self.normalize(images))))
 
-    def generate(self, n: int) -> Tensor:
-        """Return n images G(z), [n, 3, S, S], for z ~ N(0, 1)."""
-        z = torch.randn(n, self.settings.latent, device=self.mean.device)
+    def generate(self, batch: Batch) -> Tensor:
+        """Return images G(z), [B, 3, S, S], for z ~ N(0, 1)."""
+        z = torch.randn(len(batch.images), self.settings.latent, device=self.mean.device)
         return self.denormalize(self.decode(z))

@@ -141,6 +141,7 @@ class PatchVAE(Method):
 
     Settings = PatchVAESettings
     VARIANTS = {
+        "untrained": {"epochs": 0},
         "lw": {"edge_weighted": True},
         "cifar100": PROTOCOLS["cifar100"],
         "indoor67": PROTOCOLS["indoor67"],
@@ -268,8 +269,9 @@ class PatchVAE(Method):
         """Return the images decoded from samples of their posteriors, as in the paper's code."""
         return self.denormalize(self.decoder(self.encode(self.normalize(images)).z))
 
-    def generate(self, n: int) -> Tensor:
-        """Return n images decoded from samples of the prior, [n, 3, S, S]."""
+    def generate(self, batch: Batch) -> Tensor:
+        """Return images decoded from samples of the prior, [B, 3, S, S]."""
+        n = len(batch.images)
         s, cells = self.settings, self.data.size // self.settings.stride
         prior = torch.full((n, s.parts, cells, cells), self.prior, device=self.mean.device)
         z_occ = torch.bernoulli(prior).unsqueeze(2)

@@ -55,6 +55,7 @@ class VAE(Method):
 
     Settings = VAESettings
     VARIANTS = {
+        "untrained": {"epochs": 0},
         "lw": {"edge_weighted": True},
         "beta": {"beta": 4.0},
         "cifar100": PROTOCOLS["cifar100"],
@@ -154,7 +155,7 @@ class VAE(Method):
         """Return the images decoded from the means of their posteriors."""
         return self.denormalize(self.decoder(self.posterior(self.normalize(images)).mu))
 
-    def generate(self, n: int) -> Tensor:
-        """Return n images decoded from samples of the prior, [n, 3, S, S]."""
-        z = torch.randn(n, self.settings.latent, 1, 1, device=self.mean.device)
+    def generate(self, batch: Batch) -> Tensor:
+        """Return images decoded from samples of the prior, [B, 3, S, S]."""
+        z = torch.randn(len(batch.images), self.settings.latent, 1, 1, device=self.mean.device)
         return self.denormalize(self.decoder(z))

@@ -92,8 +92,8 @@ class Transformer:
         return read(self.network.to(images.device), images, self.stride)
 
 
-def load(name: Backbone, weights_file: str) -> Any:
-    """Return a transformer of timm without its head, frozen, in eval mode.
+def load(name: str, weights_file: str) -> Any:
+    """Return a transformer of timm, by its name there, without its head, frozen, in eval mode.
 
     Raises:
         BadInput: the file of weights is missing from the data root or holds something else.

@@ -15,7 +15,7 @@ from markupsafe import Markup
 
 from partbench import verdict
 from partbench.files import atomic
-from partbench.outputs import movement, reconstructions, samples
+from partbench.outputs import generated_images, movement, reconstructions
 from partbench.published import Claim
 from partbench.report import figures, raster, text
 from partbench.report import sections as fragments
@@ -263,9 +263,10 @@ def picture_views(pictures: list[PictureRecord]) -> list[View]:
                 what = f"reconstructions, seed {picture.seed}"
                 strips.append((title, what, raster.strip(decoded.reconstructions)))
         for picture in same:
-            if drawn := samples.Pictures.read(picture.arrays):
+            if made := generated_images.Pictures.read(picture.arrays):
                 title = text.name(picture.method, picture.variant)
-                strips.append((title, f"samples, seed {picture.seed}", raster.strip(drawn.samples)))
+                what = f"generated images, seed {picture.seed}"
+                strips.append((title, what, raster.strip(made.images)))
         for picture in same:
             if moved := movement.Pictures.read(picture.arrays):
                 title = text.name(picture.method, picture.variant)

@@ -171,6 +171,17 @@ def probe_settings(probe):
     return settings
 
 
+def weights_of_probe(probe):
+    """Return the function of the wildcards that gives the trained networks a cell needs."""
+
+    def weights(wildcards):
+        settings = grid.probe_settings(CONFIG, probe, wildcards.eval)
+        needed = PROBE_CLASSES[probe].weights(settings)
+        return [f"{RESULTS}/weights/{name}.files.json" for name in needed]
+
+    return weights
+
+
 def runtime(wildcards, output):
     """Return how to compute; made from output, so that more threads train nothing again."""
     return grid.dump(CONFIG.runtime)

@@ -12,6 +12,7 @@ for probe in PROBES:
                 else f"{RESULTS}/outputs/{{run}}/{{eval}}/{probe}"
             ),
             data=f"{RESULTS}/data/{{eval}}/meta.json",
+            weights=weights_of_probe(probe),
         output:
             cell=f"{RESULTS}/cells/{{run}}/{{eval}}/{probe}.json",
             samples=f"{RESULTS}/cells/{{run}}/{{eval}}/{probe}.parquet",

@@ -1,0 +1,339 @@
+"""Generation: how near generated images are to the real test images, as sets.
+
+The measures compare features of a frozen network. On the Inception network of 2015 the Frechet
+distance is FID (Heusel et al., NeurIPS 2017), the kernel distance KID (Binkowski et al., ICLR
+2018). On any other network the metric's name says which one, and no published FID is comparable.
+
+The distance of few images is too large: its name says of how many it is, and 2048 are the least
+that are measured without being asked for. Beside it stands its value for infinitely many images.
+"""
+
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import Field
+
+from partbench.data import fetch
+from partbench.data.archives import archives
+from partbench.data.prepared import Prepared
+from partbench.errors import BadInput
+from partbench.files import data_root, explained
+from partbench.metrics import frechet
+from partbench.metrics.generation import (
+    density_coverage,
+    inception_score,
+    kernel_distance,
+    precision_recall,
+)
+from partbench.metrics.logistic import check_finite
+from partbench.model import load_model_for
+from partbench.nn.feature_networks import FeatureNetwork, Network, Resize
+from partbench.outputs import generated_images
+from partbench.probe import Direction, Metric, Numbers, Probe, Result, Setting
+from partbench.progress import Progress
+from partbench.settings import Settings
+
+VERSION = 1
+"""Version of the definition; numbers of different versions are not comparable."""
+BATCH = 32
+"""Images described at once."""
+ENOUGH = 2048
+"""Images of each set below which a distance must be asked for: FID has as many features."""
+PICTURED = 24
+"""Generated and real images that the report shows, the first."""
+DISTANCES = {"fid": "fd", "kid": "kd"}
+"""Name on Inception's features -> on those of other networks."""
+
+Images = NDArray[np.uint8]
+Features = NDArray[np.floating]
+
+
+class GenerationSettings(Settings):
+    """The defaults are FID's and KID's."""
+
+    network: Network = Field("inception", description="whose features are compared")
+    resize: Resize | None = Field(
+        None,
+        description="how images are brought to the network's size: `ttur` (FID's own code, "
+        "torch-fidelity), `pytorch` (pytorch-fid) or `clean` (clean-fid); none: `ttur` for "
+        "Inception, `clean` for the others",
+    )
+    images: int | None = Field(
+        None, ge=1, description="images to generate; none: as many as there are test images"
+    )
+    few: bool = Field(False, description=f"measure fewer than {ENOUGH} images, too")
+    stretched: bool = Field(
+        False,
+        description="beside the images as they are, measure them with the contrast of each "
+        "stretched to the whole range, as the LORBMS thesis did unawares",
+    )
+    only_distance: bool = Field(
+        False, description="the Frechet distance alone; everything else takes longer"
+    )
+    draws: int = Field(
+        20, ge=2, description="random halves behind the interval of the value without bias"
+    )
+    subsets: int = Field(100, ge=1, description="pairs of subsets of KID")
+    subset_size: int = Field(
+        1000, ge=2, description="images of such a subset, but at most half of the smaller set"
+    )
+    neighbours: int = Field(3, ge=1, description="k of precision and recall")
+    density_neighbours: int = Field(5, ge=1, description="k of density and coverage")
+    splits: int = Field(10, ge=1, description="parts of the Inception Score")
+
+
+class GenerationSetting(Setting):
+    """What tells numbers of a metric apart."""
+
+    n: int | None = Field(
+        None, ge=1, description="generated images; none: infinitely many, or it is not known"
+    )
+    resize: Literal["", Resize] = ""
+    stretched: bool = False
+
+    def __str__(self) -> str:
+        parts = (
+            f"n={self.n}" if self.n else "",
+            f"{self.resize} resize" if self.resize else "",
+            "contrast-stretched" if self.stretched else "",
+        )
+        return ", ".join(filter(None, parts))
+
+
+class Described(NamedTuple):
+    """A set of images as a network describes them."""
+
+    features: Features
+    """[N, D]."""
+    logits: Features | None = None
+    """[N, 1008] of Inception."""
+
+
+class Measure(NamedTuple):
+    """One number that compares two sets of images."""
+
+    value: float
+    better: Direction
+    note: str = ""
+    outcomes: NDArray[np.float64] | None = None
+    """[M], by real image; their mean is the value."""
+
+
+class Comparison(NamedTuple):
+    """How two sets of images compare."""
+
+    measures: Mapping[str, Measure]
+    """By name, as on Inception's features."""
+    endless: frechet.Extrapolation | None
+    """The Frechet distance of infinitely many generated images; None where it was left out."""
+
+
+def metric_name(measure: str, network: str) -> str:
+    """Return the name of a measure on a network's features: `fid`, `fd_random`."""
+    if network == "inception":
+        return measure
+    words = [DISTANCES.get(word, word) for word in measure.split("_")]
+    return "_".join([*words, network])
+
+
+def check_number(generated: int, real: int, few: bool, where: str) -> None:
+    """Raise BadInput unless there are enough images, or few are asked for."""
+    if min(generated, real) < ENOUGH and not few:
+        raise BadInput(
+            f"{where}: {generated} generated and {real} real images; of fewer than {ENOUGH:,} the "
+            "Frechet distance says more of their number than of their quality. Give more, or set "
+            "`few: true` (--few) to measure all the same"
+        )
+    if min(generated, real) < 2:
+        raise BadInput(f"{where}: {generated} generated and {real} real images; give two or more")
+
+
+def load_network(settings: GenerationSettings, device: str) -> FeatureNetwork:
+    """Return the network that settings name.
+
+    Raises:
+        BadInput: its file of weights is missing, damaged, or not the official one.
+    """
+    for name in Generation.weights(settings):
+        for file in archives(name):
+            if file.ready(data_root()):
+                fetch.verify(file, data_root())
+    return FeatureNetwork(settings.network, settings.resize, device)
+
+
+def describe(network: FeatureNetwork, batches: Iterable[Images], n: int, label: str) -> Described:
+    """Return the features of n images.
+
+    Args:
+        network: the network.
+        batches: the images, uint8 [B, H, W, 3] each.
+        n: their number.
+        label: of the progress shown.
+    """
+    features: list[Features] = []
+    logits: list[Features] = []
+    with Progress(label, n, "images") as progress:
+        for images in batches:
+            found = network(images)
+            features.append(found.features.cpu().numpy())
+            if found.logits is not None:
+                logits.append(found.logits.cpu().numpy())
+            progress.advance(len(features[-1]))
+    described = Described(np.concatenate(features), np.concatenate(logits) if logits else None)
+    check_finite(described.features, label)
+    return described
+
+
+def batches(images: Images, rows: NDArray[np.intp] | None = None) -> Iterator[Images]:
+    """Yield the rows of an array of images in batches, by default all; few are in memory."""
+    n = len(images) if rows is None else len(rows)
+    for start in range(0, n, BATCH):
+        stop = start + BATCH
+        yield images[start:stop] if rows is None else images[rows[start:stop]]
+
+
+def compare(
+    made: Described, real: Described, settings: GenerationSettings, seed: int
+) -> Comparison:
+    """Return the measures of generated images.
+
+    Args:
+        made: the generated images.
+        real: the real ones.
+        settings: the probe's.
+        seed: of all draws.
+
+    Raises:
+        BadInput: there are too few images for one of the measures.
+    """
+    if settings.only_distance:
+        distance = frechet.distance_of_features(made.features, real.features)
+        return Comparison({"fid": Measure(distance, "lower", "Frechet distance")}, None)
+    pair = made.features, real.features
+    fewest = min(map(len, pair))
+    if fewest <= max(settings.neighbours, settings.density_neighbours):
+        raise BadInput(
+            f"{fewest} images have no {max(settings.neighbours, settings.density_neighbours)} "
+            "neighbours; give more, or set `only_distance`"
+        )
+    outcomes = frechet.outcomes(*pair)
+    endless = frechet.infinity(*pair, settings.draws, seed)
+    size = max(2, min(settings.subset_size, fewest // 2))
+    kernel = kernel_distance(*pair, settings.subsets, size, seed)
+    near = precision_recall(*pair, settings.neighbours)
+    cover = density_coverage(*pair, settings.density_neighbours)
+    measures = {
+        "fid": Measure(float(outcomes.mean()), "lower", "Frechet distance", outcomes),
+        "fid_infinity": Measure(
+            endless.value,
+            "lower",
+            f"Frechet distance extrapolated from {endless.sizes[0]} to {endless.sizes[-1]} images "
+            f"to infinitely many; 95 % interval {endless.low:.4g} to {endless.high:.4g}",
+        ),
+        "kid": Measure(
+            kernel.mean,
+            "lower",
+            f"{settings.subsets} subsets of {size} images, SD over them {kernel.sd:.2g}",
+        ),
+        **{
+            name: Measure(value, "higher", f"{k} neighbours")
+            for name, value, k in (
+                ("precision", near.precision, settings.neighbours),
+                ("recall", near.recall, settings.neighbours),
+                ("density", cover.density, settings.density_neighbours),
+                ("coverage", cover.coverage, settings.density_neighbours),
+            )
+        },
+    }
+    if made.logits is not None:
+        score = inception_score(made.logits, settings.splits, shuffle=seed)
+        note = f"{settings.splits} parts of shuffled images, SD over them {score.sd:.2g}"
+        measures["is"] = Measure(score.mean, "higher", note)
+    return Comparison(measures, endless)
+
+
+class Generation(Probe):
+    """Distances between generated and real test images in the features of a network."""
+
+    Settings = GenerationSettings
+    Setting = GenerationSetting
+    version = VERSION
+    needs = ("generated_images",)
+    reads = "model"
+
+    @classmethod
+    def weights(cls, settings: Any) -> tuple[str, ...]:
+        """Return the trained network that is fetched; see `Probe.weights`."""
+        return ("inception",) if settings.network == "inception" else ()
+
+    def run(self, source: Path, data: Path, settings: Any, seed: int, device: str) -> Result:
+        """Generate images and compare them with the test split; see `Probe.run`."""
+        prepared = Prepared(data)
+        run, method = load_model_for(prepared, source, device)
+        method.to(memory_format=torch.channels_last)
+        test = prepared.split("test")
+        if prepared.whole or test.frames:
+            raise BadInput(
+                f"{data}: holds clips or images at their own aspect; generated images are compared "
+                "with single squares"
+            )
+        n = settings.images or len(test)
+        check_number(n, len(test), settings.few, f"probes.generation on {data}")
+        network = load_network(settings, device)
+        real = describe(network, batches(test.images), len(test), f"{run} real images")
+        numbers = Numbers("", "lower")
+        pictures = {"real": np.array(test.images[:PICTURED])}
+        endless: dict[str, Any] = {}
+        folder = Path(tempfile.gettempdir())
+        with explained(folder), tempfile.TemporaryDirectory(dir=folder) as scratch:
+            for stretched in (False, True) if settings.stretched else (False,):
+                images = generated_images.write(
+                    method,  # type: ignore[arg-type]
+                    test,
+                    n,
+                    Path(scratch) / f"{stretched}.npy",
+                    seed,
+                    torch.device(device),
+                    f"{run} generated images",
+                    stretched,
+                )
+                made = describe(network, batches(images), n, f"{run} features")
+                compared = compare(made, real, settings, seed)
+                setting = GenerationSetting(n=n, resize=network.resize, stretched=stretched)
+                _add(numbers, compared.measures, network.name, setting)
+                pictures["stretched" if stretched else "generated"] = np.array(images[:PICTURED])
+                if compared.endless is not None:
+                    endless[str(setting)] = compared.endless._asdict()
+        if "train" in prepared.meta["splits"] and len(prepared.split("train")) >= n:
+            train = prepared.split("train").images
+            rows = np.random.default_rng(seed).choice(len(train), n, replace=False)
+            made = describe(network, batches(train, rows), n, f"{run} training images")
+            distance = frechet.distance_of_features(made.features, real.features)
+            measure = Measure(distance, "lower", "training images in place of generated ones")
+            setting = GenerationSetting(n=n, resize=network.resize)
+            _add(numbers, {"real_fid": measure}, network.name, setting, reference=True)
+        details = {"network": network.name, "real images": len(test), "infinity": endless}
+        return numbers.result(details, pictures=pictures)
+
+
+def _add(
+    numbers: Numbers,
+    measures: Mapping[str, Measure],
+    network: Network,
+    setting: GenerationSetting,
+    reference: bool = False,
+) -> None:
+    """Add measures to a cell's numbers."""
+    for measure, (value, better, note, outcomes) in measures.items():
+        name = metric_name(measure, network)
+        if outcomes is not None:
+            numbers.add(name, setting, outcomes, better=better, note=note, reference=reference)
+            continue
+        numbers.metrics.append(
+            Metric(name, setting, value, "", better, setting.n or 0, note=note, reference=reference)
+        )
