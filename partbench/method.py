@@ -126,6 +126,9 @@ class Method(nn.Module, ABC):
     """What differs from the paper beside the settings; the page shows it with every run."""
     phases: ClassVar[tuple[str, ...]] = ("all",)
     """Optimiser updates that make one training step, in this order; a name may occur twice."""
+    shares_batch: ClassVar[bool] = True
+    """Whether all updates of a step see the same samples; if not, each sees an equal part of the
+    step's batch, which `batch_size` counts as a whole."""
     protocol: ClassVar[RegressionOrigins] = RegressionOrigins()
     """Where the paper's regression from keypoints to landmarks counts from."""
 
@@ -160,6 +163,17 @@ class Method(nn.Module, ABC):
     def optimizers(self) -> dict[str, Optimizer]:
         """Return the optimiser of each phase; a method that does not train has none."""
         return {}
+
+    @classmethod
+    def parts(cls) -> int:
+        """Return into how many parts a step's batch is divided."""
+        return 1 if cls.shares_batch else len(cls.phases)
+
+    def updates(self, batch: Batch) -> Iterator[tuple[str, Batch]]:
+        """Yield the phase of each update of a step, and the samples that it sees."""
+        n = self.parts()
+        for turn, phase in enumerate(self.phases):
+            yield phase, batch.part(turn % n, n)
 
     @abstractmethod
     def forward(self, batch: Batch, phase: str) -> dict[str, Tensor]:
@@ -209,7 +223,8 @@ def resolve(cls: type[Method], variant: str, overrides: Mapping[str, Any], where
     `released` in a variant stands for the authors' weights of the rest of it, without training.
 
     Raises:
-        BadInput: a variant or a key does not exist, or the authors released no weights of it.
+        BadInput: a variant or a key does not exist, the authors released no weights of it, or the
+            batch cannot be divided among the updates of a step.
     """
     variants = {"paper": {}, **cls.VARIANTS, **cls.REDUCED}
     known = {*variants, RELEASED} if cls.RELEASED else {*variants}
@@ -224,7 +239,13 @@ def resolve(cls: type[Method], variant: str, overrides: Mapping[str, Any], where
         name = _released_variant(cls, variant, where)
         release = cls.RELEASED[name]
         values |= {**variants[name], **release.measured, **UNTRAINED, "released": release.name}
-    return cls.Settings.parse(values | dict(overrides), where)
+    settings = cls.Settings.parse(values | dict(overrides), where)
+    if settings.batch_size % cls.parts():
+        raise BadInput(
+            f"{where}: 'batch_size' is {settings.batch_size}: the {cls.parts()} updates of a step "
+            f"share it in equal parts; set a multiple of {cls.parts()}"
+        )
+    return settings
 
 
 def _released_variant(cls: type[Method], variant: str, where: str) -> str:

@@ -265,24 +265,26 @@ def _disk(config: Config, name: str) -> int | None:
 @cache
 def _flops(method: str, settings: Any, data: DataInfo, trunk: bool) -> float:
     """Return the operations of training on one image: the method, or its encoder alone."""
+    cls = methods.load(method)
+    n = 8 * cls.parts()
     with torch.device("meta"):
-        net: Any = methods.load(method)(settings, data)
+        net: Any = cls(settings, data)
         batch = Batch(
-            torch.zeros(8, *([data.frames] if data.frames else []), 3, data.size, data.size),
-            torch.zeros(8, dtype=torch.long),
-            torch.zeros(8, data.landmarks, 3),
-            torch.ones(8, data.size, data.size),
-            torch.zeros(8, data.size, data.size, dtype=torch.uint8),
-            torch.zeros(8, QUADRANTS, 3, data.size, data.size),
-            torch.zeros(8, QUADRANTS),
+            torch.zeros(n, *([data.frames] if data.frames else []), 3, data.size, data.size),
+            torch.zeros(n, dtype=torch.long),
+            torch.zeros(n, data.landmarks, 3),
+            torch.ones(n, data.size, data.size),
+            torch.zeros(n, data.size, data.size, dtype=torch.uint8),
+            torch.zeros(n, QUADRANTS, 3, data.size, data.size),
+            torch.zeros(n, QUADRANTS),
         )
         with FlopCounterMode(display=False) as counter:
             if trunk:
                 net.trunk()(batch.images)
             else:
-                for phase in net.phases:
-                    net(batch, phase)
-    return 3 * counter.get_total_flops() / 8
+                for phase, seen in net.updates(batch):
+                    net(seen, phase)
+    return 3 * counter.get_total_flops() / n
 
 
 def _work(config: Config, run: Run, images: int | None = None) -> float:

@@ -111,9 +111,10 @@ class _Training:
         check_crop(settings, data.cut, str(split.folder))
         methods.check_reads(cls, split.frames, str(split.folder))
         self.schedule = Schedule(len(split), settings, run.seed)
-        if settings.batch_size % fabric.world_size:
+        if settings.batch_size % (fabric.world_size * cls.parts()):
             raise BadInput(
                 f"batch_size {settings.batch_size} cannot be shared by {fabric.world_size} devices"
+                + (f" and {cls.parts()} updates of a step" if cls.parts() > 1 else "")
             )
         self.loader = Loader(
             split,
@@ -204,14 +205,14 @@ class _Training:
         place = (self.run.seed, self.step, self.fabric.global_rank)
         torch.manual_seed(int(np.random.SeedSequence(place).generate_state(1, np.uint64)[0] >> 1))
         self.method.train()
-        for phase in self.method.phases:
+        for phase, seen in self.method.updates(batch):
             if len(updates) > 1:  # no gradients for the players that stand still
                 for name, optimizer in self.optimizers.items():
                     for group in optimizer.param_groups:
                         for parameter in group["params"]:
                             parameter.requires_grad_(name == phase)
             updates[phase].zero_grad()
-            terms = model(batch, phase)
+            terms = model(seen, phase)
             self.fabric.backward(terms["loss"])
             updates[phase].step()
             for term, value in terms.items():

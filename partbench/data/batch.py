@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 if TYPE_CHECKING:  # what prepares data needs no torch
     from torch import Tensor
@@ -33,3 +33,10 @@ class Batch(NamedTuple):
     distances: Tensor | None = None
     """[B, 4] float32: squared L2 distance of the features of the image's and the candidate's
     quadrant."""
+
+    def part(self, i: int, n: int) -> Batch:
+        """Return the i-th of n parts of equal size, counted from 0."""
+        size = len(self.images) // n
+        rows = slice(i * size, (i + 1) * size)
+        fields: Any = (None if field is None else field[rows] for field in self)
+        return Batch(*fields)
