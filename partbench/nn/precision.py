@@ -1,4 +1,4 @@
-"""An escape from autocast where its rounding would do harm."""
+"""Escapes from autocast where its rounding would do harm."""
 
 from contextlib import AbstractContextManager, nullcontext
 
@@ -15,3 +15,8 @@ def exact(like: Tensor) -> AbstractContextManager[object]:
     if not torch.amp.is_autocast_available(device):
         return nullcontext()
     return torch.autocast(device, enabled=False)
+
+
+def widened(x: Tensor) -> Tensor:
+    """Return a tensor in float32 at least."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from partbench.nn.precision import widened
 from partbench.nn.spectral import SpectralConv2d
 
 DENSE_LAYERS = (4, 5, 7, 10, 12)
@@ -20,10 +21,11 @@ DENSE_LAYERS = (4, 5, 7, 10, 12)
 def instance_norm(x: Tensor) -> Tensor:
     """Return maps [B, C, h, w] less their mean, divided by their SD, each map by itself.
 
-    In any memory format, which torch's `instance_norm` would change.
+    Whatever the memory format, which torch's `instance_norm` would change, and at least in float32.
     """
-    var, mean = torch.var_mean(x, (2, 3), correction=0, keepdim=True)
-    return (x - mean) * torch.rsqrt(var + 1e-9)
+    wide = widened(x)
+    centred = wide - wide.mean((2, 3), keepdim=True)
+    return (centred * (centred.square().mean((2, 3), keepdim=True) + 1e-9).rsqrt()).to(x.dtype)
 
 
 def norm_relu(x: Tensor) -> Tensor:
@@ -88,17 +90,22 @@ class SceneEncoder(nn.Module):
 class Up(SpectralConv2d):
     """Twice the size: [B, inputs, h, w] -> [B, outputs, 2h, 2w].
 
-    As in the authors' code, the map is repeated four times and convolved with stride 2, where
-    TensorFlow's padding adds zeros at the right and at the bottom only.
+    The authors' code repeats the map four times and convolves with stride 2, where TensorFlow's
+    padding adds zeros at the right and at the bottom only. The first two of a kernel's three rows
+    then always see the same, and so do its columns. Their sums on the map repeated twice give the
+    same numbers with half of the work.
     """
 
     def __init__(self, inputs: int, outputs: int) -> None:
-        super().__init__(inputs, outputs, 3, stride=2, bias=False)
+        super().__init__(inputs, outputs, 3, bias=False)
         nn.init.normal_(self.weight)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the enlarged map."""
-        return super().forward(F.pad(F.interpolate(x, scale_factor=4), (0, 1, 0, 1)))
+        kernel = self.divided_weight()
+        kernel = torch.cat([kernel[..., :2, :].sum(-2, keepdim=True), kernel[..., 2:, :]], -2)
+        kernel = torch.cat([kernel[..., :2].sum(-1, keepdim=True), kernel[..., 2:]], -1)
+        return F.conv2d(F.pad(F.interpolate(x, scale_factor=2), (0, 1, 0, 1)), kernel)
 
 
 class SceneDecoder(nn.Module):
@@ -141,7 +148,7 @@ class SceneDecoder(nn.Module):
             for layer in block:  # type: ignore[attr-defined]
                 stack = torch.cat([stack, layer(self.activate(stack))], 1)
             fresh = stack[:, kept:]  # the next block sees only what this one added
-        return torch.tanh(self.last(stack).float())
+        return torch.tanh(widened(self.last(stack)))
 
 
 class PatchDiscriminator(nn.Module):
@@ -155,29 +162,29 @@ class PatchDiscriminator(nn.Module):
     def __init__(self, width: int = 42, layers: int = 4) -> None:
         super().__init__()
         first = nn.Conv2d(3, width, 4, 2, 1)
-        _small(first)
+        init_small_(first)
         convolutions: list[nn.Module] = [first]
         for i in range(layers - 1):
             convolutions.append(_spectral(width << i, width << (i + 1), 4, 2))
         activated = ((conv, nn.LeakyReLU(0.2, inplace=True)) for conv in convolutions)
         self.trunk = nn.Sequential(*(module for pair in activated for module in pair))
         self.last = nn.Conv2d(width << (layers - 1), 1, 1)
-        _small(self.last)
+        init_small_(self.last)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return the logits of normalised images, float32."""
-        return self.last(self.trunk(images)).squeeze(1).float()
+        """Return the logits of normalised images."""
+        return widened(self.last(self.trunk(images)).squeeze(1))
 
 
 def _spectral(inputs: int, outputs: int, kernel: int, stride: int = 1) -> SpectralConv2d:
     """Return a convolution with spectral norm that pads as TensorFlow does."""
     conv = SpectralConv2d(inputs, outputs, kernel, stride, (kernel - 1) // 2)
-    _small(conv)
+    init_small_(conv)
     return conv
 
 
-def _small(conv: nn.Conv2d) -> None:
-    """Initialise a convolution as the code does outside the encoder."""
+def init_small_(conv: nn.Conv2d) -> None:
+    """Initialise a convolution as the code does in decoder and discriminator."""
     nn.init.trunc_normal_(conv.weight, std=0.01, a=-0.02, b=0.02)
     if conv.bias is not None:
         nn.init.constant_(conv.bias, 0.01)
@@ -218,11 +225,11 @@ class MaskClassifier(nn.Sequential):
             *_stage(12 * width, 8 * width, 3, groups=2),
             nn.MaxPool2d(*last_pool),
             nn.Flatten(),
-            _linear(8 * width * cells**2, hidden),
+            linear(8 * width * cells**2, hidden),
             nn.ReLU(inplace=True),
-            _linear(hidden, hidden),
+            linear(hidden, hidden),
             nn.ReLU(inplace=True),
-            _linear(hidden, outputs),
+            linear(hidden, outputs),
         )
 
 
@@ -241,7 +248,8 @@ def _stage(
     return nn.Sequential(conv, nn.ReLU(inplace=True), norm)
 
 
-def _linear(inputs: int, outputs: int) -> nn.Linear:
+def linear(inputs: int, outputs: int) -> nn.Linear:
+    """Return a linear layer with the code's initial weights."""
     layer = nn.Linear(inputs, outputs)
     nn.init.normal_(layer.weight, std=0.02)
     nn.init.constant_(layer.bias, 0.02)

@@ -36,9 +36,13 @@ class SpectralConv2d(nn.Conv2d):
             matrix = self.weight.flatten(1)
             return matrix @ F.normalize(self.u @ matrix, dim=0)
 
+    def divided_weight(self) -> Tensor:
+        """Return the weights divided by their spectral norm."""
+        return self.weight / self.power_step().norm()
+
     def forward(self, x: Tensor) -> Tensor:
         """Return the convolution of [B, inputs, h, w] with the divided weights."""
-        return self._conv_forward(x, self.weight / self.power_step().norm(), self.bias)
+        return self._conv_forward(x, self.divided_weight(), self.bias)
 
     @torch.no_grad()
     def advance(self) -> None:
