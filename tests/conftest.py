@@ -14,6 +14,7 @@ from oracle_vectors import RECORD, keep_record
 
 from partbench.data.prepare import prepare
 from partbench.data.toy import Toy
+from partbench.integrity import write_checksums
 
 REPOSITORY = Path(__file__).parents[1]
 SHARED = REPOSITORY.parent / "shared"
@@ -47,8 +48,13 @@ def oracles() -> Path:
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a prepared data set: toy at 32 px, 64 training and 32 test images."""
-    return prepare_toy(tmp_path_factory.mktemp("tiny"))
+    """The folder of a prepared data set: toy at 32 px, 64 training and 32 test images.
+
+    They have neighbours, drawn at random.
+    """
+    folder = prepare_toy(tmp_path_factory.mktemp("tiny"))
+    draw_neighbours(folder, TINY)
+    return folder
 
 
 def prepare_toy(folder: Path, **changes: Any) -> Path:
@@ -128,3 +134,14 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 def tensor(array: Any) -> torch.Tensor:
     """Return a numpy array as a float64 tensor."""
     return torch.from_numpy(np.asarray(array, np.float64))
+
+
+def draw_neighbours(folder: Path, n: dict[str, int], ranks: int = 10) -> None:
+    """Give the images of a prepared data set neighbours, drawn at random, at 0 to 30,000."""
+    draw = np.random.default_rng(0)
+    for split, count in n.items():
+        rows = np.argsort(draw.random((count, 4, count)), -1)[..., :ranks]
+        distances = np.sort(draw.uniform(0, 30_000, rows.shape).astype(np.float32), -1)
+        np.save(folder / f"{split}.neighbours.npy", rows)
+        np.save(folder / f"{split}.distances.npy", distances)
+    write_checksums(folder)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from partbench.data.batch import Batch
 from partbench.data.loader import to_float
+from partbench.data.neighbours import QUADRANTS, candidates
 from partbench.data.prepared import Split
 from partbench.errors import BadInput
 from partbench.files import create_array
@@ -53,19 +54,47 @@ class GeneratedImages(Capability):
 
     def check(self, method: HasGeneratedImages, samples: Tensor) -> None:
         """Check two generated images; see `Capability.check`."""
-        _check(method, method.generate(Batch(samples, None)), len(samples))
+        _check(method, method.generate(trial_batch(samples)), len(samples))
 
     def draw(
         self, method: HasGeneratedImages, split: Split, device: torch.device
     ) -> dict[str, NDArray[Any]]:
         """Return `generated`, uint8 [n, S, S, 3]."""
-        rows = np.arange(min(PICTURES, len(split)))
-        return {"generated": to_bytes(method.generate(batch_of(split, rows, device)))}
+        batch = first_batch(method, split, device)
+        return {} if batch is None else {"generated": to_bytes(method.generate(batch))}
 
 
-def batch_of(split: Split, rows: NDArray[np.intp], device: torch.device) -> Batch:
-    """Return the batch of some rows of a split from which a method generates images."""
-    return Batch(to_float(torch.from_numpy(split.images[rows]).to(device)), None)
+def trial_batch(samples: Tensor) -> Batch:
+    """Return a batch to try a method on: each sample's candidates are itself."""
+    similar = samples[:, None].expand(-1, QUADRANTS, -1, -1, -1)
+    distances = torch.arange(float(QUADRANTS), device=samples.device)
+    return Batch(samples, None, candidates=similar, distances=distances.expand(len(samples), -1))
+
+
+def first_batch(method: Any, split: Split, device: torch.device) -> Batch | None:
+    """Return the batch that is pictured, with candidates as torch's seed says.
+
+    None if the method learns from neighbours, and the split has none.
+    """
+    if method.learns_from == "neighbours" and not split.has("neighbours"):
+        return None
+    rows = np.arange(min(PICTURES, len(split)))
+    return batch_of(method, split, rows, torch.initial_seed(), device)
+
+
+def batch_of(
+    method: Any, split: Split, rows: NDArray[np.intp], seed: int, device: torch.device
+) -> Batch:
+    """Return the batch of some rows of a split from which a method generates images.
+
+    Raises:
+        BadInput: the method learns from neighbours, and the split has none.
+    """
+    images = to_float(torch.from_numpy(split.images[rows]).to(device))
+    if method.learns_from != "neighbours":
+        return Batch(images, None)
+    similar, distances = candidates(split, rows.tolist(), method.settings, seed, device)
+    return Batch(images, None, candidates=similar, distances=distances)
 
 
 def write(
@@ -103,10 +132,13 @@ def write(
     images: NDArray[np.uint8] | None = None
     with Progress(label, n, "images") as progress:
         for number, start in enumerate(range(0, n, BATCH)):
-            torch.manual_seed(int(np.random.SeedSequence([seed, number]).generate_state(1)[0]))
+            seeded = int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
+            torch.manual_seed(seeded)
             rows = np.arange(start, min(start + BATCH, n))
             with torch.inference_mode():
-                made = method.generate(batch_of(split, rows % len(split), device)).float()
+                made = method.generate(
+                    batch_of(method, split, rows % len(split), seeded, device)
+                ).float()
             _check(method, made, len(rows))
             if images is None:
                 images = create_array(path, np.uint8, (n, *made.shape[2:], 3))
