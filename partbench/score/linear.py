@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from partbench.errors import BadInput
 from partbench.metrics.accuracy import wilson_interval
-from partbench.metrics.logistic import check_features, check_finite, check_labels
+from partbench.metrics.feature_blocks import check_features, check_finite, check_labels
 from partbench.probes.linear import LinearSettings, check_folds, linear_probe
 from partbench.score import arrays
 
