@@ -153,9 +153,8 @@ def _check(args: argparse.Namespace) -> None:
 def _published(args: argparse.Namespace) -> None:
     from partbench import config, published
 
-    cells = (cell for cell in config.cells(config.read(args.config)) if not cell.skip)
-    addresses = (published.CellAddress(*cell.run[:3], cell.eval, cell.probe) for cell in cells)
-    print(published.coverage(published.load(), addresses))
+    addresses = config.addresses(config.read(args.config))
+    print(published.coverage(published.load(), (published.CellAddress(*a) for a in addresses)))
 
 
 def _verify(args: argparse.Namespace) -> None:

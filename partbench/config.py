@@ -283,6 +283,50 @@ def cells(config: Config) -> list[Cell]:
     return list(by_path.values())
 
 
+def split_means(config: Config) -> dict[str, list[str]]:
+    """Return the data sets of which the configuration has all official splits.
+
+    The data sets `ucf101-1`, `ucf101-2` and `ucf101-3`, alike but for `fold`, are the splits of
+    `ucf101`: a name -> those of its splits, in order.
+    """
+    means = {}
+    for name in config.data:
+        whole, _, number = name.rpartition("-")
+        splits = load_reader(config, name).official_splits
+        names = [f"{whole}-{i}" for i in range(1, splits + 1)]
+        if (
+            number != "1"
+            or not splits
+            or whole in config.data
+            or not config.data.keys() >= {*names}
+        ):
+            continue
+        settings = [data_settings(config, split).model_dump() for split in names]
+        expected = [settings[0] | {"fold": i} for i in range(1, splits + 1)]
+        if settings == expected and len({load_reader(config, split) for split in names}) == 1:
+            means[whole] = names
+    return means
+
+
+def addresses(config: Config) -> list[tuple[str, str, str, str, str]]:
+    """Return method, variant, train, eval and probe of all numbers, once.
+
+    They are those of the cells that fit and, where all official splits of a data set are measured,
+    of their mean; a run on each split is a run on the whole.
+    """
+    measured = {(*cell.run[:3], cell.eval, cell.probe) for cell in cells(config) if not cell.skip}
+    found = dict.fromkeys(sorted(measured))
+    for whole, names in split_means(config).items():
+        for method, variant, train, evaluated, probe in sorted(measured):
+            if evaluated != names[0]:
+                continue
+            own = train == evaluated
+            parts = [(method, variant, name if own else train, name, probe) for name in names]
+            if measured.issuperset(parts):
+                found[method, variant, whole if own else train, whole, probe] = None
+    return list(found)
+
+
 def dump(settings: Settings) -> str:
     """Return settings as one line of json with sorted keys, to pass on a command line."""
     return json.dumps(settings.model_dump(mode="json"), sort_keys=True)

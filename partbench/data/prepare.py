@@ -325,6 +325,8 @@ def convert(reader: Reader, sample: Sample, split: str = "test") -> dict[str, ND
         arrays["extent"] = arrays["uncut"] = np.array(shape, np.int64)
     if sample.label is not None:
         arrays["labels"] = np.asarray(sample.label, np.int64)
+    if sample.group is not None:
+        arrays["groups"] = np.asarray(sample.group, np.int64)
     if sample.landmarks is not None:
         visible = sample.visible
         if visible is None:

@@ -56,6 +56,9 @@ class Sample:
     parts: NDArray[np.uint8] | None = None
     """[H, W] (or [T, H, W]), 0 is background, part p of `Reader.part_names` is p + 1; `UNSURE`
     pixels are to be left out of every measurement."""
+    group: int | None = None
+    """Samples of one group, such as clips cut from one film, are not independent: held-out samples
+    are whole groups, and intervals are over groups."""
 
 
 Side = Annotated[int, Field(ge=8, le=4096)]
@@ -121,6 +124,9 @@ class Reader(ABC):
     numbers have."""
     blends_masks: bool = False
     """Whether masks are resized as if they were grey levels, of which one half counts as one."""
+    official_splits: ClassVar[int] = 0
+    """How many official splits into training and test there are, of which the setting `fold` takes
+    one; 0: one, and no such setting."""
     licence: ClassVar[str] = ""
     counts: Mapping[str, int] = {}
     """Samples in each split, as far as they are known before the files are there."""

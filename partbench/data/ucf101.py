@@ -1,5 +1,6 @@
 """UCF101 (Soomro et al., 2012): 13,320 clips of 101 actions, 320 x 240."""
 
+import re
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +19,8 @@ COUNTS = {
     2: {"train": 9_586, "test": 3_734},
     3: {"train": 9_624, "test": 3_696},
 }
+GROUPS = 100
+"""More than an action has, which are 25."""
 SOURCE = "www.crcv.ucf.edu/data/UCF101.php"
 
 
@@ -41,6 +44,7 @@ class UCF101(Reader):
     """
 
     Settings = UCF101Settings
+    official_splits = len(COUNTS)
     licence = "none stated; clips from YouTube"
 
     def __init__(self, root: Path, settings: Any) -> None:
@@ -146,7 +150,18 @@ class UCF101(Reader):
                 f"{self.root / 'UCF-101'}: {name} is missing; place it there, or set `subset: true`"
             )
         label = self._labels[name.partition("/")[0].lower()]
-        return Sample(name, read_clip(self.root / file, self.settings.frames), label=label)
+        clip = read_clip(self.root / file, self.settings.frames)
+        return Sample(name, clip, label=label, group=label * GROUPS + self._group(name))
+
+    def _group(self, name: str) -> int:
+        """Return the number of the film that a clip was cut from, among those of its action."""
+        found = re.search(r"_g(\d+)_c\d+\.avi$", name.lower())
+        if found is None or not 0 < int(found[1]) < GROUPS:
+            raise BadInput(
+                f"{self.root}/ucfTrainTestlist: {name} names no group from g01 to g{GROUPS - 1}, "
+                "as v_<action>_g08_c01.avi does; unpack the lists again"
+            )
+        return int(found[1])
 
 
 def read_clip(path: Path, count: int) -> NDArray[np.uint8]:
