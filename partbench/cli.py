@@ -103,6 +103,9 @@ def _parser() -> argparse.ArgumentParser:
 
     linear = ruler("linear", _score_linear, "A linear classifier on features.")
     linear.add_argument("--settings", default="{}", help="the probe's settings, json")
+    linear.add_argument(
+        "--solver", choices=["logistic", "svm"], help="instead of the settings'; default: logistic"
+    )
     landmarks = ruler("landmarks", _score_landmarks, "Landmarks by least squares from keypoints.")
     landmarks.add_argument(
         "--protocol",
@@ -232,7 +235,9 @@ def _score_linear(args: argparse.Namespace) -> None:
     from partbench.probes.linear import LinearSettings
     from partbench.score import linear
 
-    settings = LinearSettings.parse(json_object(args.settings, "--settings"), "--settings")
+    values = json_object(args.settings, "--settings")
+    values |= {"solver": args.solver} if args.solver else {}
+    settings = LinearSettings.parse(values, "--settings")
     _print(linear.score(*_train_and_test(args), settings, args.seed), args)
 
 

@@ -1,13 +1,15 @@
 """Support vector machines: the optimum against scikit-learn, the protocol, and what it refuses."""
 
 import json
+import re
 import tracemalloc
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -16,12 +18,21 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.svm import LinearSVC
 from threadpoolctl import threadpool_limits
 
+from partbench.cli import main
+from partbench.data.prepare import prepare
+from partbench.data.prepared import Prepared
+from partbench.data.reader import Reader, Sample
 from partbench.errors import BadInput
+from partbench.integrity import write_checksums
 from partbench.metrics import svm
 from partbench.metrics.held_out import draw_held_out
+from partbench.metrics.intervals import by_group, over_seeds_and_samples
 from partbench.metrics.svm import GAP, Loss, fit_svm, gram, solve
-from partbench.probes.linear import LinearSettings, svm_of
+from partbench.names import version_of
+from partbench.probe import GROUP_COLUMN, measure, read_cell
+from partbench.probes.linear import Linear, LinearSetting, LinearSettings, svm_of
 from partbench.probes.svm import SvmResult
+from partbench.run import Run, Runtime
 
 LOSSES: tuple[Loss, ...] = ("hinge", "squared hinge")
 
@@ -402,3 +413,129 @@ def test_settings_of_the_other_solver() -> None:
         LinearSettings.parse({"solver": "svm", "loss": "hinge2"}, "test")
     kept = LinearSettings().model_dump(mode="json")
     assert LinearSettings.parse(kept, "test") == LinearSettings()
+
+
+# ---------------------------------------------------------------------------- cells and scores
+
+
+def write_npz(path: Path, **arrays: NDArray) -> str:
+    np.savez(path, **arrays)
+    return str(path)
+
+
+def printed(capsys: pytest.CaptureFixture[str], *words: str) -> dict[str, Any]:
+    status = main(["score", "linear", *words])
+    out, err = capsys.readouterr()
+    assert status == 0, err
+    return dict(json.loads(out))
+
+
+def test_score_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    x, y = make(300, 30, 3, signal=0.5)
+    x, y, test, truth = x[:150], 2 * y[:150], x[150:], 2 * y[150:]
+    films = np.arange(150) // 5
+    files = [
+        write_npz(tmp_path / "train.npz", features=x, labels=y),
+        write_npz(tmp_path / "test.npz", features=test, labels=truth),
+    ]
+    scale = ["--settings", '{"standardize": false, "cs": [0.1, 10], "c": 1}']
+    found = printed(capsys, "--solver", "svm", *scale, *files)
+    predicted = np.array([0, 2, 4])[fit_svm(x, y, [1.0]).scores(test)[0].argmax(1)]
+    assert found["value"] == pytest.approx(100 * (predicted == truth).mean())
+    assert found["classes"] == [0, 2, 4]
+    assert found["fixed C"]["confusion"][2][1] == ((truth == 4) & (predicted == 2)).sum()
+    assert found["fixed C"]["C"] == [1.0]
+    assert found["held out C"]["C"][0] in (0.1, 10)
+    assert found["held_out_c"]["value"] == pytest.approx(found["held out C"]["per fold"][0])
+    assert found["settings"]["solver"] == "svm"
+    logistic = printed(capsys, *files)
+    assert "held_out_c" not in logistic
+    assert "n_groups" not in logistic
+
+    files[1] = write_npz(tmp_path / "test.npz", features=test, labels=truth, groups=films)
+    for words in (["--solver", "svm", *scale], []):
+        grouped = printed(capsys, *words, *files)
+        assert grouped["n_groups"] == 30
+    right = (predicted == truth).astype(float)
+    expected = over_seeds_and_samples(by_group(right[None], films))
+    again = printed(capsys, "--solver", "svm", *scale, *files)
+    assert again["value"] == found["value"]
+    assert again["interval95"] == pytest.approx([100 * expected.low, 100 * expected.high])
+
+    # Whole films of the training samples are held out.
+    leaky = np.repeat(x[::5], 5, axis=0)
+    of_train = {"features": leaky, "labels": np.repeat(y[::5], 5)}
+    blind = write_npz(tmp_path / "blind.npz", **of_train)
+    aware = write_npz(tmp_path / "aware.npz", **of_train, groups=films)
+    accuracies = [
+        max(printed(capsys, "--solver", "svm", *scale, file, files[1])["held-out accuracy"][0])
+        for file in (blind, aware)
+    ]
+    assert accuracies[0] > accuracies[1]
+
+
+def test_scores_that_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    x, y = make(20, 3, 2)
+    plain = {"features": x, "labels": y}
+    train = write_npz(tmp_path / "train.npz", **plain)
+    for groups, why in (
+        (np.arange(19), r"groups: shape \[19\], but there are 20 samples"),
+        (np.linspace(0, 1, 20), r"groups: float64, but class labels must be integers"),
+        (np.zeros(20, int), r"the test samples are of one group, which shows no spread"),
+    ):
+        test = write_npz(tmp_path / "test.npz", **plain, groups=groups)
+        assert main(["score", "linear", "--solver", "svm", train, test]) == 1
+        assert re.search(why, capsys.readouterr().err)
+    assert main(["score", "linear", "--settings", '{"loss": "squared hinge"}', train, train]) == 1
+    assert "those of `solver: svm`" in capsys.readouterr().err
+
+
+class Films(Reader):
+    """Grey clips of two actions, four of each film."""
+
+    class_names = ("dark", "bright")
+    counts: ClassVar = {"train": 24, "test": 16}
+
+    def splits(self) -> dict[str, Sequence[str]]:
+        """Return the numbers of the clips."""
+        return {split: [f"{i:02d}" for i in range(n)] for split, n in self.counts.items()}
+
+    def sample(self, split: str, index: int) -> Sample:
+        """Return a clip whose grey is that of its action."""
+        image = np.full((8, 8, 3), 60 + 120 * (index % 2), np.uint8)
+        return Sample(f"{index:02d}", image, label=index % 2, group=10 * (index % 2) + index // 8)
+
+
+def test_a_cell_keeps_the_groups_of_its_samples(tmp_path: Path) -> None:
+    prepare(Films(tmp_path, Films.Settings(size=8)), "films", tmp_path / "data", 1)
+    outputs = tmp_path / "outputs"
+    outputs.mkdir()
+    draw = np.random.default_rng(0)
+    for split, n in Films.counts.items():
+        features = (np.arange(n) % 2)[:, None] + draw.normal(size=(n, 40))
+        np.save(outputs / f"{split}.features.npy", features.astype(np.float32))
+    write_checksums(outputs)
+    out = tmp_path / "linear.json"
+    given = LinearSettings.parse({"solver": "svm", "standardize": False}, "test")
+    run_key = Run("raw_pixels", "paper", "films", 0)
+    measure(Linear(), run_key, outputs, tmp_path / "data", given, Runtime(device="cpu"), out)
+    record = read_cell(out)
+    settings_of = [metric["setting"] for metric in record["metrics"]]
+    assert settings_of == [{"svm": "hinge", "c": 100.0}, {"svm": "hinge"}]
+    assert record["details"]["classes"] == ["dark", "bright"]
+    kept = pd.read_parquet(out.with_suffix(".parquet"))
+    assert kept[GROUP_COLUMN].tolist() == [10 * (i % 2) + i // 8 for i in range(16)]
+    for metric in record["metrics"]:
+        assert metric["value"] == pytest.approx(100 * kept[metric["samples"]].mean())
+    # Held-out clips are whole films: three a class, so one of three is held out.
+    groups = np.array(Prepared(tmp_path / "data").split("train").annotation("groups"))
+    labels = np.arange(24) % 2
+    held = draw_held_out(labels, given.held_out, np.random.default_rng(0), groups)
+    assert held.sum() == 8
+
+
+def test_ucf101_is_measured_by_machines() -> None:
+    for name in ("ucf101", "ucf101-2"):
+        assert Linear.PAPER[version_of(name)] == {"solver": "svm", "standardize": False}
+    assert str(LinearSetting(svm="squared hinge", c=100)) == "svm squared hinge, c 100.0"
+    assert LinearSetting().record() == {}

@@ -1,6 +1,7 @@
 """UCF101 (Soomro et al., 2012): 13,320 clips of 101 actions, 320 x 240."""
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -106,7 +107,7 @@ class UCF101(Reader):
     def _names(self) -> dict[str, list[str]]:
         names = {}
         for split in ("train", "test"):
-            file = f"{split}list{self.settings.fold:02d}.txt"
+            file = self._list(split).name
             names[split] = [name for name, *_ in self._lines(file)]
             for name, *number in self._lines(file):
                 label = self._labels.get(name.partition("/")[0].lower())
@@ -115,6 +116,7 @@ class UCF101(Reader):
                         f"{self.root}/ucfTrainTestlist/{file}: {' '.join([name, *number])} "
                         "contradicts classInd.txt; unpack the lists again"
                     )
+        self._check_lists(names)
         if self.settings.subset:
             names = {s: n for s, n in names.items() if any(map(self._file, n))}
             if not names:
@@ -124,13 +126,47 @@ class UCF101(Reader):
                 )
         return names
 
+    def _check_lists(self, names: dict[str, list[str]]) -> None:
+        """Refuse, with `BadInput`, lists that let a film into both splits, or repeat a clip."""
+        films: dict[tuple[str, int], str] = {}
+        for split, of_split in names.items():
+            counts = Counter(name.lower() for name in of_split)
+            for name in of_split:
+                if counts[name.lower()] > 1:
+                    raise BadInput(f"{self._list(split)}: {name} stands twice; unpack them again")
+                film = (name.partition("/")[0].lower(), self._group(name))
+                if films.setdefault(film, split) != split:
+                    raise BadInput(
+                        f"{self._list(split)}: {name} is of group g{film[1]:02d}, which the other "
+                        "list has, too; a film in both splits makes the test easy: unpack the "
+                        "lists again"
+                    )
+
+    def _check_classes(self, names: dict[str, list[str]]) -> None:
+        """Refuse, with `BadInput`, test clips of actions of which there is no training clip."""
+        there = {s: [name for name in n if self._file(name)] for s, n in names.items()}
+        if not all(there.values()) or len(there) < 2:
+            return
+        actions = {s: Counter(name.partition("/")[0] for name in n) for s, n in there.items()}
+        if lacking := sorted(actions["test"].keys() - actions["train"].keys()):
+            listed = ", ".join(f"{name} ({actions['test'][name]})" for name in lacking)
+            raise BadInput(
+                f"{self.root / 'UCF-101'}: test clips, but no training clip of the list "
+                f"{self._list('train').name}, are there of: {listed}; place training clips of "
+                "these actions, or take their test clips away"
+            )
+
+    def _list(self, split: str) -> Path:
+        return self.root / "ucfTrainTestlist" / f"{split}list{self.settings.fold:02d}.txt"
+
     def splits(self) -> dict[str, Sequence[str]]:
         """Return train and test; for a subset, only splits with clips that are present.
 
         Raises:
             BadInput: the folder of clips or a list is missing, or a list is invalid, or a subset
-                has no clip.
+                has no clip, or test clips of an action without training clips.
         """
+        self._check_classes(self._names)
         return dict(self._names)
 
     def present(self, split: str) -> Sequence[int]:
