@@ -124,6 +124,7 @@ def check(values: Mapping[str, Any], where: str) -> Config:
             cls = methods.load(name)
             check_class(cls)
             methods.check_reads(cls, _frames(config, block.train), f"{place}: {block.train}")
+            _check_aspect(config, block, name, place)
             _check_crops(config, block.train, name, variants, place)
             what = f"{place}.methods.{name} learns from {{}}"
             _check_annotations(config, block.train, [(cls.learns_from,)], what)
@@ -160,6 +161,18 @@ def _check_annotations(
             raise BadInput(
                 f"{what.format(words)}, but the data set '{name}' has none; name a data set that "
                 "has, or look whether its reader has a setting that reads them"
+            )
+
+
+def _check_aspect(config: Config, block: Block, name: str, where: str) -> None:
+    """Refuse, with `BadInput`, frames that are not square where a method takes squares alone."""
+    if methods.load(name).any_aspect:
+        return
+    for data in (block.train, *(data for evals in block.probes.values() for data in evals)):
+        if data in config.data and data_settings(config, data).crop == "frame":
+            raise BadInput(
+                f"{where}: `crop: frame` of {data} gives frames that are not square, and {name} "
+                "takes squares; use the same data with `crop: center`"
             )
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from partbench.config import check
 from partbench.data import prepare as prepare_module
 from partbench.data.prepare import prepare
 from partbench.data.prepared import Prepared
@@ -150,6 +151,38 @@ def test_a_file_with_sound_alone(tmp_path: Path) -> None:
         container.mux(stream.encode(sound))
     with pytest.raises(BadInput, match=r"v.avi: cannot be decoded \(it holds no video\)"):
         read_clip(path, 1)
+
+
+def test_whole_frames(tmp_path: Path) -> None:
+    """Left half dark, right half bright; 3 x 2 becomes 4 x 3, as the protocol squashes it."""
+    write_lists(tmp_path)
+    image = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
+    image[:, WIDTH // 2 :] = 200
+    for line in (*TRAIN, *TEST):
+        write(tmp_path / "UCF-101" / line.split()[0], [image] * 4)
+    data = prepare_one(reader(tmp_path, crop="frame", size=24), tmp_path / "out")
+    images = data.split("train").images
+    assert images.shape == (2, 3, 24, 32, 3)
+    assert images[..., :14, :].max() < 40
+    assert images[..., 18:, :].min() > 160
+    for name, crop in (("squares", "center"), ("frames", "frame")):
+        config = {
+            "name": name,
+            "seeds": [0],
+            "data": {"ucf101": {"reader": "ucf101", "frames": 1, "crop": crop}},
+            "runs": [
+                {
+                    "train": "ucf101",
+                    "methods": {"raw_pixels": ["paper"]},
+                    "probes": {"linear": ["ucf101"]},
+                }
+            ],
+        }
+        if crop == "center":
+            check(config, "here")
+            continue
+        with pytest.raises(BadInput, match=r"`crop: frame` of ucf101 .* raw_pixels takes squares"):
+            check(config, "here")
 
 
 TRAIN = ["Archery/v_Archery_g08_c01.avi 1", "HandstandPushups/v_HandStandPushups_g08_c01.avi 2"]

@@ -160,6 +160,11 @@ class Reader(ABC):
         except BadInput:  # the names lie in a file that is not there yet
             return None
 
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Width and height of prepared images that do not keep an aspect of their own."""
+        return self.settings.size, self.settings.size
+
     def object_box(self, sample: Sample) -> NDArray[Any]:
         """Return the box (x, y, width, height) of the object that `crop: box` cuts out, pixels."""
         assert sample.box is not None
@@ -181,7 +186,7 @@ class Reader(ABC):
         if self.settings.crop == "box":
             return square_around(self.object_box(sample))
         height, width = sample.image.shape[-3:-1]
-        if self.settings.crop in ("stretch", "whole"):
+        if self.settings.crop in ("stretch", "whole", "frame"):
             return 0, 0, width, height
         side = max(width, height) if self.settings.crop == "pad" else min(width, height)
         left, top = (width - side) / 2, (height - side) / 2

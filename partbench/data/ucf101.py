@@ -28,6 +28,11 @@ SOURCE = "www.crcv.ucf.edu/data/UCF101.php"
 class UCF101Settings(DataSettings):
     """Which official split is used, and how many frames of each clip."""
 
+    crop: Literal["center", "stretch", "pad", "whole", "frame"] = Field(  # type: ignore[assignment]
+        "center",
+        description="as of every data set; frame: the whole frame, 4/3 as wide as `size`, for "
+        "methods that crop it themselves (`any_aspect`)",
+    )
     fold: Literal[1, 2, 3] = Field(1, description="official split of train and test clips")
     frames: int = Field(
         25,
@@ -65,6 +70,12 @@ class UCF101(Reader):
     def frames(self) -> int:
         """Number of frames of a clip."""
         return int(self.settings.frames)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Width and height of prepared frames."""
+        size = self.settings.size
+        return (round(4 / 3 * size) if self.settings.crop == "frame" else size), size
 
     @cached_property
     def class_names(self) -> Sequence[str]:  # type: ignore[override]
