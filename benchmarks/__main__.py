@@ -31,6 +31,8 @@ BENCHMARKS = {
     "demo": Options(toy="--config benchmarks/tiny.yaml --cores 1"),
     # Alone, it takes all of its 10 folds.
     "linear_probe": Options(toy="--folds 1 --samples 120 --features 300", full="--folds 1"),
+    "svm": Options(toy="--samples 60 --features 500 --classes 3 --test 50"),
+    "video_decoding": Options(toy="--clips 3 --rounds 1"),
     "landmark_probe": Options(toy="--repeats 1"),
     "part_metrics": Options(toy="--pixels 4000000 --repeats 1"),
     "generation_metrics": Options(toy="--features 64 --images 4 --repeats 1"),

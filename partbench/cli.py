@@ -105,6 +105,9 @@ def _parser() -> argparse.ArgumentParser:
 
     linear = ruler("linear", _score_linear, "A linear classifier on features.")
     linear.add_argument("--settings", default="{}", help="the probe's settings, json")
+    linear.add_argument(
+        "--solver", choices=["logistic", "svm"], help="instead of the settings'; default: logistic"
+    )
     landmarks = ruler("landmarks", _score_landmarks, "Landmarks by least squares from keypoints.")
     landmarks.add_argument(
         "--protocol",
@@ -169,9 +172,8 @@ def _check(args: argparse.Namespace) -> None:
 def _published(args: argparse.Namespace) -> None:
     from partbench import config, published
 
-    cells = (cell for cell in config.cells(config.read(args.config)) if not cell.skip)
-    addresses = (published.CellAddress(*cell.run[:3], cell.eval, cell.probe) for cell in cells)
-    print(published.coverage(published.load(), addresses))
+    addresses = config.addresses(config.read(args.config))
+    print(published.coverage(published.load(), (published.CellAddress(*a) for a in addresses)))
 
 
 def _verify(args: argparse.Namespace) -> None:
@@ -256,7 +258,9 @@ def _score_linear(args: argparse.Namespace) -> None:
     from partbench.probes.linear import LinearSettings
     from partbench.score import linear
 
-    settings = LinearSettings.parse(json_object(args.settings, "--settings"), "--settings")
+    values = json_object(args.settings, "--settings")
+    values |= {"solver": args.solver} if args.solver else {}
+    settings = LinearSettings.parse(values, "--settings")
     _print(linear.score(*_train_and_test(args), settings, args.seed), args)
 
 

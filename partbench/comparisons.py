@@ -10,8 +10,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from pyarrow.parquet import read_schema
 
+from partbench.metrics.intervals import by_group
 from partbench.metrics.paired import Difference, holm, paired_difference, welch_difference
+from partbench.probe import GROUP_COLUMN
 
 GROUP = ["train", "eval", "probe", "metric", "setting"]
 """Numbers that agree in these are measured by the same ruler on the same data."""
@@ -35,6 +38,26 @@ BOTH_ALONE = "both have one seed"
 NOTHING_TO_TEST = "neither has a spread: no outcome by sample, and the seed changes nothing"
 
 
+class Outcomes(NamedTuple):
+    """What a number is the mean of."""
+
+    values: NDArray[np.float64]
+    """[S, N], by seed and test sample, in the unit of the number; NaN where a sample does not
+    count."""
+    groups: NDArray[np.int64] | None = None
+    """[N], where test samples come in groups that are not independent in themselves."""
+
+    @property
+    def counted(self) -> NDArray[np.bool_]:
+        """[N], the samples that count for every seed."""
+        return np.asarray(np.isfinite(self.values).all(0))
+
+    def draws(self, counted: NDArray[np.bool_]) -> NDArray[np.float64]:
+        """Return [S, G]: outcomes that are independent draws, of the samples or of their groups."""
+        values = self.values[:, counted]
+        return values if self.groups is None else by_group(values, self.groups[counted])
+
+
 class Measured(NamedTuple):
     """One number of one method over its seeds."""
 
@@ -44,9 +67,7 @@ class Measured(NamedTuple):
     """Whether the seed changes the number."""
     values: NDArray[np.float64]
     """[S], by seed."""
-    outcomes: NDArray[np.float64] | None
-    """[S, N], by seed and test sample, in the unit of the number; NaN where a sample does not
-    count."""
+    outcomes: Outcomes | None
 
     @property
     def alone(self) -> bool:
@@ -80,9 +101,11 @@ def compare(method: Measured, control: Measured) -> Comparison:
     random = {"a_random": method.random, "b_random": control.random}
     a, b = method.outcomes, control.outcomes
     if a is not None and b is not None:
-        common = np.isfinite(a).all(0) & np.isfinite(b).all(0)
-        if common.sum() > 1:
-            result = paired_difference(a[:, common], b[:, common], **random)
+        common = a.counted & b.counted
+        # Outcomes of less than two groups show no spread.
+        pair = [outcomes.draws(common) for outcomes in (a, b)] if common.any() else []
+        if pair and pair[0].shape[1] > 1:
+            result = paired_difference(*pair, **random)
             return Comparison(result, int(common.sum()), "")
     if not (method.random or control.random):
         return Comparison(None, 0, NOTHING_TO_TEST)
@@ -131,8 +154,8 @@ def comparisons(table: pd.DataFrame, results: Path) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=list(COLUMNS)).astype(COLUMNS)
 
 
-def outcomes_by_seed(rows: pd.DataFrame, results: Path) -> NDArray[np.float64] | None:
-    """Return the outcomes behind a number, [S, N] in its unit; None if a seed has none.
+def outcomes_by_seed(rows: pd.DataFrame, results: Path) -> Outcomes | None:
+    """Return the outcomes behind a number; None if a seed has none.
 
     Args:
         rows: of the metrics table, one number of one method, a row a seed.
@@ -143,11 +166,14 @@ def outcomes_by_seed(rows: pd.DataFrame, results: Path) -> NDArray[np.float64] |
     """
     if not all(rows["samples"]):
         return None
-    outcomes = []
+    outcomes, groups = [], None
     for path, column, scale in zip(rows["path"], rows["samples"], rows["scale"], strict=True):
-        kept = pd.read_parquet((results / path).with_suffix(".parquet"), columns=[column])
+        file = (results / path).with_suffix(".parquet")
+        has_groups = GROUP_COLUMN in read_schema(file).names
+        kept = pd.read_parquet(file, columns=[column, *([GROUP_COLUMN] if has_groups else [])])
         outcomes.append(scale * kept[column].to_numpy(np.float64))
-    return np.stack(outcomes)
+        groups = kept[GROUP_COLUMN].to_numpy(np.int64) if has_groups else None
+    return Outcomes(np.stack(outcomes), groups)
 
 
 def _measured(rows: pd.DataFrame, results: Path) -> Measured:

@@ -164,6 +164,7 @@ def check(values: Mapping[str, Any], where: str) -> Config:
             cls = methods.load(name)
             check_class(cls)
             methods.check_reads(cls, _frames(config, block.train), f"{place}: {block.train}")
+            _check_aspect(config, block, name, place)
             _check_crops(config, block.train, name, variants, place)
             _check_choice(config, block.train, name, variants, place)
             what = f"{place}.methods.{name} learns from {{}}"
@@ -212,6 +213,18 @@ def _check_annotations(
             raise BadInput(
                 f"{what.format(words)}, but the data set '{name}' has none; name a data set that "
                 f"has, or {remedy}"
+            )
+
+
+def _check_aspect(config: Config, block: Block, name: str, where: str) -> None:
+    """Refuse, with `BadInput`, frames that are not square where a method takes squares alone."""
+    if methods.load(name).any_aspect:
+        return
+    for data in (block.train, *(data for evals in block.probes.values() for data in evals)):
+        if data in config.data and data_settings(config, data).crop == "frame":
+            raise BadInput(
+                f"{where}: `crop: frame` of {data} gives frames that are not square, and {name} "
+                "takes squares; use the same data with `crop: center`"
             )
 
 
@@ -404,6 +417,50 @@ def cells(config: Config) -> list[Cell]:
                             cell = Cell(Run(name, variant, block.train, seed), data, probe, skip)
                             by_path[str(cell)] = cell
     return list(by_path.values())
+
+
+def split_means(config: Config) -> dict[str, list[str]]:
+    """Return the data sets of which the configuration has all official splits.
+
+    The data sets `ucf101-1`, `ucf101-2` and `ucf101-3`, alike but for `fold`, are the splits of
+    `ucf101`: a name -> those of its splits, in order.
+    """
+    means = {}
+    for name in config.data:
+        whole, _, number = name.rpartition("-")
+        splits = load_reader(config, name).official_splits
+        names = [f"{whole}-{i}" for i in range(1, splits + 1)]
+        if (
+            number != "1"
+            or not splits
+            or whole in config.data
+            or not config.data.keys() >= {*names}
+        ):
+            continue
+        settings = [data_settings(config, split).model_dump() for split in names]
+        expected = [settings[0] | {"fold": i} for i in range(1, splits + 1)]
+        if settings == expected and len({load_reader(config, split) for split in names}) == 1:
+            means[whole] = names
+    return means
+
+
+def addresses(config: Config) -> list[tuple[str, str, str, str, str]]:
+    """Return method, variant, train, eval and probe of all numbers, once.
+
+    They are those of the cells that fit and, where all official splits of a data set are measured,
+    of their mean; a run on each split is a run on the whole.
+    """
+    measured = {(*cell.run[:3], cell.eval, cell.probe) for cell in cells(config) if not cell.skip}
+    found = dict.fromkeys(sorted(measured))
+    for whole, names in split_means(config).items():
+        for method, variant, train, evaluated, probe in sorted(measured):
+            if evaluated != names[0]:
+                continue
+            own = train == evaluated
+            parts = [(method, variant, name if own else train, name, probe) for name in names]
+            if measured.issuperset(parts):
+                found[method, variant, whole if own else train, whole, probe] = None
+    return list(found)
 
 
 def dump(settings: Settings) -> str:

@@ -4,12 +4,15 @@
 Cells that failed, are missing or do not apply are rows too, with the reason. What tells a number
 from others of its metric stands in two columns: `setting`, in words, and `settings`, as json that
 the probe's `Setting` parses. `summary.parquet`
-(and .csv) has one row for each number over all its seeds: mean and 95 % interval.
+(and .csv) has one row for each number over all its seeds: mean and 95 % interval; one more for the
+mean over the official splits of a data set, where all were measured.
 `comparisons.parquet` (and .csv) tests trained methods against floor controls.
 """
 
 import json
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,8 +20,15 @@ import pandas as pd
 
 from partbench import method as methods
 from partbench import plugins
-from partbench.comparisons import comparisons, outcomes_by_seed
-from partbench.config import Cell, Config, cells, method_settings, probe_settings
+from partbench.comparisons import Outcomes, comparisons, outcomes_by_seed
+from partbench.config import (
+    Cell,
+    Config,
+    cells,
+    method_settings,
+    probe_settings,
+    split_means,
+)
 from partbench.errors import BadInput
 from partbench.files import atomic
 from partbench.integrity import Damaged, read_record
@@ -62,6 +72,8 @@ COLUMNS: dict[str, Any] = {
     "samples": str,
     "scale": float,
 }
+KEYS = ["method", "variant", "train", "eval", "probe", "metric", "setting", "settings"]
+"""What tells the numbers of the summary apart."""
 DEFAULTS: dict[type, Any] = {str: "", int: 0, float: float("nan"), bool: False}
 
 
@@ -99,7 +111,8 @@ def gather(config: Config, results: Path) -> Tables:
         [{c: row.get(c, DEFAULTS[t]) for c, t in COLUMNS.items()} for row in rows]
     ).astype(COLUMNS)
     _refuse_mixtures(table)
-    return Tables(table, summarize(table, results), damage, comparisons(table, results))
+    summary = summarize(table, results, split_means(config))
+    return Tables(table, summary, damage, comparisons(table, results))
 
 
 def _rows(
@@ -194,49 +207,100 @@ def _refuse_mixtures(table: pd.DataFrame) -> None:
                 )
 
 
-def summarize(table: pd.DataFrame, results: Path) -> pd.DataFrame:
+def summarize(
+    table: pd.DataFrame, results: Path, means: Mapping[str, Sequence[str]] = MappingProxyType({})
+) -> pd.DataFrame:
     """Return one row per number over its seeds, with the 95 % interval of its mean.
 
     The interval covers seeds and test samples together where the probe kept per-sample outcomes,
-    else the seeds alone; it is missing where there is one seed and no per-sample outcome.
+    else the seeds alone; it is missing where there is one seed and no per-sample outcome. Where
+    test samples come in groups, it covers groups.
+
+    Args:
+        table: rows of the metrics table.
+        results: the results folder, whose cells have the outcomes.
+        means: data set -> its official splits. A number that was measured on all of them has a
+            row for their mean, too, if each run was trained on its own split or all on one data
+            set; a seed counts if it has all splits.
     """
-    keys = ["method", "variant", "train", "eval", "probe", "metric", "setting", "settings"]
-    rows = []
-    for key, group in table[table["status"] == "done"].groupby(keys, sort=False):
-        first = group.iloc[0]
-        kept = outcomes_by_seed(group, results)
-        by_seed = np.empty((len(group), 0)) if kept is None else kept
-        # A sample without an outcome (NaN) in some seed cannot be compared between seeds.
-        by_seed = by_seed[:, np.isfinite(by_seed).all(0)]
-        if by_seed.shape[1] > 1:
-            interval = over_seeds_and_samples(by_seed)
-        else:
-            interval = over_seeds(group["value"])
-        spread = group["value"].std(ddof=1) if len(group) > 1 else float("nan")
-        rows.append(
-            dict(zip(keys, key, strict=True))
-            | {
-                "role": first["role"],
-                "random": bool(group["random"].any()),
-                **interval._asdict(),
-                "sd_seeds": spread,
-                "seeds": len(group),
-                "values": group["value"].tolist(),
-                "n": first["n"],
-                "unit": first["unit"],
-                "better": first["better"],
-                "reduced": first["reduced"],
-                "subset": bool(group["subset"].any()),
-                "note": first["note"],
-                "reference": first["reference"],
-            }
-        )
+    done = table[table["status"] == "done"]
+    rows = [
+        _number(key, group, group["value"], outcomes_by_seed(group, results))
+        for key, group in done.groupby(KEYS, sort=False)
+    ]
+    for whole, splits in means.items():
+        of_splits = done[done["eval"].isin(splits)]
+        own = of_splits["train"] == of_splits["eval"]
+        train = of_splits["train"].mask(own, whole)
+        renamed = of_splits.assign(split=of_splits["eval"], eval=whole, train=train)
+        for key, group in renamed.groupby(KEYS, sort=False):
+            whole_seeds = group.groupby("seed")["split"].transform("nunique") == len(splits)
+            group = group[whole_seeds].sort_values("seed", kind="stable")
+            if len(group):
+                parts = [group[group["split"] == split] for split in splits]
+                values = group.groupby("seed")["value"].mean()
+                rows.append(_number(key, group, values, _joined(parts, results)))
     columns = [
-        *keys,
+        *KEYS,
         *("role", "random", "mean", "low", "high", "sd_seeds", "seeds", "values", "n"),
         *("unit", "better", "reduced", "subset", "note", "reference"),
     ]
     return pd.DataFrame(rows, columns=columns)
+
+
+def _number(
+    key: Sequence[Hashable], rows: pd.DataFrame, values: pd.Series, outcomes: Outcomes | None
+) -> dict[str, Any]:
+    """Return a row of the summary.
+
+    Args:
+        key: what `KEYS` names.
+        rows: of the metrics table, of all its seeds.
+        values: [S], by seed.
+        outcomes: behind them, if they were kept.
+    """
+    first = rows.iloc[0]
+    # A sample without an outcome (NaN) in some seed cannot be compared between seeds.
+    draws = None
+    if outcomes is not None and outcomes.counted.any():
+        draws = outcomes.draws(outcomes.counted)
+    if draws is not None and draws.shape[1] > 1:
+        interval = over_seeds_and_samples(draws)
+    else:
+        interval = over_seeds(values)
+    return dict(zip(KEYS, key, strict=True)) | {
+        "role": first["role"],
+        "random": bool(rows["random"].any()),
+        **interval._asdict(),
+        "sd_seeds": values.std(ddof=1) if len(values) > 1 else float("nan"),
+        "seeds": len(values),
+        "values": values.tolist(),
+        "n": int(rows.loc[rows["seed"] == first["seed"], "n"].sum()),
+        "unit": first["unit"],
+        "better": first["better"],
+        "reduced": bool(rows["reduced"].any()),
+        "subset": bool(rows["subset"].any()),
+        "note": first["note"],
+        "reference": first["reference"],
+    }
+
+
+def _joined(parts: Sequence[pd.DataFrame], results: Path) -> Outcomes | None:
+    """Return the outcomes of several splits side by side, weighted so that splits count alike."""
+    kept = [outcomes_by_seed(part, results) for part in parts]
+    outcomes = [one for one in kept if one is not None and one.counted.any()]
+    if len(outcomes) < len(parts):
+        return None
+    counts = [int(one.counted.sum()) for one in outcomes]
+    weights = [sum(counts) / (len(counts) * count) for count in counts]
+    values = [weight * one.values for weight, one in zip(weights, outcomes, strict=True)]
+    groups, first = [], 0
+    for one in outcomes:
+        # A sample without a group is one of its own.
+        own = np.arange(one.values.shape[1]) if one.groups is None else one.groups
+        groups.append(np.unique(own, return_inverse=True)[1] + first)
+        first = int(groups[-1].max()) + 1
+    return Outcomes(np.concatenate(values, axis=1), np.concatenate(groups))
 
 
 def write(tables: Tables, results: Path) -> None:

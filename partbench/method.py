@@ -129,6 +129,8 @@ class Method(nn.Module, ABC):
     """Variant -> the weights of it that the authors released. `a+released` measures those of `a`,
     `released` alone the first. The settings must be `ReleasedSettings`, and `authors` say how the
     file holds the weights."""
+    any_aspect: ClassVar[bool] = False
+    """Whether it takes images that are not square (`crop: frame`)."""
     role: ClassVar[Role] = "method"
     """How its numbers relate to others; see `role_of`."""
     learns_from: ClassVar[LearnsFrom] = "images"

@@ -41,6 +41,14 @@ def version_of(name: str) -> str:
     return name.partition("-")[0]
 
 
+def split_of(name: str) -> str:
+    """Return the data set that another is an official split of: `ucf101-2` is of ucf101.
+
+    A name without such a number is returned as it is.
+    """
+    return re.sub(r"-[1-9]$", "", name)
+
+
 def is_valid(name: str) -> bool:
     """Whether a name follows the rule."""
     fits = len(name) <= LONGEST and _NAME.fullmatch(name) is not None

@@ -30,6 +30,8 @@ FORMAT = 3
 file carries its own checksum and that of the per-sample table."""
 ROUNDING = 1e-5
 """By which a number may differ from the mean of its samples: some are taken in float32."""
+GROUP_COLUMN = "group"
+"""Column of the per-sample table: the group of each sample, where the data have groups."""
 Direction = Literal["higher", "lower"]
 
 
@@ -263,7 +265,8 @@ def measure(
         from partbench.model import device_of
 
         device = device_of(runtime)
-    meta = Prepared(data).meta
+    prepared = Prepared(data)
+    meta = prepared.meta
     began = time.monotonic()
     with threadpool_limits(runtime.threads):
         result = probe.run(source, data, settings, run.seed, device)
@@ -275,8 +278,11 @@ def measure(
                 f"the probe {out.stem} gives {metric.metric} the setting {metric.setting!r}, which "
                 f"is no {probe.Setting.__name__}; make it one, or set the probe's `Setting`"
             )
+    samples = result.samples
+    if len(samples.columns) and (test := prepared.split("test")).has("groups"):
+        samples = samples.assign(**{GROUP_COLUMN: np.array(test.annotation("groups"))})
     with atomic(out.with_suffix(".parquet")) as path:
-        result.samples.to_parquet(path)
+        samples.to_parquet(path)
         digest = sha256(path)
     if result.pictures:
         with atomic(out.with_suffix(".npz")) as path, path.open("wb") as file:

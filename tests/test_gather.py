@@ -18,17 +18,25 @@ from partbench.comparisons import (
     METHOD_ALONE,
     NOTHING_TO_TEST,
     Measured,
+    Outcomes,
     compare,
     comparisons,
 )
-from partbench.config import Config, check, method_settings, probe_settings
+from partbench.config import (
+    Config,
+    addresses,
+    check,
+    method_settings,
+    probe_settings,
+    split_means,
+)
 from partbench.errors import BadInput
 from partbench.files import sha256
 from partbench.gather import gather, summarize, write
 from partbench.integrity import read_record, write_record
-from partbench.metrics.intervals import over_seeds_and_samples
+from partbench.metrics.intervals import by_group, over_seeds_and_samples
 from partbench.metrics.paired import holm, paired_difference, welch_difference
-from partbench.probe import FORMAT, Probe
+from partbench.probe import FORMAT, GROUP_COLUMN, Probe
 from partbench.probes.classify import Classify
 from partbench.probes.landmarks import Landmarks
 from partbench.probes.linear import Linear
@@ -594,10 +602,138 @@ def test_one_seed_suffices_where_the_seed_changes_nothing(
 def test_what_neither_seeds_nor_samples_vary_is_not_tested() -> None:
     constant = Measured("a", "paper", False, np.array([1.0]), None)
     assert compare(constant, constant).reason == NOTHING_TO_TEST
-    varied = constant._replace(outcomes=np.array([[1.0, 2.0, 4.0]]))
-    assert compare(varied, varied._replace(outcomes=np.zeros((1, 3)))).samples == 3
+    varied = constant._replace(outcomes=Outcomes(np.array([[1.0, 2.0, 4.0]])))
+    assert compare(varied, varied._replace(outcomes=Outcomes(np.zeros((1, 3))))).samples == 3
     with pytest.raises(ValueError, match="broadcast"):
-        compare(varied, varied._replace(outcomes=np.zeros((1, 4))))
+        compare(varied, varied._replace(outcomes=Outcomes(np.zeros((1, 4)))))
+
+
+def test_samples_of_one_group_are_one_draw() -> None:
+    """Copies of a sample in its group change neither an interval nor a test."""
+    draw = np.random.default_rng(0)
+    values = draw.normal(size=(2, 3, 20))
+    once = [Measured("a", "paper", True, v.mean(1), Outcomes(v)) for v in values]
+    groups = np.repeat(np.arange(20), 4)
+    often = [
+        Measured("a", "paper", True, v.mean(1), Outcomes(np.repeat(v, 4, axis=1), groups))
+        for v in values
+    ]
+    alone, copied = compare(*once), compare(*often)
+    assert copied.result == pytest.approx(alone.result)
+    assert (alone.samples, copied.samples) == (20, 80)
+    one_group = [m._replace(outcomes=Outcomes(m.outcomes.values, 0 * groups)) for m in often]
+    assert compare(*one_group).samples == 0  # over seeds alone
+
+
+def test_a_summary_over_groups(results: Path) -> None:
+    groups = [7, 3, 3, 7]
+    for seed, outcomes in OUTCOMES.items():
+        path = write_cell(results, run_key(seed), outcomes)
+        table = path.with_suffix(".parquet")
+        pd.DataFrame({"top1": outcomes, GROUP_COLUMN: groups}).to_parquet(table)
+        record = read_record(path)
+        write_record(path, record | {"samples": sha256(table)})
+    _, summary = tables(results)
+    by_group = 100 * np.array([[np.mean(o[1:3]), np.mean([o[0], o[3]])] for o in OUTCOMES.values()])
+    row = rows(summary, probe="linear").iloc[0]
+    expected = over_seeds_and_samples(by_group)
+    assert (row["mean"], row["low"], row["high"]) == pytest.approx(expected)
+
+
+SPLITS = ("ucf101-1", "ucf101-2", "ucf101-3")
+
+
+def of_splits(**data: Any) -> Config:
+    frame = {"reader": "ucf101", "frames": 1}
+    values = {
+        "name": "test",
+        "seeds": [0, 1],
+        "data": {name: frame | {"fold": int(name[-1])} for name in SPLITS} | data,
+        "runs": [
+            {"train": name, "methods": {"raw_pixels": ["paper"]}, "probes": {"linear": [name]}}
+            for name in SPLITS
+        ],
+    }
+    return check(values, "test")
+
+
+def test_which_data_sets_are_splits_of_one() -> None:
+    assert split_means(of_splits()) == {"ucf101": list(SPLITS)}
+    address = ("raw_pixels", "paper", "ucf101", "ucf101", "linear")
+    assert address in addresses(of_splits())
+    assert len(addresses(of_splits())) == 4
+    for name, settings in (
+        ("ucf101-3", {"fold": 3, "size": 32}),
+        ("ucf101-3", {"fold": 2}),
+        ("ucf101", {"fold": 1}),
+    ):
+        other = {name: {"reader": "ucf101", "frames": 1} | settings}
+        assert split_means(of_splits(**other)) == {}
+    toys = {f"toy-{i}": {"reader": "toy"} for i in (1, 2, 3)}
+    assert split_means(of_splits(**toys)) == {"ucf101": list(SPLITS)}
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_the_mean_over_official_splits(own: bool, tmp_path: Path) -> None:
+    """Splits of 2, 4 and 2 samples count alike, and only seeds that have all of them."""
+    outcomes = {
+        ("ucf101-1", 0): [1.0, 0],
+        ("ucf101-2", 0): [1.0, 1, 1, 0],
+        ("ucf101-3", 0): [0.0, 0],
+        ("ucf101-1", 1): [1.0, 1],
+        ("ucf101-2", 1): [0.0, 1, 1, 0],
+        ("ucf101-3", 1): [0.0, 1],
+        ("ucf101-1", 2): [0.0, 0],
+        ("ucf101-2", 2): [0.0, 0, 0, 0],
+    }
+    table = []
+    for (split, seed), of_split in outcomes.items():
+        key = f"raw_pixels/paper/{split if own else 'other'}/{seed}"
+        path = write_cell(tmp_path, key, of_split, data=split)
+        groups = np.arange(len(of_split)) // 2
+        pd.DataFrame({"top1": of_split, GROUP_COLUMN: groups}).to_parquet(
+            path.with_suffix(".parquet")
+        )
+        row = {
+            "method": "raw_pixels",
+            "variant": "paper",
+            "train": split if own else "other",
+            "seed": seed,
+            "eval": split,
+            "probe": "linear",
+            "metric": "top1",
+            "setting": "",
+            "settings": "{}",
+            "value": 100 * np.mean(of_split),
+            "n": len(of_split),
+            "unit": "%",
+            "better": "higher",
+            "status": "done",
+            "role": "floor",
+            "random": True,
+            "reduced": False,
+            "subset": split == "ucf101-2",
+            "note": "",
+            "reference": False,
+            "samples": "top1",
+            "scale": 100.0,
+            "path": str(path.relative_to(tmp_path)),
+        }
+        table.append(row)
+    summary = summarize(pd.DataFrame(table), tmp_path, {"ucf101": SPLITS})
+    (row,) = rows(summary, eval="ucf101").to_dict("records")
+    assert len(summary) == 4
+    assert row["train"] == ("ucf101" if own else "other")
+    assert row["values"] == pytest.approx(
+        [100 * (1 / 2 + 3 / 4 + 0) / 3, 100 * (1 + 1 / 2 + 1 / 2) / 3]
+    )
+    assert row["mean"] == pytest.approx(np.mean(row["values"]))
+    assert (row["seeds"], row["n"], row["subset"]) == (2, 8, True)
+    # Weights 8 / (3 n) make the splits count alike; groups of different splits are different.
+    weights = np.repeat([8 / 6, 8 / 12, 8 / 6], [2, 4, 2])
+    flat = np.array([np.concatenate([outcomes[s, seed] for s in SPLITS]) for seed in (0, 1)])
+    expected = over_seeds_and_samples(by_group(100 * weights * flat, np.repeat(range(4), 2)))
+    assert (row["mean"], row["low"], row["high"]) == pytest.approx(expected)
 
 
 def test_the_tests_of_a_group_share_a_correction(tmp_path: Path) -> None:

@@ -9,7 +9,12 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy import stats
 
-from partbench.metrics.intervals import Interval, over_seeds, over_seeds_and_samples
+from partbench.metrics.intervals import (
+    Interval,
+    by_group,
+    over_seeds,
+    over_seeds_and_samples,
+)
 
 TABLES = arrays(
     np.float64,
@@ -167,3 +172,65 @@ def test_the_interval_is_around_the_mean_and_widens_with_the_level(table: np.nda
     assert wide.low <= narrow.low <= table.mean() + 1e-9
     assert wide.high >= narrow.high >= table.mean() - 1e-9
     assert narrow.mean == pytest.approx(table.mean(), abs=1e-9)
+
+
+# ---------------------------------------------------------------------------- groups
+
+
+def films(
+    draw: np.random.Generator, seeds: int, groups: int, agree: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return right or wrong [seeds, clips] and the film of each; clips share its ease."""
+    sizes = draw.integers(5, 8, groups)
+    film = np.repeat(np.arange(groups), sizes)
+    ease = draw.random(groups)[film]
+    shared = draw.random(len(film)) < agree
+    chance = np.where(shared, ease > 0.5, 0.5)
+    skill = 0.02 * draw.normal(size=(seeds, 1))
+    right = draw.random((seeds, len(film))) < chance + skill
+    return right.astype(float), film
+
+
+def test_groups_of_one_sample_are_samples() -> None:
+    table = np.random.default_rng(0).normal(size=(3, 30))
+    np.testing.assert_allclose(by_group(table, np.arange(30)), table, atol=1e-12)
+
+
+def test_outcomes_by_group_by_hand() -> None:
+    """Means 2 and 5 with n = 3 and 1: m = 2.75, s - n m = 6 - 8.25 and 5 - 2.75."""
+    found = by_group([[1.0, 2, 3, 5]], [4, 4, 4, 9])
+    assert found[0].tolist() == pytest.approx([2.75 - 2 / 4 * 2.25, 2.75 + 2 / 4 * 2.25])
+
+
+@given(TABLES, st.integers(0, 2**32 - 1))
+def test_outcomes_by_group_keep_the_mean(table: np.ndarray, seed: int) -> None:
+    groups = np.random.default_rng(seed).integers(4, size=table.shape[1])
+    found = by_group(table, groups)
+    np.testing.assert_allclose(found.mean(1), table.mean(1), atol=1e-9)
+    assert found.shape == (len(table), len(np.unique(groups)))
+
+
+def test_the_interval_is_that_of_resampled_groups() -> None:
+    """Its standard error is a bootstrap's over films, of the ratio of sums."""
+    draw = np.random.default_rng(1)
+    right, film = films(draw, 1, 60, 0.8)
+    sums, sizes = np.bincount(film, right[0]), np.bincount(film)
+    taken = draw.integers(60, size=(20_000, 60))
+    bootstrap = (sums[taken].sum(1) / sizes[taken].sum(1)).std()
+    outcomes = by_group(right, film)[0]
+    assert outcomes.std(ddof=1) / math.sqrt(60) == pytest.approx(bootstrap, rel=0.03)
+
+
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_coverage_with_groups(seeds: int) -> None:
+    """The numbers of the docstring; intervals over clips hold the truth far less often."""
+    draw = np.random.default_rng(seeds)
+    hits, blind, draws = 0, 0, 1500
+    for _ in range(draws):
+        right, film = films(draw, seeds, 21, 0.8)
+        interval = over_seeds_and_samples(by_group(right, film))
+        hits += interval.low <= 0.5 <= interval.high
+        interval = over_seeds_and_samples(right)
+        blind += interval.low <= 0.5 <= interval.high
+    assert 0.93 <= hits / draws <= 0.965
+    assert 0.62 <= blind / draws <= 0.72

@@ -15,6 +15,7 @@ from threadpoolctl import threadpool_limits
 
 from partbench.errors import BadInput
 from partbench.metrics.accuracy import label_ranks, wilson_interval
+from partbench.metrics.held_out import draw_held_out
 from partbench.metrics.logistic import LogisticModels, fit_logistic
 from partbench.probes import linear
 from partbench.probes.linear import LinearSettings, linear_probe
@@ -152,7 +153,7 @@ def test_blocks_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
         x, y = make(n, d, 3)
         whole = fit_logistic(x, y, CS, standardize=True, tolerance=1e-10)
         with monkeypatch.context() as patch:
-            patch.setattr("partbench.metrics.logistic._BLOCK", 7 * 20)
+            patch.setattr("partbench.metrics.feature_blocks._BLOCK", 7 * 20)
             parts = fit_logistic(x, y, CS, standardize=True, tolerance=1e-10)
             np.testing.assert_allclose(parts.scores(x), whole.scores(x), rtol=1e-6, atol=1e-9)
 
@@ -218,7 +219,7 @@ def test_outcome_is_that_of_scikit_learn_at_the_chosen_c() -> None:
 def test_held_out_accuracy_is_that_of_scikit_learn() -> None:
     train, y, test, y_test = split()
     result = linear_probe(train, y, test, y_test)
-    held = linear._draw_held_out(y, 0.2, np.random.default_rng(0))
+    held = draw_held_out(y, 0.2, np.random.default_rng(0))
     assert np.bincount(y[held]).tolist() == [10] * 4
     scaled = StandardScaler().fit_transform(train)
     models = [reference(scaled[~held], y[~held], c) for c in result.cs]
@@ -262,7 +263,7 @@ def test_folds_are_separate_runs() -> None:
 
 def test_held_out_draw_follows_the_seed() -> None:
     codes = np.repeat([0, 1, 2], [50, 3, 1])
-    draws = [linear._draw_held_out(codes, 0.2, np.random.default_rng(s)) for s in (0, 0, 1)]
+    draws = [draw_held_out(codes, 0.2, np.random.default_rng(s)) for s in (0, 0, 1)]
     np.testing.assert_array_equal(draws[0], draws[1])
     assert (draws[0] != draws[2]).any()
     assert np.bincount(codes[draws[0]], minlength=3).tolist() == [10, 1, 0]

@@ -226,3 +226,12 @@ def test_all_shell_commands_are_found(tmp_path: Path) -> None:
     path.write_text('rule a:\n    shell:\n        "b {c:q}"\n        " {d} > {log:q}"\n')
     assert shell_commands(path) == ["b {c:q} {d} > {log:q}"]
     assert unquoted(*shell_commands(path)) == ["d"]
+
+
+@pytest.mark.parametrize(
+    ("name", "whole"),
+    [("ucf101-2", "ucf101"), ("ucf101-flow-3", "ucf101-flow"), ("mafl-stretch100", "mafl-stretch100")]
+    + [(name, name) for name in ("toy", "ucf101", "ucf101-0", "ucf101-12", "a-1b")],
+)
+def test_official_splits(name: str, whole: str) -> None:
+    assert split_of(name) == whole

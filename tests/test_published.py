@@ -63,8 +63,7 @@ def ours(**values: Any) -> dict[str, Any]:
 
 def planned() -> set[CellAddress]:
     """Return the cells of the papers' configuration."""
-    cells = config.cells(config.read(PAPER))
-    return {CellAddress(*c.run[:3], c.eval, c.probe) for c in cells if not c.skip}
+    return {CellAddress(*address) for address in config.addresses(config.read(PAPER))}
 
 
 # ---------------------------------------------------------------------------- the table

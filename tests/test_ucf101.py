@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from partbench.config import check
+from partbench.data import prepare as prepare_module
 from partbench.data.prepare import prepare
 from partbench.data.prepared import Prepared
 from partbench.data.ucf101 import COUNTS, UCF101, read_clip
@@ -151,6 +153,38 @@ def test_a_file_with_sound_alone(tmp_path: Path) -> None:
         read_clip(path, 1)
 
 
+def test_whole_frames(tmp_path: Path) -> None:
+    """Left half dark, right half bright; 3 x 2 becomes 4 x 3, as the protocol squashes it."""
+    write_lists(tmp_path)
+    image = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
+    image[:, WIDTH // 2 :] = 200
+    for line in (*TRAIN, *TEST):
+        write(tmp_path / "UCF-101" / line.split()[0], [image] * 4)
+    data = prepare_one(reader(tmp_path, crop="frame", size=24), tmp_path / "out")
+    images = data.split("train").images
+    assert images.shape == (2, 3, 24, 32, 3)
+    assert images[..., :14, :].max() < 40
+    assert images[..., 18:, :].min() > 160
+    for name, crop in (("squares", "center"), ("frames", "frame")):
+        config = {
+            "name": name,
+            "seeds": [0],
+            "data": {"ucf101": {"reader": "ucf101", "frames": 1, "crop": crop}},
+            "runs": [
+                {
+                    "train": "ucf101",
+                    "methods": {"raw_pixels": ["paper"]},
+                    "probes": {"linear": ["ucf101"]},
+                }
+            ],
+        }
+        if crop == "center":
+            check(config, "here")
+            continue
+        with pytest.raises(BadInput, match=r"`crop: frame` of ucf101 .* raw_pixels takes squares"):
+            check(config, "here")
+
+
 TRAIN = ["Archery/v_Archery_g08_c01.avi 1", "HandstandPushups/v_HandStandPushups_g08_c01.avi 2"]
 TEST = ["HandstandPushups/v_HandStandPushups_g01_c01.avi"]
 
@@ -222,6 +256,98 @@ def test_a_broken_clip_is_left_out_and_listed(tmp_path: Path) -> None:
     data = prepare_one(reader(tmp_path, broken="skip"), tmp_path / "out")
     assert data.meta["splits"]["train"]["skipped"] == ["Archery/v_Archery_g08_c01.avi"]
     assert data.split("train").annotation("labels").tolist() == [1]
+
+
+def test_all_broken_clips_are_named_and_none_of_the_others_is_lost(tmp_path: Path) -> None:
+    train = [f"Archery/v_Archery_g{8 + i // 4:02d}_c{i % 4 + 1:02d}.avi 1" for i in range(12)]
+    train[8] = TRAIN[1]
+    write_lists(tmp_path, train=train)
+    clips = [tmp_path / "UCF-101" / line.split()[0] for line in (*train, *TEST)]
+    for path in clips:
+        write_clip(path)
+    whole = clips[-1].read_bytes()
+    clips[0].write_bytes(whole[:-500])
+    write_clip(clips[5], 0)
+    clips[11].write_bytes(b"")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(prepare_module, "CHUNK", 2)
+        with pytest.raises(BadInput) as caught:
+            prepare_one(reader(tmp_path), tmp_path / "out")
+        first, *faults = str(caught.value).splitlines()
+        assert first == "3 samples cannot be used:"
+        for fault, i, why in zip(faults, (0, 5, 11), ("trunc", "no frames", "Inv"), strict=True):
+            assert str(clips[i]) in fault
+            assert why in fault
+        for i in (0, 5, 11):
+            clips[i].write_bytes(whole)
+        read: list[tuple[str, int]] = []
+        patch.setattr(UCF101, "sample", counted(UCF101.sample, read))
+        prepare_one(reader(tmp_path), tmp_path / "out")
+    # Of the chunks, only those of broken clips are decoded again.
+    assert sorted(set(read)) == [("train", i) for i in (0, 1, 4, 5, 10, 11)]
+
+
+def counted(sample: Any, read: list[tuple[str, int]]) -> Any:
+    def wrapped(self: UCF101, split: str, index: int) -> Any:
+        read.append((split, index))
+        return sample(self, split, index)
+
+    return wrapped
+
+
+def test_a_preparation_of_the_wrong_files_stops_soon(tmp_path: Path) -> None:
+    train = [f"Archery/v_Archery_g08_c{i:02d}.avi 1" for i in range(1, 41)]
+    write_lists(tmp_path, train=[*train, TRAIN[1]])
+    for line in (*train, TRAIN[1], *TEST):
+        path = tmp_path / "UCF-101" / line.split()[0]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"<html>")
+    write_clip(path)  # the test clip
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(prepare_module, "MOST_BROKEN", 5)
+        with pytest.raises(BadInput, match=r"^5 or more samples cannot be used:\n") as caught:
+            prepare_one(reader(tmp_path), tmp_path / "out")
+    assert len(str(caught.value).splitlines()) == 6
+
+
+def test_an_action_without_training_clips(tmp_path: Path) -> None:
+    write_lists(tmp_path)
+    for line in (TRAIN[0], *TEST):
+        write_clip(tmp_path / "UCF-101" / line.split()[0])
+    with pytest.raises(
+        BadInput,
+        match=r"no training clip of the list trainlist01.txt, are there of: HandstandPushups \(1\)",
+    ):
+        prepare_one(reader(tmp_path, subset=True), tmp_path / "out")
+    write_lists(tmp_path, train=TRAIN[:1])  # the lists themselves
+    with pytest.raises(BadInput, match=r"are there of: HandstandPushups \(1\); place training"):
+        reader(tmp_path).splits()
+
+
+def test_lists_that_mix_films(tmp_path: Path) -> None:
+    write_lists(tmp_path, train=[*TRAIN, "HandstandPushups/v_HandStandPushups_g01_c07.avi 2"])
+    with pytest.raises(BadInput, match=r"testlist01.txt: \S+_g01_c01.avi is of group g01, which"):
+        reader(tmp_path).splits()
+    write_lists(tmp_path, train=[*TRAIN, TRAIN[0]])
+    with pytest.raises(BadInput, match=r"trainlist01.txt: \S+_g08_c01.avi stands twice"):
+        reader(tmp_path).splits()
+    for name in ("v_Archery_c01.avi", "v_Archery_g00_c01.avi", "v_Archery_g100_c01.avi"):
+        write_lists(tmp_path, train=[*TRAIN, f"Archery/{name} 1"])
+        with pytest.raises(BadInput, match=rf"Archery/{name} names no group from g01 to g99"):
+            reader(tmp_path).splits()
+
+
+def test_clips_of_a_film_are_a_group(tmp_path: Path) -> None:
+    train = [*TRAIN, "Archery/v_Archery_g08_c02.avi 1", "Archery/v_Archery_g09_c01.avi 1"]
+    write_lists(tmp_path, train=train)
+    for line in (*train, *TEST):
+        write_clip(tmp_path / "UCF-101" / line.split()[0])
+    data = prepare_one(reader(tmp_path), tmp_path / "out")
+    groups = data.split("train").annotation("groups")
+    assert groups.dtype == np.int64
+    assert groups[0] == groups[2]
+    assert len(set(groups.tolist())) == 3
+    assert not np.isin(data.split("test").annotation("groups"), groups).any()
 
 
 def test_two_files_for_one_clip(tmp_path: Path) -> None:

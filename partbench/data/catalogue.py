@@ -133,8 +133,9 @@ def have_changed(prepared: Path, root: Path, contents: bool = False) -> bool:
 def prepared_bytes(reader: Reader) -> int:
     """Return the size of the prepared images of a data set in bytes, or 0 if it is unknown."""
     settings, counts = reader.settings, reader.counts
-    side = int(settings.size) * (CANVAS if settings.crop in WHOLE else 1)
-    usual = sum(counts.values()) * reader.frames * 3 * side**2
+    width, height = reader.shape
+    canvases = CANVAS**2 if settings.crop in WHOLE else 1
+    usual = sum(counts.values()) * reader.frames * 3 * width * height * canvases
     if not settings.wide:
         return usual
     wide = wide_side(settings.size, settings.crop)

@@ -24,6 +24,8 @@ from partbench.progress import Progress
 
 CHUNK, CHUNK_BYTES = 256, 32 << 20
 """Samples that a process decodes at once: so many, or fewer if they are larger than that."""
+MOST_BROKEN = 100
+"""Samples that cannot be used after which a preparation stops: the data must be the wrong ones."""
 NOTE_SECONDS = 2.0
 """Between two notes in the journal: waiting for the disk after each chunk would cost more."""
 
@@ -178,11 +180,15 @@ class _Preparation:
 
         done = len(indices) - sum(len(chunk) for _, chunk in chunks)
         work = _Work(self.reader, self.split, self.folder, list(arrays))
+        broken: dict[int, str] = {}
         with Progress(f"prepare {self.split}", len(indices), "images", done) as progress:
             for start, faults in _run(work, chunks, workers):
                 if faults and self.reader.settings.broken == "error":
-                    note()
-                    raise BadInput(next(iter(faults.values())))
+                    # The others are decoded all the same, so that one message names all.
+                    broken |= faults
+                    if len(broken) >= MOST_BROKEN:
+                        break
+                    continue
                 waiting[start] = list(faults)
                 todo.remove(start)
                 if self.reader.settings.broken == "error":  # else rows may move, and the header
@@ -193,6 +199,8 @@ class _Preparation:
                     note()
                     noted = time.monotonic()
         note()
+        if broken:
+            raise BadInput(_listed(broken))
         if self.reader.settings.broken == "error":
             self.digests[paths["images"].name] = checksum.of(paths["images"])
 
@@ -209,13 +217,26 @@ class _Preparation:
         }
 
     def _first(self) -> dict[str, NDArray[Any]]:
+        broken: dict[int, str] = {}
         for index in self.choice.indices:
             try:
                 return convert(self.reader, self.reader.sample(self.split, index), self.split)
-            except BadInput:
-                if self.reader.settings.broken == "error":
-                    raise
+            except BadInput as error:
+                broken[index] = str(error)
+                if len(broken) >= MOST_BROKEN and self.reader.settings.broken == "error":
+                    break
+        if self.reader.settings.broken == "error":
+            raise BadInput(_listed(broken))
         raise BadInput(f"{self.reader.root}: no image of split '{self.split}' can be decoded")
+
+
+def _listed(broken: dict[int, str]) -> str:
+    """Return one message that names all samples that cannot be used, in their order."""
+    faults = [broken[position] for position in sorted(broken)]
+    if len(faults) == 1:
+        return faults[0]
+    more = " or more" if len(faults) >= MOST_BROKEN else ""
+    return "\n".join([f"{len(faults)}{more} samples cannot be used:", *faults])
 
 
 class _Work(NamedTuple):
@@ -305,7 +326,7 @@ def convert(reader: Reader, sample: Sample, split: str = "test") -> dict[str, ND
     size, height, width = reader.settings.size, *sample.image.shape[-3:-1]
     box, crop = reader.crop_box(sample), reader.settings.crop
     whole = crop in WHOLE
-    shape = _whole_shape(size, box) if whole else (size, size)
+    shape = _whole_shape(size, box) if whole else reader.shape
     area = reader.settings.resample == "area"
 
     def cut(
@@ -329,6 +350,8 @@ def convert(reader: Reader, sample: Sample, split: str = "test") -> dict[str, ND
         arrays["region"] = np.array([round(edge) for edge in box], np.int64)
     if sample.label is not None:
         arrays["labels"] = np.asarray(sample.label, np.int64)
+    if sample.group is not None:
+        arrays["groups"] = np.asarray(sample.group, np.int64)
     if sample.landmarks is not None:
         visible = sample.visible
         if visible is None:

@@ -10,6 +10,7 @@ A prepared data set is a folder:
     <split>.region.npy       int64 [N, 4], (left, top, right, bottom) of what was resized, in pixels
                              of the original; with `extent`
     <split>.labels.npy       int64 [N]
+    <split>.groups.npy       int64 [N], samples of one group are not independent
     <split>.landmarks.npy    float32 [N, L, 2], (x, y) in pixels of the prepared image
     <split>.visible.npy      bool [N, L]
     <split>.box.npy          float32 [N, 4] or [N, M, 4], (x, y, width, height), NaN where none

@@ -56,6 +56,9 @@ class Sample:
     parts: NDArray[np.uint8] | None = None
     """[H, W] (or [T, H, W]), 0 is background, part p of `Reader.part_names` is p + 1; `UNSURE`
     pixels are to be left out of every measurement."""
+    group: int | None = None
+    """Samples of one group, such as clips cut from one film, are not independent: held-out samples
+    are whole groups, and intervals are over groups."""
 
 
 Side = Annotated[int, Field(ge=8, le=4096)]
@@ -126,6 +129,9 @@ class Reader(ABC):
     numbers have."""
     blends_masks: bool = False
     """Whether masks are resized as if they were grey levels, of which one half counts as one."""
+    official_splits: ClassVar[int] = 0
+    """How many official splits into training and test there are, of which the setting `fold` takes
+    one; 0: one, and no such setting."""
     licence: ClassVar[str] = ""
     counts: Mapping[str, int] = {}
     """Samples in each split, as far as they are known before the files are there."""
@@ -159,6 +165,11 @@ class Reader(ABC):
         except BadInput:  # the names lie in a file that is not there yet
             return None
 
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Width and height of prepared images that do not keep an aspect of their own."""
+        return self.settings.size, self.settings.size
+
     def object_box(self, sample: Sample) -> NDArray[Any]:
         """Return the box (x, y, width, height) of the object that `crop: box` cuts out, pixels."""
         assert sample.box is not None
@@ -180,7 +191,7 @@ class Reader(ABC):
         if self.settings.crop == "box":
             return square_around(self.object_box(sample))
         height, width = sample.image.shape[-3:-1]
-        if self.settings.crop in ("stretch", "whole"):
+        if self.settings.crop in ("stretch", "whole", "frame"):
             return 0, 0, width, height
         side = max(width, height) if self.settings.crop == "pad" else min(width, height)
         left, top = (width - side) / 2, (height - side) / 2

@@ -1,5 +1,7 @@
 """UCF101 (Soomro et al., 2012): 13,320 clips of 101 actions, 320 x 240."""
 
+import re
+from collections import Counter
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -18,12 +20,19 @@ COUNTS = {
     2: {"train": 9_586, "test": 3_734},
     3: {"train": 9_624, "test": 3_696},
 }
+GROUPS = 100
+"""More than an action has, which are 25."""
 SOURCE = "www.crcv.ucf.edu/data/UCF101.php"
 
 
 class UCF101Settings(DataSettings):
     """Which official split is used, and how many frames of each clip."""
 
+    crop: Literal["center", "stretch", "pad", "whole", "frame"] = Field(  # type: ignore[assignment]
+        "center",
+        description="as of every data set; frame: the whole frame, 4/3 as wide as `size`, for "
+        "methods that crop it themselves (`any_aspect`)",
+    )
     fold: Literal[1, 2, 3] = Field(1, description="official split of train and test clips")
     frames: int = Field(
         25,
@@ -41,6 +50,7 @@ class UCF101(Reader):
     """
 
     Settings = UCF101Settings
+    official_splits = len(COUNTS)
     licence = "none stated; clips from YouTube"
 
     def __init__(self, root: Path, settings: Any) -> None:
@@ -60,6 +70,12 @@ class UCF101(Reader):
     def frames(self) -> int:
         """Number of frames of a clip."""
         return int(self.settings.frames)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Width and height of prepared frames."""
+        size = self.settings.size
+        return (round(4 / 3 * size) if self.settings.crop == "frame" else size), size
 
     @cached_property
     def class_names(self) -> Sequence[str]:  # type: ignore[override]
@@ -102,7 +118,7 @@ class UCF101(Reader):
     def _names(self) -> dict[str, list[str]]:
         names = {}
         for split in ("train", "test"):
-            file = f"{split}list{self.settings.fold:02d}.txt"
+            file = self._list(split).name
             names[split] = [name for name, *_ in self._lines(file)]
             for name, *number in self._lines(file):
                 label = self._labels.get(name.partition("/")[0].lower())
@@ -111,6 +127,7 @@ class UCF101(Reader):
                         f"{self.root}/ucfTrainTestlist/{file}: {' '.join([name, *number])} "
                         "contradicts classInd.txt; unpack the lists again"
                     )
+        self._check_lists(names)
         if self.settings.subset:
             names = {s: n for s, n in names.items() if any(map(self._file, n))}
             if not names:
@@ -120,13 +137,47 @@ class UCF101(Reader):
                 )
         return names
 
+    def _check_lists(self, names: dict[str, list[str]]) -> None:
+        """Refuse, with `BadInput`, lists that let a film into both splits, or repeat a clip."""
+        films: dict[tuple[str, int], str] = {}
+        for split, of_split in names.items():
+            counts = Counter(name.lower() for name in of_split)
+            for name in of_split:
+                if counts[name.lower()] > 1:
+                    raise BadInput(f"{self._list(split)}: {name} stands twice; unpack them again")
+                film = (name.partition("/")[0].lower(), self._group(name))
+                if films.setdefault(film, split) != split:
+                    raise BadInput(
+                        f"{self._list(split)}: {name} is of group g{film[1]:02d}, which the other "
+                        "list has, too; a film in both splits makes the test easy: unpack the "
+                        "lists again"
+                    )
+
+    def _check_classes(self, names: dict[str, list[str]]) -> None:
+        """Refuse, with `BadInput`, test clips of actions of which there is no training clip."""
+        there = {s: [name for name in n if self._file(name)] for s, n in names.items()}
+        if not all(there.values()) or len(there) < 2:
+            return
+        actions = {s: Counter(name.partition("/")[0] for name in n) for s, n in there.items()}
+        if lacking := sorted(actions["test"].keys() - actions["train"].keys()):
+            listed = ", ".join(f"{name} ({actions['test'][name]})" for name in lacking)
+            raise BadInput(
+                f"{self.root / 'UCF-101'}: test clips, but no training clip of the list "
+                f"{self._list('train').name}, are there of: {listed}; place training clips of "
+                "these actions, or take their test clips away"
+            )
+
+    def _list(self, split: str) -> Path:
+        return self.root / "ucfTrainTestlist" / f"{split}list{self.settings.fold:02d}.txt"
+
     def splits(self) -> dict[str, Sequence[str]]:
         """Return train and test; for a subset, only splits with clips that are present.
 
         Raises:
             BadInput: the folder of clips or a list is missing, or a list is invalid, or a subset
-                has no clip.
+                has no clip, or test clips of an action without training clips.
         """
+        self._check_classes(self._names)
         return dict(self._names)
 
     def present(self, split: str) -> Sequence[int]:
@@ -146,7 +197,18 @@ class UCF101(Reader):
                 f"{self.root / 'UCF-101'}: {name} is missing; place it there, or set `subset: true`"
             )
         label = self._labels[name.partition("/")[0].lower()]
-        return Sample(name, read_clip(self.root / file, self.settings.frames), label=label)
+        clip = read_clip(self.root / file, self.settings.frames)
+        return Sample(name, clip, label=label, group=label * GROUPS + self._group(name))
+
+    def _group(self, name: str) -> int:
+        """Return the number of the film that a clip was cut from, among those of its action."""
+        found = re.search(r"_g(\d+)_c\d+\.avi$", name.lower())
+        if found is None or not 0 < int(found[1]) < GROUPS:
+            raise BadInput(
+                f"{self.root}/ucfTrainTestlist: {name} names no group from g01 to g{GROUPS - 1}, "
+                "as v_<action>_g08_c01.avi does; unpack the lists again"
+            )
+        return int(found[1])
 
 
 def read_clip(path: Path, count: int) -> NDArray[np.uint8]:

@@ -20,7 +20,7 @@ The Hessian is nowhere below the identity on W, hence ||W - W*|| <= ||gradient||
 ||gradient|| <= tolerance * ||W|| bounds the relative error of the coefficients.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,10 +28,17 @@ import scipy.linalg
 from numpy.typing import NDArray
 
 from partbench.errors import BadInput
+from partbench.metrics.feature_blocks import (
+    FloatArray,
+    check_cs,
+    check_features,
+    check_labels,
+    column_blocks,
+    deviation,
+    linear_scores,
+    row_blocks,
+)
 
-FloatArray = NDArray[np.float64]
-
-_BLOCK = 1 << 22  # float64 elements that are converted at a time: 16 MiB
 _EPS = float(np.finfo(np.float64).eps)
 
 
@@ -71,7 +78,7 @@ class Rotation:
         if self.axes is None:
             dual = self.z[:, :-1] @ (columns / self.power[:, None])
             weights = np.empty((len(self.mean), n_c * n_k))
-            for start, block in _columns(self.features):
+            for start, block in column_blocks(self.features):
                 stop = start + block.shape[1]
                 block -= self.mean[start:stop]
                 block /= self.scale[start:stop]
@@ -117,7 +124,7 @@ def rotate(features: NDArray, standardize: bool = False) -> Rotation:
     if n < d:
         np.multiply(vectors, np.sqrt(power), out=z[:, :-1])
         return Rotation(z, mean, scale, features, power, axes=None)
-    for start, block in _rows(features):
+    for start, block in row_blocks(features):
         block -= mean
         block /= scale
         z[start : start + len(block), :-1] = block @ vectors
@@ -266,83 +273,23 @@ def fit_logistic(
     return LogisticModels(classes, tuple(cs), *rotation.to_features(solution))
 
 
-def linear_scores(features: NDArray, coef: FloatArray, intercept: FloatArray) -> FloatArray:
-    """Return `features @ coef.T + intercept`, float64 [N, M], reading the features by row blocks.
-
-    Args:
-        features: [N, D] numbers, an array or a memory map.
-        coef: [M, D] float64.
-        intercept: [M] float64.
-
-    Raises:
-        BadInput: the number of features differs from D, or a feature is not finite.
-    """
-    check_features(features, "test features")
-    if features.shape[1] != coef.shape[1]:
-        raise BadInput(
-            f"test features: {features.shape[1]} per sample, but the training features have "
-            f"{coef.shape[1]}; extract both with the same model."
-        )
-    scores = np.empty((len(features), len(coef)))
-    for start, block in _rows(features, "test features"):
-        np.matmul(block, coef.T, out=scores[start : start + len(block)])
-    scores += intercept
-    return scores
-
-
 def log_softmax(scores: FloatArray) -> FloatArray:
     """Return log-probabilities of scores over the last axis, same shape, float64."""
     shifted = scores - scores.max(-1, keepdims=True)
     return shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
 
 
-def check_features(features: NDArray, where: str) -> None:
-    """Refuse, with `BadInput`, what is not an [n, D] array of real numbers with n, D > 0."""
-    if features.ndim != 2 or features.dtype.kind not in "fiu":
-        raise BadInput(
-            f"{where}: expected numbers of shape [samples, features], got {features.dtype} of "
-            f"shape {list(features.shape)}."
-        )
-    if 0 in features.shape:
-        raise BadInput(f"{where}: empty, shape {list(features.shape)}; give at least one sample.")
-
-
-def check_finite(features: NDArray, where: str) -> None:
-    """Refuse, with `BadInput` that names the row, features [n, D] with NaN or infinity."""
-    size = _block_length(features.shape[1])
-    for start in range(0, len(features), size):
-        _check_block(features[start : start + size], where, first_row=start)
-
-
-def check_labels(labels: NDArray, n: int, where: str) -> None:
-    """Refuse, with `BadInput`, what is not an [n] array of integers."""
-    if labels.dtype.kind not in "iu":
-        raise BadInput(
-            f"{where}: {labels.dtype}, but class labels must be integers; number the classes."
-        )
-    if labels.shape != (n,):
-        raise BadInput(
-            f"{where}: shape {list(labels.shape)}, but there are {n} samples; give one label each."
-        )
-
-
-def check_cs(cs: Sequence[float]) -> None:
-    """Refuse, with `BadInput`, an empty list and values that are not positive and finite."""
-    if len(cs) == 0 or not all(0 < c < np.inf for c in cs):
-        raise BadInput(f"cs: {list(cs)}; give at least one C, each positive and finite.")
-
-
 def _wide_gram(features: NDArray, standardize: bool) -> tuple[FloatArray, FloatArray, FloatArray]:
     """Return mean [D], scale [D] and the Gram matrix [n, n] of the centred samples."""
     n, d = features.shape
     mean, scale, gram = np.empty(d), np.ones(d), np.zeros((n, n))
-    for start, block in _columns(features):
+    for start, block in column_blocks(features):
         part = slice(start, start + block.shape[1])
         mean[part] = block.mean(0)
         block -= mean[part]
         if standardize:
             variance = np.einsum("nd,nd->d", block, block) / n
-            scale[part] = _deviation(variance, mean[part], n)
+            scale[part] = deviation(variance, mean[part], n)
             block /= scale[part]
         gram += block @ block.T
     return mean, scale, gram
@@ -352,55 +299,16 @@ def _tall_gram(features: NDArray, standardize: bool) -> tuple[FloatArray, FloatA
     """Return mean [D], scale [D] and the scatter matrix [D, D] of the centred samples."""
     n, d = features.shape
     mean, scale, gram = np.zeros(d), np.ones(d), np.zeros((d, d))
-    for _, block in _rows(features):
+    for _, block in row_blocks(features):
         mean += block.sum(0) / n
-    for _, block in _rows(features):
+    for _, block in row_blocks(features):
         block -= mean
         gram += block.T @ block
     if standardize:
-        scale = _deviation(np.diagonal(gram) / n, mean, n)
+        scale = deviation(np.diagonal(gram) / n, mean, n)
         gram /= scale
         gram /= scale[:, None]
     return mean, scale, gram
-
-
-def _deviation(variance: FloatArray, mean: FloatArray, n: int) -> FloatArray:
-    """Return standard deviations, with 1 for features that vary by no more than rounding."""
-    constant = variance <= n * _EPS * variance + (n * _EPS * mean) ** 2
-    return np.where(constant, 1.0, np.sqrt(variance))
-
-
-def _rows(features: NDArray, where: str = "features") -> Iterator[tuple[int, FloatArray]]:
-    """Yield (first row, fresh float64 block of rows), checked to be finite."""
-    size = _block_length(features.shape[1])
-    for start in range(0, len(features), size):
-        block = np.array(features[start : start + size], dtype=np.float64)
-        _check_block(block, where, first_row=start)
-        yield start, block
-
-
-def _columns(features: NDArray) -> Iterator[tuple[int, FloatArray]]:
-    """Yield (first column, fresh float64 block of columns), checked to be finite."""
-    size = _block_length(len(features))
-    for start in range(0, features.shape[1], size):
-        block = np.array(features[:, start : start + size], dtype=np.float64, order="C")
-        _check_block(block, "features", first_column=start)
-        yield start, block
-
-
-def _block_length(across: int) -> int:
-    """Return how many rows (columns) of `across` elements to read at a time."""
-    return max(1, _BLOCK // across)
-
-
-def _check_block(block: NDArray, where: str, first_row: int = 0, first_column: int = 0) -> None:
-    finite = np.isfinite(block)
-    if not finite.all():
-        row, column = np.argwhere(~finite)[0]
-        raise BadInput(
-            f"{where}: row {first_row + row} holds {block[row, column]} (feature "
-            f"{first_column + column}); features must be finite, check the model on that sample."
-        )
 
 
 def _apply(matrix: FloatArray, stack: FloatArray) -> FloatArray:

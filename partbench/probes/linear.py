@@ -4,34 +4,35 @@ Protocol. Features are standardised with the mean and SD of the training samples
 held-out part of the training samples by accuracy; then the classifier, multinomial logistic
 regression at its exact optimum, is fitted again on all training samples and scored once on the
 test samples. With folds, as STL-10's protocol asks for (Coates, Ng and Lee, AISTATS 2011), each
-fold is such a probe of its own, and the accuracy is their mean.
+fold is such a probe of its own, and the accuracy is their mean. With `solver: svm`, support vector
+machines take the classifier's place: see `partbench.probes.svm`.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from partbench.data.prepared import Prepared
 from partbench.errors import BadInput
 from partbench.metrics.accuracy import label_ranks
-from partbench.metrics.logistic import (
-    Rotation,
+from partbench.metrics.feature_blocks import (
     check_features,
     check_finite,
     check_labels,
     linear_scores,
-    log_softmax,
-    rotate,
-    solve,
 )
+from partbench.metrics.held_out import draw_held_out
+from partbench.metrics.logistic import Rotation, log_softmax, rotate, solve
+from partbench.metrics.svm import Loss
 from partbench.outputs.features import read as read_features
-from partbench.probe import Metric, Probe, Result, Setting
+from partbench.probe import Metric, Numbers, Probe, Result, Setting
+from partbench.probes.svm import SvmResult, svm_probe
 from partbench.settings import Settings
 
 VERSION = 1
@@ -59,6 +60,26 @@ class LinearSettings(Settings):
     held_out: Annotated[float, Field(gt=0, lt=1)] = 0.2
     # Off, C acts on features in their own scale.
     standardize: bool = True
+    solver: Literal["logistic", "svm"] = Field(
+        "logistic",
+        description="svm: support vector machines, one class against the rest, at `c` and at the "
+        "C that held-out samples choose",
+    )
+    loss: Loss = Field("hinge", description="of the machines")
+    c: float = Field(100.0, gt=0, description="of the machines; action recognition's custom")
+
+    @model_validator(mode="after")
+    def _of_the_solver(self) -> Self:
+        if self.solver == "logistic" and (self.loss, self.c) != ("hinge", 100.0):
+            raise ValueError("`loss` and `c` are those of `solver: svm`; set it, or leave them out")
+        return self
+
+
+class LinearSetting(Setting):
+    """What tells numbers of a metric apart."""
+
+    svm: Loss | None = Field(None, description="none: logistic regression")
+    c: float | None = Field(None, description="none: chosen on held-out training samples")
 
 
 @dataclass(frozen=True)
@@ -140,13 +161,7 @@ def linear_probe(
             out of range, fewer than two classes, or no class with two samples.
     """
     settings = settings or LinearSettings()
-    _check_set(train_features, train_labels, "training")
-    _check_set(test_features, test_labels, "test")
-    if train_features.shape[1] != test_features.shape[1]:
-        raise BadInput(
-            f"training features have {train_features.shape[1]} values per sample, test features "
-            f"{test_features.shape[1]}; extract both with the same model."
-        )
+    _check_sets(train_features, train_labels, test_features, test_labels)
     if folds is None:
         fits = [_fit(train_features, train_labels, settings, seed, "training samples")]
         n_train = [len(train_labels)]
@@ -211,7 +226,7 @@ def _held_out_scores(
     where: str,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return accuracy and mean log-loss [len(cs)] on the held-out part of the samples."""
-    held = _draw_held_out(codes, settings.held_out, np.random.default_rng(seed))
+    held = draw_held_out(codes, settings.held_out, np.random.default_rng(seed))
     if not held.any():
         raise BadInput(
             f"{where}: every class has a single sample, so none can be held out to choose C; "
@@ -224,16 +239,16 @@ def _held_out_scores(
     return accuracy, -own.mean((1, 2))
 
 
-def _draw_held_out(
-    codes: NDArray[np.int64], fraction: float, rng: np.random.Generator
-) -> NDArray[np.bool_]:
-    """Return a mask [n]: `fraction` of each class, at least one sample but never all of them."""
-    held = np.zeros(len(codes), dtype=bool)
-    for code in range(codes.max() + 1):
-        members = np.flatnonzero(codes == code)
-        count = min(max(1, round(fraction * len(members))), len(members) - 1)
-        held[rng.permutation(members)[:count]] = True
-    return held
+def _check_sets(
+    train_features: NDArray, train_labels: NDArray, test_features: NDArray, test_labels: NDArray
+) -> None:
+    _check_set(train_features, train_labels, "training")
+    _check_set(test_features, test_labels, "test")
+    if train_features.shape[1] != test_features.shape[1]:
+        raise BadInput(
+            f"training features have {train_features.shape[1]} values per sample, test features "
+            f"{test_features.shape[1]}; extract both with the same model."
+        )
 
 
 def _check_set(features: NDArray, labels: NDArray, name: str) -> None:
@@ -264,10 +279,59 @@ def check_folds(
             raise BadInput(f"{where}: fold {i} holds an index twice; list each sample once.")
 
 
+def svm_of(
+    train_features: NDArray,
+    train_labels: NDArray[np.integer],
+    test_features: NDArray,
+    test_labels: NDArray[np.integer],
+    folds: Sequence[NDArray[np.integer]] | NDArray[np.integer] | None,
+    settings: LinearSettings,
+    seed: int,
+    groups: NDArray[np.integer] | None = None,
+) -> SvmResult:
+    """Probe frozen features with support vector machines: `svm_probe` with the probe's settings.
+
+    Args and raises: as `linear_probe` and `svm_probe` say.
+    """
+    _check_sets(train_features, train_labels, test_features, test_labels)
+    if folds is not None:
+        check_folds(folds, len(train_labels), "folds")
+    return svm_probe(
+        train_features,
+        train_labels,
+        test_features,
+        test_labels,
+        folds,
+        c=settings.c,
+        cs=settings.cs,
+        loss=settings.loss,
+        held_out=settings.held_out,
+        standardize=settings.standardize,
+        seed=seed,
+        groups=groups,
+    )
+
+
+def _svm_numbers(
+    result: SvmResult, settings: LinearSettings, labels: NDArray[np.int64], names: Sequence[str]
+) -> Result:
+    """Return the numbers at the C of the paper and at the chosen one."""
+    numbers = Numbers("%", "higher")
+    for outcome, c in ((result.fixed, settings.c), (result.chosen, None)):
+        setting = LinearSetting(svm=settings.loss, c=c)
+        numbers.add("top1", setting, outcome.correct, scale=100)
+        if len(names) >= _TOP_K_FROM:
+            numbers.add("top5", setting, outcome.within(_TOP_K), scale=100)
+    return numbers.result({"C": list(settings.cs), **result.details(labels, names)})
+
+
 class Linear(Probe):
     """The linear probe of a run's features; with folds where the data set has them."""
 
     Settings = LinearSettings
+    Setting = LinearSetting
+    # A Fisher vector has a norm of its own, so its features keep their scale.
+    PAPER: ClassVar = {"ucf101": {"solver": "svm", "standardize": False}}
     version = VERSION
     needs = ("features",)
 
@@ -286,24 +350,37 @@ class Linear(Probe):
         prepared = Prepared(data)
         train, test = prepared.split("train"), prepared.split("test")
         train_features = read_features(source, "train", len(train))
-        result = linear_probe(
+        labels = np.array(test.annotation("labels"))
+        given = (
             train_features,
             np.array(train.annotation("labels")),
             read_features(source, "test", len(test)),
-            np.array(test.annotation("labels")),
+            labels,
             np.array(train.annotation("folds")) if train.has("folds") else None,
             settings,
             seed,
         )
+        if settings.solver == "svm":
+            groups = np.array(train.annotation("groups")) if train.has("groups") else None
+            names = prepared.meta["class_names"]
+            return _svm_numbers(svm_of(*given, groups), settings, labels, names)
+        result = linear_probe(*given)
         n = len(test)
         metrics = [
             Metric(
-                "top1", Setting(), 100 * result.mean, "%", "higher", n, samples="correct", scale=100
+                "top1",
+                LinearSetting(),
+                100 * result.mean,
+                "%",
+                "higher",
+                n,
+                samples="correct",
+                scale=100,
             )
         ]
         if result.top5 is not None:
             top5 = 100 * float(result.top5.mean())
-            metrics.append(Metric("top5", Setting(), top5, "%", "higher", n))
+            metrics.append(Metric("top5", LinearSetting(), top5, "%", "higher", n))
         details = {
             "features": train_features.shape[1],
             "per fold": (100 * result.accuracy).tolist(),

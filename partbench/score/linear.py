@@ -1,6 +1,6 @@
 """The linear probe's ruler: a linear classifier on features that partbench did not make."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -9,37 +9,48 @@ from numpy.typing import NDArray
 
 from partbench.errors import BadInput
 from partbench.metrics.accuracy import wilson_interval
-from partbench.metrics.logistic import check_features, check_finite, check_labels
-from partbench.probes.linear import LinearSettings, check_folds, linear_probe
+from partbench.metrics.feature_blocks import check_features, check_finite, check_labels
+from partbench.metrics.intervals import by_group, over_seeds_and_samples
+from partbench.probes.linear import VERSION, LinearSettings, check_folds, linear_probe, svm_of
+from partbench.probes.svm import SvmResult
 from partbench.score import arrays
 
-KEYS = ("features", "labels", "folds")
+KEYS = ("features", "labels")
+OPTIONAL = ("folds", "groups")
 
 
 @dataclass(frozen=True)
 class FeatureFile:
-    """What a feature file holds: features [N, D], labels [N] and folds [F, n] or None."""
+    """What a feature file holds: features [N, D], labels [N]; folds [F, n] and groups [N] or None.
+
+    Samples of one group, such as clips of one film, are not independent.
+    """
 
     features: NDArray
     labels: NDArray[np.integer]
     folds: NDArray[np.integer] | None
+    groups: NDArray[np.integer] | None
 
 
 def load_features(path: Path, need_folds: bool = False) -> FeatureFile:
     """Read features from an npz file.
 
     Args:
-        path: npz with `features` [N, D] numbers, `labels` [N] integers and, for training, `folds`
-            [F, n] indices into the samples; other arrays are ignored.
+        path: npz with `features` [N, D] numbers, `labels` [N] integers, perhaps `groups` [N]
+            integers and, for training, `folds` [F, n] indices into the samples; other arrays are
+            ignored.
         need_folds: refuse a file without folds.
 
     Raises:
         BadInput: see `arrays.read`; an array of the wrong shape or type; features that are not
             finite; a label below 0.
     """
-    number = len(KEYS) if need_folds else 2
-    read = arrays.read(path, KEYS[:number], KEYS[number:])
+    required = (*KEYS, "folds") if need_folds else KEYS
+    read = arrays.read(path, required, tuple(key for key in OPTIONAL if key not in required))
     features, labels, folds = read["features"], read["labels"], read.get("folds")
+    groups = read.get("groups")
+    if groups is not None:
+        check_labels(groups, len(features), f"{path}: groups")
     check_features(features, f"{path}: features")
     check_finite(features, f"{path}: features")
     check_labels(labels, len(features), f"{path}: labels")
@@ -52,7 +63,7 @@ def load_features(path: Path, need_folds: bool = False) -> FeatureFile:
         if folds.ndim != 2:
             raise BadInput(f"{path}: folds has shape {list(folds.shape)}; expected [folds, n].")
         check_folds(folds, len(features), f"{path}: folds")
-    return FeatureFile(features, labels, folds)
+    return FeatureFile(features, labels, folds, groups)
 
 
 def _check_classes(
@@ -81,7 +92,9 @@ def score(
     Returns:
         What a result file holds, ready for `json.dumps`; accuracies are in %. The 95 % interval
         is Wilson's over test samples at the mean accuracy; with folds it errs on the wide side,
-        since a sample's mean outcome varies less than a single one.
+        since a sample's mean outcome varies less than a single one. With groups of test samples
+        it is Student's over groups. With `solver: svm`, the value is that at the given C, and
+        `held_out_c` holds that at the chosen one.
 
     Raises:
         BadInput: as `load_features` and `linear_probe`; a test sample of a class that a fold's
@@ -90,21 +103,16 @@ def score(
     settings = settings or LinearSettings()
     train, test = load_features(train_path), load_features(test_path)
     _check_classes(train, test, train_path, test_path)
+    given = (train.features, train.labels, test.features, test.labels, train.folds, settings, seed)
     try:
-        result = linear_probe(
-            train.features, train.labels, test.features, test.labels, train.folds, settings, seed
-        )
+        if settings.solver == "svm":
+            machines = svm_of(*given, train.groups)
+            return _of_machines(machines, settings, train, test, seed)
+        result = linear_probe(*given)
     except BadInput as error:
         raise BadInput(f"{train_path} and {test_path}: {error}") from None
-    low, high = wilson_interval(result.mean, len(test.labels))
     return {
-        "probe": "linear",
-        "version": result.version,
-        "metric": "top-1 accuracy",
-        "unit": "%",
-        "direction": "higher is better",
-        "value": 100 * result.mean,
-        "interval95": [100 * low, 100 * high],
+        **_accuracy(result.correct.mean(0), test),
         "sd_over_folds": None if result.sd is None else 100 * result.sd,
         "per_fold": (100 * result.accuracy).tolist(),
         "top5": None if result.top5 is None else 100 * float(result.top5.mean()),
@@ -113,6 +121,59 @@ def score(
         "c_on_border": result.c_on_border.tolist(),
         "held_out_accuracy": (100 * result.held_out_accuracy).tolist(),
         "n_train": result.n_train.tolist(),
+        **_given(settings, train, test, seed),
+    }
+
+
+def _accuracy(correct: NDArray[np.float64], test: FeatureFile) -> dict[str, Any]:
+    """Return the accuracy with its interval, of outcomes [N] by test sample."""
+    share = float(correct.mean())
+    low, high = wilson_interval(share, len(correct))
+    groups = {}
+    if test.groups is not None:
+        draws = by_group(correct[None], test.groups)
+        if draws.shape[1] < 2:
+            raise BadInput("the test samples are of one group, which shows no spread; leave it out")
+        _, low, high = over_seeds_and_samples(draws)
+        groups = {"n_groups": draws.shape[1]}
+    return {
+        "probe": "linear",
+        "version": VERSION,
+        "metric": "top-1 accuracy",
+        "unit": "%",
+        "direction": "higher is better",
+        "value": 100 * share,
+        "interval95": [100 * max(low, 0.0), 100 * min(high, 1.0)],
+        **groups,
+    }
+
+
+def _of_machines(
+    result: SvmResult, settings: LinearSettings, train: FeatureFile, test: FeatureFile, seed: int
+) -> dict[str, Any]:
+    """Return the result of `solver: svm`."""
+    classes = np.unique(np.concatenate([train.labels, test.labels]))
+    codes = np.searchsorted(classes, test.labels)
+    coded = [
+        replace(outcome, predicted=np.searchsorted(classes, outcome.predicted))
+        for outcome in (result.fixed, result.chosen)
+    ]
+    details = replace(result, fixed=coded[0], chosen=coded[1]).details(codes, classes.tolist())
+    chosen = _accuracy(result.chosen.correct, test)
+    return {
+        **_accuracy(result.fixed.correct, test),
+        "held_out_c": {key: chosen[key] for key in ("value", "interval95")},
+        "cs": list(settings.cs),
+        **details,
+        "n_train": result.n_train.tolist(),
+        **_given(settings, train, test, seed),
+    }
+
+
+def _given(
+    settings: LinearSettings, train: FeatureFile, test: FeatureFile, seed: int
+) -> dict[str, Any]:
+    return {
         "n_test": len(test.labels),
         "n_features": train.features.shape[1],
         "seed": seed,
