@@ -261,10 +261,11 @@ def _disk(config: Config, name: str) -> int | None:
 @cache
 def _flops(method: str, settings: Any, data: DataInfo, trunk: bool) -> float:
     """Return the operations of training on one image: the method, or its encoder alone."""
+    clip = [data.frames] if data.frames and methods.load(method).reads == "clips" else []
     with torch.device("meta"):
         net: Any = methods.load(method)(settings, data)
         batch = Batch(
-            torch.zeros(8, *([data.frames] if data.frames else []), 3, data.size, data.size),
+            torch.zeros(8, *clip, 3, data.size, data.size),
             torch.zeros(8, dtype=torch.long),
             torch.zeros(8, data.landmarks, 3),
             torch.ones(8, data.size, data.size),
