@@ -69,9 +69,9 @@ class Encoding(Method):
     frozen_weights = weights
 
     @classmethod
-    def learnt_from(cls, settings: Any) -> str:
+    def pretrained_on(cls, settings: Any) -> str:
         """Return what the network was trained on."""
-        return activations.learnt_from(settings)
+        return activations.pretrained_on(settings)
 
     def activations(self, images: Tensor) -> Tensor:
         """Return the activations of images [B, 3, S, S] in [0, 1]: [B, C, h, w]."""
@@ -108,6 +108,7 @@ class Encoding(Method):
         Raises:
             BadInput: there are fewer than `least`.
         """
+        self.eval()
         drawn = sample_rows((self.by_frame(batch.images).flatten(0, 2) for batch in passes()), n)
         if len(drawn) < least:
             raise BadInput(

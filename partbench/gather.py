@@ -3,8 +3,9 @@
 `metrics.parquet` (and .csv) has one row a number: what was run, the number, where it comes from.
 Cells that failed, are missing or do not apply are rows too, with the reason. What tells a number
 from others of its metric stands in two columns: `setting`, in words, and `settings`, as json that
-the probe's `Setting` parses. `summary.parquet`
-(and .csv) has one row for each number over all its seeds: mean and 95 % interval.
+the probe's `Setting` parses. `pretrained_on` says what a network that the method reads or starts
+from was trained on. `summary.parquet` (and .csv) has one row for each number over all its seeds:
+mean and 95 % interval.
 `comparisons.parquet` (and .csv) tests trained methods against floor controls.
 """
 
@@ -46,6 +47,7 @@ COLUMNS: dict[str, Any] = {
     "reason": str,
     "role": str,
     "random": bool,
+    "pretrained_on": str,
     "reduced": bool,
     "subset": bool,
     "version": int,
@@ -115,6 +117,7 @@ def _rows(
         "probe": cell.probe,
         "role": methods.role_of(cls, settings),
         "random": random or probe.random(""),
+        "pretrained_on": cls.pretrained_on(settings),
         "reduced": bool(methods.changes(cls, cell.run.variant, settings)),
     }
     if cell.skip:
@@ -218,6 +221,7 @@ def summarize(table: pd.DataFrame, results: Path) -> pd.DataFrame:
             | {
                 "role": first["role"],
                 "random": bool(group["random"].any()),
+                "pretrained_on": first["pretrained_on"],
                 **interval._asdict(),
                 "sd_seeds": spread,
                 "seeds": len(group),
@@ -233,7 +237,18 @@ def summarize(table: pd.DataFrame, results: Path) -> pd.DataFrame:
         )
     columns = [
         *keys,
-        *("role", "random", "mean", "low", "high", "sd_seeds", "seeds", "values", "n"),
+        *(
+            "role",
+            "random",
+            "pretrained_on",
+            "mean",
+            "low",
+            "high",
+            "sd_seeds",
+            "seeds",
+            "values",
+            "n",
+        ),
         *("unit", "better", "reduced", "subset", "note", "reference"),
     ]
     return pd.DataFrame(rows, columns=columns)

@@ -17,6 +17,7 @@ from partbench.deviations import Deviation
 from partbench.errors import BadInput
 from partbench.nn.normalization import HALF_MEAN_STD, IMAGENET_MEAN_STD
 from partbench.nn.released import Authors, Release
+from partbench.nn.weights import IMAGENET_LABELS
 from partbench.settings import nearest
 
 Role = Literal["method", "floor", "ceiling"]
@@ -160,12 +161,14 @@ class Method(nn.Module, ABC):
         return ()
 
     @classmethod
-    def learnt_from(cls, settings: Any) -> str:
+    def pretrained_on(cls, settings: Any) -> str:
         """Return what a network that it reads or starts from was trained on; empty: there is none.
 
-        The tables show it beside each number.
+        The tables show it beside each number. By default it is ImageNet's labels, which all
+        networks that partbench fetches learnt from, and the MobileNet that is placed by hand.
         """
-        return ""
+        by_hand = getattr(settings, "perceptual", "") == "mobilenet"
+        return IMAGENET_LABELS if by_hand or cls.weights(settings) else ""
 
     def authors(self) -> Authors:
         """Return how the authors' file holds the method's state; asked of `RELEASED` alone."""

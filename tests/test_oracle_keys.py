@@ -28,7 +28,6 @@ UNREAD = {
     ("dlp.npz", "chamfer/pairwise_kl_reverse"): "not in the paper: the other direction",
     ("dlp.npz", "chamfer/value_symmetric"): "not in the paper: the mean of both directions",
     ("dlp.npz", "object/*_rec_[ab]"): "not in the paper: other ways of laying patches",
-    ("fv_vae.npz", "*"): NOT_BUILT,
     ("generation_metrics.npz", "*"): NOT_BUILT,
 }
 """(file, pattern of keys) -> why no test reads them."""

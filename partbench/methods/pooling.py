@@ -1,4 +1,4 @@
-"""Pooled activations: the plainest vectors of a network's activations, of norm 1.
+"""Floor control: the plainest vectors of a network's activations, pooled and of norm 1.
 
 `global` is what networks themselves end with, the mean of each channel over all places. `mean` and
 `max` are over the descriptors that the other encodings read.
@@ -40,6 +40,7 @@ class Pooling(Encoding, StepFreeMethod):
         "demo": {key: DEMO[key] for key in ("backbone", "layer", "window")},
         "subset": {key: SUBSET[key] for key in ("backbone", "layer", "window")},
     }
+    role = "floor"
     random = False
     paper = "fv_vae"
     deviations = (

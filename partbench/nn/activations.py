@@ -23,7 +23,7 @@ from partbench.errors import BadInput
 from partbench.files import data_root
 from partbench.nn import perceptual
 from partbench.nn.normalization import IMAGENET_MEAN_STD
-from partbench.nn.weights import read_state
+from partbench.nn.weights import IMAGENET_LABELS, NOTHING, read_state
 from partbench.settings import Settings, nearest
 
 PYRAMID = (6, 3, 2, 1)
@@ -32,8 +32,6 @@ stride 1, 3 x 3 at stride 2, 4 x 4 at stride 3, and all cells: 50 descriptors.""
 BLOCK_NORM = 158.0
 """About sqrt(7 * 7 * 512): the root mean square of VGG-19's activations becomes 1."""
 TIMM = "timm:"
-IMAGENET_LABELS = "ImageNet labels"
-NOTHING = "nothing"
 
 
 class Network(NamedTuple):
@@ -43,7 +41,7 @@ class Network(NamedTuple):
     """Layer -> index of its module, the last that is computed."""
     channels: Mapping[str, int]
     """Layer -> channels of its activations."""
-    learnt_from: str
+    pretrained_on: str
 
 
 NETWORKS: Mapping[str, Network] = {
@@ -73,7 +71,7 @@ class ActivationSettings(Settings):
         description="path below the data root of a state_dict for a network of timm; none: random "
         "weights from a fixed seed",
     )
-    learnt_from: str | None = Field(
+    pretrained_on: str | None = Field(
         None,
         min_length=1,
         description="what the weights in `weights_file` were trained on, such as `ImageNet labels` "
@@ -100,16 +98,16 @@ class ActivationSettings(Settings):
         if self.backbone.startswith(TIMM):
             known = {"last"}
             _check_timm(self.backbone.removeprefix(TIMM))
-            if (self.weights_file is None) != (self.learnt_from is None):
+            if (self.weights_file is None) != (self.pretrained_on is None):
                 raise ValueError(
-                    "`weights_file` and `learnt_from` belong together: numbers need to say what "
+                    "`weights_file` and `pretrained_on` belong together: numbers need to say what "
                     "the weights were trained on"
                 )
         elif self.backbone in NETWORKS:
             known = set(NETWORKS[self.backbone].layers)
-            if self.weights_file is not None or self.learnt_from is not None:
+            if self.weights_file is not None or self.pretrained_on is not None:
                 raise ValueError(
-                    f"`weights_file` and `learnt_from` are for networks of timm; those of "
+                    f"`weights_file` and `pretrained_on` are for networks of timm; those of "
                     f"{self.backbone} are known"
                 )
         else:
@@ -133,11 +131,11 @@ def _check_timm(name: str) -> None:
         raise ValueError(f"timm has no network '{name}'; {nearest(name, close)}")
 
 
-def learnt_from(s: ActivationSettings) -> str:
+def pretrained_on(s: ActivationSettings) -> str:
     """Return what a network was trained on."""
     if s.backbone in NETWORKS:
-        return NETWORKS[s.backbone].learnt_from
-    return s.learnt_from or NOTHING
+        return NETWORKS[s.backbone].pretrained_on
+    return s.pretrained_on or NOTHING
 
 
 def fetched(s: ActivationSettings) -> tuple[str, ...]:
@@ -308,7 +306,7 @@ def describe(maps: Tensor, block_norm: float | None, pyramid: bool) -> Tensor:
         [B, M, C], cells in row-major order: M is 50 of a pyramid, else h w.
     """
     if block_norm is not None:
-        norms = maps.flatten(1).norm(dim=1).clamp_min(torch.finfo(maps.dtype).tiny)
+        norms = maps.flatten(1).norm(dim=1).clamp_min(1e-10)
         maps = maps * (block_norm / norms).view(-1, 1, 1, 1)
     if not pyramid:
         return maps.flatten(2).transpose(1, 2)
