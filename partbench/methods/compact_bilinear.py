@@ -11,6 +11,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from partbench.deviations import Deviation
 from partbench.encoding import BIRDS, DEMO, RES5C, SUBSET, Encoding, EncodingSettings
 from partbench.method import DataInfo, StepFreeMethod, StepFreeSettings
 
@@ -39,6 +40,15 @@ class CompactBilinear(Encoding, StepFreeMethod):
         "subset": {**SUBSET, "dimensions": 4096},
     }
     paper = "fv_vae"
+    deviations = (
+        Deviation(
+            "FV-VAE's comparison names tensor sketches and random Maclaurin, not their dimensions; "
+            "here 8,192, as Gao et al. advise.",
+            "nowhere at hand",
+            "Unknown.",
+            unless=("full",),
+        ),
+    )
 
     def __init__(self, settings: CompactBilinearSettings, data: DataInfo) -> None:
         super().__init__(settings, data)

@@ -234,11 +234,25 @@ class FVVAE(Encoding):
                 "`epochs`, or read another `layer`"
             )
 
+    def factors(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the gradient by the decoder's output before its ReLU, and the decoder's input.
+
+        Args:
+            x: descriptors [..., C].
+
+        Returns:
+            (u - x) / sigma^2 where u > 0, [..., C], and (z, 1), [..., latent + 1].
+        """
+        z = self.encoder(x)
+        u = self.decode(z)
+        delta = (u - x) * (u > 0) * (-2 * self.log_sigma_x).exp()
+        return delta, F.pad(z, (0, 1), value=1.0)
+
     def fisher_vectors(self, x: Tensor) -> Tensor:
         """Return the gradient of -log p(x | z) by the decoder, at the mean z of each descriptor.
 
-        It is the sum over descriptors of ((u - x) / sigma^2 where u > 0) times (z, 1): one product
-        of matrices, and no descriptor's own gradient is ever held.
+        It is the sum over descriptors of the outer products of `factors`: one product of matrices,
+        and no descriptor's own gradient is ever held.
 
         Args:
             x: descriptors [B, N, C].
@@ -247,10 +261,7 @@ class FVVAE(Encoding):
             [B, (latent + 1) C]: the gradient by the weights of each number of the code, then by
             the bias.
         """
-        z = self.encoder(x)
-        u = self.decode(z)
-        delta = (u - x) * (u > 0) * (-2 * self.log_sigma_x).exp()
-        inputs = F.pad(z, (0, 1), value=1.0)
+        delta, inputs = self.factors(x)
         return (inputs.transpose(1, 2) @ delta).flatten(1)
 
     def encode(self, x: Tensor) -> Tensor:
