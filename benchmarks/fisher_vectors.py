@@ -4,8 +4,8 @@ As for 10,000 frames of 50 descriptors of 512 numbers, which the encoder turns i
 All sides add up the gradients of all descriptors of a video of 25 frames. `fused` is ours. `outer`
 takes one descriptor after the other, makes its gradient, 512 x 257, and adds it; `batched` makes
 those of a frame at once. `whole` is the time with the encoder and the decoder, `sum` that of the
-gradients and their addition alone. The vectors are compared. How far ours raises the peak of the process's memory is
-measured in processes of their own, for some videos and for four times as many.
+gradients and their addition alone. The vectors are compared. How far ours raises the peak of the
+process's memory is measured in processes of their own, for some videos and for four times as many.
 
     python -m benchmarks fisher_vectors
 """

@@ -89,9 +89,12 @@ class FVVAE(Encoding):
             **DEMO,
             "latent": 32,
             "hidden": 64,
+            # In some hundred steps the autoencoder learns little beside heavy classes and dropout.
+            "dropout": 0.0,
+            "classification": 100.0,
             "batch_size": 32,
             "images_per_epoch": None,
-            "epochs": 40,
+            "epochs": 20,
         },
         "subset": {
             **SUBSET,
