@@ -109,7 +109,11 @@ def vectors(oracles: Path) -> Vectors:
 def of_vectors(vectors: Vectors, variant: str = "demo") -> FVVAE:
     """Return the method with the weights of the test vectors."""
     method = build(
-        variant, encoder_layers=1, latent=16, block_norm=float(vectors["norm_scale"])
+        variant,
+        encoder_layers=1,
+        latent=16,
+        classification=1e3,
+        block_norm=float(vectors["norm_scale"]),
     ).double()
     method.channels = 32
     encoder, decoder = torch.nn.Linear(32, 16), torch.nn.Linear(16, 32)
