@@ -38,6 +38,7 @@ BENCHMARKS = {
     "generation_metrics": Options(toy="--features 64 --images 4 --repeats 1"),
     "dlp": Options(toy="--size 96 --batch 2 --pairs 2 --turns 0"),
     "dff": Options(toy="--rows 2000"),
+    "fisher_vectors": Options(toy="--videos 1 --repeats 1"),
     "unsup_parts": Options(toy="--step --size 64 --batch 3 --turns 1", full="--step"),
 }
 

@@ -9,16 +9,15 @@ from pydantic import Field
 
 from partbench import method as methods
 from partbench import plugins
-from partbench.clustering import ClusterSettings
 from partbench.data.crop import Cut, check_carried, check_crop, check_same_crop
 from partbench.data.reader import DataSettings, Reader, check_limit
+from partbench.derivations import PredictedForeground, PseudoLabels, SceneNeighbours
 from partbench.errors import BadInput, shown
 from partbench.files import data_root
 from partbench.names import ByName, Name, Once, Variant, version_of
 from partbench.outputs.capability import capabilities, check_class
 from partbench.probe import Probe
 from partbench.run import Run, Runtime, Seed
-from partbench.search import SearchSettings
 from partbench.settings import Settings, nearest
 from partbench.strict_yaml import read_mapping
 
@@ -67,47 +66,6 @@ class Config(Settings):
         default_factory=dict, description="probe -> settings"
     )
     runs: list[Block] = Field(min_length=1)
-
-
-class PredictedForeground(Settings):
-    """A data set that repeats another one with the foreground that a run predicts."""
-
-    of: Name = Field(description="the other data set, a key of `data` with a reader")
-    by: str = Field(description="the run: method/variant/train/seed")
-    found_in: Name | None = Field(
-        None,
-        description="the same images before they were cut, a key of `data` with a reader: there "
-        "the foreground is predicted, and cut as the images were; none: it is predicted on `of`",
-    )
-
-    @property
-    def run(self) -> Run:
-        """The run that predicts the foreground."""
-        return Run.parse(self.by, "by")
-
-
-class SceneNeighbours(Settings):
-    """A data set that repeats another one with the neighbours of its images."""
-
-    of: Name = Field(description="the other data set, a key of `data` with a reader")
-    neighbours: SearchSettings = Field(description="how they are found")
-
-
-class PseudoLabels(ClusterSettings):
-    """A data set that repeats another one with the clusters of a run's features."""
-
-    of: Name = Field(description="the other data set, a key of `data` with a reader")
-    by: str = Field(description="the run: method/variant/train/seed")
-
-    @property
-    def run(self) -> Run:
-        """The run whose features are clustered."""
-        return Run.parse(self.by, "by")
-
-    @property
-    def clustering(self) -> ClusterSettings:
-        """How they are clustered."""
-        return ClusterSettings(**self.model_dump(exclude={"of", "by"}))
 
 
 class Cell(NamedTuple):

@@ -3,9 +3,10 @@
 `metrics.parquet` (and .csv) has one row a number: what was run, the number, where it comes from.
 Cells that failed, are missing or do not apply are rows too, with the reason. What tells a number
 from others of its metric stands in two columns: `setting`, in words, and `settings`, as json that
-the probe's `Setting` parses. `summary.parquet`
-(and .csv) has one row for each number over all its seeds: mean and 95 % interval; one more for the
-mean over the official splits of a data set, where all were measured.
+the probe's `Setting` parses. `pretrained_on` says what a network that the method reads or starts
+from was trained on. `summary.parquet` (and .csv) has one row for each number over all its seeds:
+mean and 95 % interval; one more for the mean over the official splits of a data set, where all were
+measured.
 `comparisons.parquet` (and .csv) tests trained methods against floor controls.
 """
 
@@ -56,6 +57,7 @@ COLUMNS: dict[str, Any] = {
     "reason": str,
     "role": str,
     "random": bool,
+    "pretrained_on": str,
     "reduced": bool,
     "subset": bool,
     "version": int,
@@ -128,6 +130,7 @@ def _rows(
         "probe": cell.probe,
         "role": methods.role_of(cls, settings),
         "random": random or probe.random(""),
+        "pretrained_on": cls.pretrained_on(settings),
         "reduced": bool(methods.changes(cls, cell.run.variant, settings)),
     }
     if cell.skip:
@@ -242,8 +245,8 @@ def summarize(
                 rows.append(_number(key, group, values, _joined(parts, results)))
     columns = [
         *KEYS,
-        *("role", "random", "mean", "low", "high", "sd_seeds", "seeds", "values", "n"),
-        *("unit", "better", "reduced", "subset", "note", "reference"),
+        *("role", "random", "pretrained_on", "mean", "low", "high", "sd_seeds", "seeds"),
+        *("values", "n", "unit", "better", "reduced", "subset", "note", "reference"),
     ]
     return pd.DataFrame(rows, columns=columns)
 
@@ -271,6 +274,7 @@ def _number(
     return dict(zip(KEYS, key, strict=True)) | {
         "role": first["role"],
         "random": bool(rows["random"].any()),
+        "pretrained_on": first["pretrained_on"],
         **interval._asdict(),
         "sd_seeds": values.std(ddof=1) if len(values) > 1 else float("nan"),
         "seeds": len(values),

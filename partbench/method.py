@@ -17,10 +17,11 @@ from partbench.deviations import Deviation
 from partbench.errors import BadInput
 from partbench.nn.normalization import HALF_MEAN_STD, IMAGENET_MEAN_STD
 from partbench.nn.released import Authors, Release
+from partbench.nn.weights import IMAGENET_LABELS
 from partbench.settings import nearest
 
 Role = Literal["method", "floor", "ceiling"]
-Reads = Literal["images", "clips"]
+Reads = Literal["images", "clips", "frames"]
 RELEASED = "released"
 """The variant that measures the authors' weights."""
 UNTRAINED = {"epochs": 0, "training_crop": "fixed"}
@@ -137,7 +138,8 @@ class Method(nn.Module, ABC):
     """What its training is told. From images alone, it trains on the split `unlabeled` if there
     is one; told labels, attributes, landmarks, the foreground mask or parts, on `train`."""
     reads: ClassVar[Reads] = "images"
-    """What a sample of its training data is."""
+    """What a sample of its training data is. `frames` stands for either: a training step sees an
+    image, or one frame of a clip, drawn at random; all else gets whole clips."""
     paper: ClassVar[str] = ""
     """Key of the paper in published.csv."""
     random: ClassVar[bool] = True
@@ -182,6 +184,21 @@ class Method(nn.Module, ABC):
         """Return whether the seed changes what it gives with these settings."""
         return cls.random
 
+    @classmethod
+    def frozen_weights(cls, settings: Any) -> tuple[str, ...]:
+        """Return those of `weights` that it reads even if its own are released or untrained."""
+        return ()
+
+    @classmethod
+    def pretrained_on(cls, settings: Any) -> str:
+        """Return what a network that it reads or starts from was trained on; empty: there is none.
+
+        The tables show it beside each number. By default it is ImageNet's labels, which all
+        networks that partbench fetches learnt from, and the MobileNet that is placed by hand.
+        """
+        by_hand = getattr(settings, "perceptual", "") == "mobilenet"
+        return IMAGENET_LABELS if by_hand or cls.weights(settings) else ""
+
     def authors(self) -> Authors:
         """Return how the authors' file holds the method's state; asked of `RELEASED` alone."""
         raise TypeError(f"{type(self).__name__} does not say how its authors' file holds weights")
@@ -210,7 +227,18 @@ class Method(nn.Module, ABC):
 
         Args:
             passes: each call goes once over the training split in its own order, in batches of
-                `batch_size`, not mirrored; the last batch may be smaller.
+                `batch_size`, not mirrored; the last batch may be smaller. A method that reads
+                frames gets whole clips.
+        """
+
+    def finish(self, passes: Callable[..., Iterator[Batch]]) -> None:
+        """Fit what depends on the trained network, such as scales of its features.
+
+        Called once, after the last step, or after the weights of the authors were read. A run that
+        is stopped meanwhile calls it again.
+
+        Args:
+            passes: see `fit`; given the name of another split, it goes over that one.
         """
 
     def begin_epoch(self, epoch: int) -> None:
@@ -309,9 +337,10 @@ def release_of(cls: type[Method], settings: Any) -> Release:
 
 def needed_weights(cls: type[Method], settings: Any) -> tuple[str, ...]:
     """Return the trained networks that a run reads, names of `partbench data list`."""
+    frozen = cls.frozen_weights(settings)
     if is_released(settings):
-        return (release_of(cls, settings).name,)
-    return () if is_untrained(cls, settings) else cls.weights(settings)
+        return (release_of(cls, settings).name, *frozen)
+    return frozen if is_untrained(cls, settings) else cls.weights(settings)
 
 
 def chooses_epoch(settings: Any) -> bool:
@@ -345,7 +374,7 @@ def check_reads(cls: type[Method], frames: int, where: str) -> None:
         where: the data set, for the message.
     """
     kind: Reads = "clips" if frames else "images"
-    if cls.reads != kind:
+    if cls.reads not in (kind, "frames"):
         words = {"clips": "clips", "images": "single images"}
         raise BadInput(
             f"{where}: holds {words[kind]}, and {name_of(cls)} learns from {words[cls.reads]}; "

@@ -271,10 +271,11 @@ def _flops(method: str, settings: Any, data: DataInfo, trunk: bool) -> float:
     cls = methods.load(method)
     n = 8 * cls.parts()
     several = cls.learns_from == "attributes"
+    clip = [data.frames] if data.frames and cls.reads == "clips" else []
     with torch.device("meta"):
         net: Any = cls(settings, data)
         batch = Batch(
-            torch.zeros(n, *([data.frames] if data.frames else []), 3, data.size, data.size),
+            torch.zeros(n, *clip, 3, data.size, data.size),
             torch.zeros(n, *([data.attributes] if several else []), dtype=torch.long),
             torch.zeros(n, data.landmarks, 3),
             torch.ones(n, data.size, data.size),

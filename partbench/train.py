@@ -123,6 +123,7 @@ class _Training:
             fabric.device,
             cls.learns_from,
             landmark_swap=data.meta["landmark_swap"],
+            one_frame=cls.reads == "frames",
             rank=fabric.global_rank,
             world=fabric.world_size,
         )
@@ -201,11 +202,36 @@ class _Training:
                         f"{self.run}: stopped at step {self.step}; run the same command again to "
                         "resume"
                     )
+            self.method.finish(lambda split="": self._last_pass(stop, split))
         if self.window:
             self._log()
         if self.fabric.is_global_zero:
             self._finish()
         self.fabric.barrier()
+
+    def _last_pass(self, stop: "_StopFlag", split: str) -> Iterator[Batch]:
+        """Go over a split after the last step, the training split by default.
+
+        What was trained is saved first, so that it outlives a stop.
+        """
+        self._save_checkpoint()
+        self.method.eval()
+        loader = self.loader
+        if split:
+            loader = Loader(
+                self.data.split(split),
+                self.schedule,
+                self.fabric.device,
+                "images",
+                one_frame=loader.one_frame,
+            )
+        for batch in loader.ordered():
+            if stop.is_set:
+                raise Stopped(
+                    f"{self.run}: stopped after the last step, in a pass over the data that "
+                    "follows it; run the same command again to resume"
+                )
+            yield batch
 
     def _one_step(self, model: Any, updates: dict[str, Any], batch: Batch) -> None:
         # One seed a step and process, so that a resumed run draws what the whole run would have.

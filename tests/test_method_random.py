@@ -26,6 +26,7 @@ SEEDLESS = (
     "gt_keypoint_mean",
     "image_midpoint",
     "mean_shape",
+    "pooling",
     "principal_foreground",
     "raw_pixels",
     "throat_keypoint",
@@ -33,7 +34,17 @@ SEEDLESS = (
 """Methods that ignore it."""
 PRETRAINED = "imagenet_pretrained"
 """Its file is not at hand, and its variant without one draws."""
-DRAWING = ("dff", PRETRAINED, "kmeans", "random_init", "random_keypoints", "random_parts")
+DRAWING = (
+    "compact_bilinear",
+    "dff",
+    "fisher_vectors",
+    PRETRAINED,
+    "kmeans",
+    "random_init",
+    "random_keypoints",
+    "random_parts",
+    "vlad",
+)
 """Methods without steps that look alike, but draw."""
 
 

@@ -59,6 +59,9 @@ class Everything(Bare):
     def features(self, images: Tensor) -> Tensor:
         return images.mean((2, 3))
 
+    def descriptors(self, images: Tensor) -> Tensor:
+        return images.flatten(2).transpose(1, 2)
+
     def keypoints(self, images: Tensor) -> Keypoints:
         points = torch.stack([images.mean((2, 3)), images.amax((2, 3))], 2) - 0.5
         looks = torch.stack([images.mean((2, 3))] * 5, 2)

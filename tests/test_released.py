@@ -381,7 +381,7 @@ def test_a_released_run_is_a_method_that_is_not_random(name: str, variant: str) 
     assert methods.role_of(cls, settings) == "method"
     assert not methods.is_random(cls, settings)
     assert methods.changes(cls, f"{variant}+released", settings) == {}
-    assert needed_weights(cls, settings) == (release.name,)
+    assert needed_weights(cls, settings) == (release.name, *cls.frozen_weights(settings))
     trained = resolve(cls, variant, {}, "test")
     assert not methods.is_released(trained)
     assert methods.is_random(cls, trained)
@@ -415,8 +415,8 @@ def test_the_table_knows_that_it_is_not_random(tmp_path: Path) -> None:
     }
 
 
-def test_three_methods_have_released_weights() -> None:
-    assert {name for name, _ in RELEASED} == {"unsup_parts", "scops", "dlp"}
+def test_four_methods_have_released_weights() -> None:
+    assert {name for name, _ in RELEASED} == {"unsup_parts", "scops", "dlp", "fv_vae"}
     assert resolve(UnsupParts, "released", {}, "test").released == "unsup_parts_cub"
     assert resolve(SCOPS, "released", {}, "test").released == "scops_celeba"
     assert resolve(DLP, "released", {}, "test").released == "dlp_celeba"

@@ -114,6 +114,7 @@ _CELEBA_LANDMARKS = Archive(
 )
 _UNSUP_PARTS = "https://www.robots.ox.ac.uk/~vgg/research/unsup-parts/files/checkpoints"
 _DLP = "github.com/taldatech/deep-latent-particles-pytorch"
+_FV_VAE_COMMIT = "07e9cbed1b6978ea5c9a830a6b855c4e18b35f12"
 _SCOPS_COMMIT = "05da7e4690bd9e1edabc93ecb9c44207ea20a76b"
 _COCO = "http://images.cocodataset.org"
 
@@ -323,6 +324,7 @@ ARCHIVES: dict[str, tuple[Archive, ...]] = {
     "vgg16": _weights("vgg16-397923af.pth"),
     "vgg19": _weights("vgg19-dcbb9e9d.pth"),
     "resnet50": _weights("resnet50-0676ba61.pth"),
+    "resnet152": _weights("resnet152-394f9c45.pth"),
     "resnet18": _weights("resnet18-f37072fd.pth"),
     "alexnet": _weights("alexnet-owt-7be5be79.pth"),
     "deepcluster_alexnet": (
@@ -388,6 +390,26 @@ ARCHIVES: dict[str, tuple[Archive, ...]] = {
             "no longer answers)",
         ),
     ),
+    **{
+        f"fv_vae_split{i}": (
+            Archive(
+                name=f"caffe_vae_weights_ucf101_split{i}_vgg19.mat",
+                gives={"": f"weights/fv_vae/caffe_vae_weights_ucf101_split{i}_vgg19.mat"},
+                urls=(
+                    f"https://raw.githubusercontent.com/fv-vae/fv-vae/{_FV_VAE_COMMIT}/vae_models/"
+                    f"caffe_vae_weights_ucf101_split{i}_vgg19.mat",
+                ),
+                size=size,
+                sha256=sha256,
+                source="github.com/fv-vae/fv-vae (its vae_models)",
+            ),
+        )
+        for i, size, sha256 in (
+            (1, 979_299, "b3340881f538ddb878e52fad86a8c4fb5a74342f678aa076756af796a2bfc98e"),
+            (2, 979_312, "8b60055dfb9d528709e698c40498f7eec3f229e599fe6a9f98045b2bc882e7e2"),
+            (3, 979_375, "5772bf174a5ea66049f0bce260e828196d333084e02aa14e79863d8cb93cf3c8"),
+        )
+    },
     **{
         f"dlp_{data}": (
             Archive(

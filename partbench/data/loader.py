@@ -124,6 +124,10 @@ class _Arrays(NamedTuple):
         assert images is not None
         return type(self)(images, landmarks, masks, parts)
 
+    def frames(self, indices: NDArray[np.int64], frames: NDArray[np.int64]) -> Self:
+        """Return a copy of one frame of some clips, without what is annotated in them."""
+        return type(self)(self.images[indices, frames], None, None, None)
+
     def windows(self, indices: NDArray[np.int64], corners: NDArray[np.int64], side: int) -> Self:
         """Return a copy of squares of some images, from the corners (x, y) [B, 2] on."""
         cuts = [(i, slice(y, y + side), slice(x, x + side)) for i, (x, y) in
@@ -168,6 +172,7 @@ class Loader:
         threads: that read.
         landmark_swap: landmark i of a mirrored image is landmark `landmark_swap[i]` of the
             original; needed where landmarks are loaded and images mirrored.
+        one_frame: of each clip, a training step gets one frame, drawn at random.
 
     Raises:
         BadInput: the split lacks the annotation or wide squares that are asked for, or landmarks
@@ -185,6 +190,7 @@ class Loader:
         world: int = 1,
         threads: int = 2,
         landmark_swap: Sequence[int] = (),
+        one_frame: bool = False,
     ) -> None:
         self.split, self.schedule, self.device = split, schedule, device
         told = learns_from in ("labels", "attributes", "clusters")
@@ -208,6 +214,7 @@ class Loader:
             self.neighbours = Neighbours(split, schedule.settings)
         self.rows = rows
         self.rank, self.world, self.threads = rank, world, threads
+        self.one_frame = one_frame and split.frames > 0
 
     def batches(self, start: int = 0) -> Iterator[Batch]:
         """Yield the batch of each step from `start` to the last."""
@@ -228,10 +235,13 @@ class Loader:
         """Yield the whole split once, in its order, nothing mirrored.
 
         Crops are the prepared ones; of a whole image, it is the window in its middle. Candidates
-        are the nearest neighbours.
+        are the nearest neighbours. Where steps see frames, a batch holds whole clips, of about as
+        many frames.
         """
         rows = np.arange(len(self.split)) if self.rows is None else self.rows
         size = self.schedule.settings.batch_size
+        if self.one_frame:
+            size = max(size // self.split.frames, 2)
         for start in range(0, len(rows), size):
             yield self._to_device(*self._take(rows[start : start + size], None))
 
@@ -264,6 +274,9 @@ class Loader:
             taken = self.wide.rows(indices)
             # Regions lie in the middle of wide squares, so mirrored images have the same.
             crops = draw_crops(self.regions[indices], settings, draw)
+        elif draw is not None and self.one_frame:
+            frames = draw.integers(self.split.frames, size=len(indices))
+            taken = self.arrays.frames(indices, frames)
         else:
             taken = self.arrays.rows(indices)
         if mirrored is not None:

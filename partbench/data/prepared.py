@@ -186,7 +186,8 @@ class Prepared:
             windows: whether the training cuts squares out of whole images.
 
         Raises:
-            BadInput: the data set lacks what the method learns from, or its images are not square.
+            BadInput: the data set lacks what the method learns from, a class of its test samples
+                has no training sample to learn from, or its images are not square.
         """
         if self.whole and not windows:
             raise BadInput(
@@ -197,4 +198,20 @@ class Prepared:
         unlabeled = learns_from in UNSUPERVISED and "unlabeled" in self.meta["splits"]
         split = self.split("unlabeled" if unlabeled else "train")
         split.annotation(learns_from)
+        if learns_from == "labels":
+            self._check_classes()
         return split
+
+    def _check_classes(self) -> None:
+        """Refuse, with `BadInput`, classes of test samples that have no training sample."""
+        if "test" not in self.meta["splits"] or not self.split("test").has("labels"):
+            return
+        labels = {name: set(self.split(name).annotation("labels")) for name in ("train", "test")}
+        unknown = sorted(labels["test"] - labels["train"])
+        if unknown:
+            first = self.meta["class_names"][unknown[0]]
+            more = f" and {len(unknown) - 1} more classes" if len(unknown) > 1 else ""
+            raise BadInput(
+                f"{self.folder}: '{first}'{more} of the split 'test' has no sample in the split "
+                "'train', so nothing can learn it; add some, or leave such samples out of 'test'"
+            )

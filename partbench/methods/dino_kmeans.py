@@ -17,7 +17,7 @@ from torch import Tensor
 from partbench.methods.kmeans import ClusteringSettings, KMeans
 from partbench.nn.descriptors import to_side
 from partbench.nn.precision import exact
-from partbench.nn.vit import VITS16, WIDTHS, Transformer, TransformerSettings
+from partbench.nn.vit import VITS16, WIDTHS, Transformer, TransformerSettings, pretrained_on
 from partbench.outputs.part_maps import PartMaps
 
 
@@ -53,6 +53,11 @@ class DinoKMeans(KMeans):
     def weights(cls, settings: Any) -> tuple[str, ...]:
         """Return no network, because the user places the weights by hand."""
         return ()
+
+    @classmethod
+    def pretrained_on(cls, settings: Any) -> str:
+        """Return what the transformer was trained on."""
+        return pretrained_on(settings)
 
     @torch.no_grad()
     def describe(self, images: Tensor) -> Tensor:

@@ -23,7 +23,14 @@ from partbench.errors import BadInput
 from partbench.method import DataInfo, StepFreeMethod, StepFreeSettings
 from partbench.nn.descriptors import to_side
 from partbench.nn.precision import exact
-from partbench.nn.vit import VITS16, WIDTHS, Tokens, Transformer, TransformerSettings
+from partbench.nn.vit import (
+    VITS16,
+    WIDTHS,
+    Tokens,
+    Transformer,
+    TransformerSettings,
+    pretrained_on,
+)
 from partbench.outputs.part_maps import PartMaps, strongest
 
 MOST = 14
@@ -115,6 +122,11 @@ class DinoParts(StepFreeMethod):
     """The number of clusters of whole images, an int64 scalar."""
     centroids: Tensor
     """[K, C], the centroids of the parts."""
+
+    @classmethod
+    def pretrained_on(cls, settings: Any) -> str:
+        """Return what the transformer was trained on."""
+        return pretrained_on(settings)
 
     @torch.no_grad()
     def describe(self, images: Tensor) -> Tokens:

@@ -9,7 +9,6 @@ restarts they make. These choices are ours, and each is a setting.
 from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
 
-import faiss
 import torch
 import torch.nn.functional as F
 from pydantic import Field
@@ -19,8 +18,10 @@ from partbench.data.batch import Batch
 from partbench.deviations import Deviation
 from partbench.errors import BadInput
 from partbench.method import DataInfo, StepFreeMethod, StepFreeSettings
+from partbench.nn.clusters import centres
 from partbench.nn.descriptors import CHANNELS, LAYERS, describe
 from partbench.nn.perceptual import Features, Perceptual, fetched
+from partbench.nn.sample import sample_rows
 from partbench.outputs.part_maps import PartMaps, strongest
 
 
@@ -115,50 +116,33 @@ class KMeans(StepFreeMethod):
             BadInput: there are fewer foreground cells than clusters, or one is not finite.
         """
         s = self.settings
-        rows = self._sample(passes).numpy()
+        rows = self._sample(passes)
         if len(rows) < s.k:
             raise BadInput(
                 f"K-means cannot form {s.k} clusters of {len(rows)} descriptors, those of all "
                 "foreground cells of the training split; check its masks, or lower `k`"
             )
-        faiss.omp_set_num_threads(torch.get_num_threads())
-        clustering = faiss.Kmeans(
-            rows.shape[1],
-            s.k,
-            niter=s.iterations,
-            nredo=s.restarts,
-            seed=int(torch.randint(2**31 - 1, ()).item()),
-            gpu=self.centroids.is_cuda and faiss.get_num_gpus() > 0,
-            min_points_per_centroid=1,
-            max_points_per_centroid=len(rows),  # by default, 256 per cluster
-        )
-        clustering.train(rows)
-        self.centroids.copy_(torch.from_numpy(clustering.centroids))
+        on_gpu = self.centroids.is_cuda
+        self.centroids.copy_(centres(rows, s.k, s.iterations, s.restarts, on_gpu))
 
     def _sample(self, passes: Callable[[], Iterator[Batch]]) -> Tensor:
-        """Draw descriptors uniformly from all foreground cells in one pass, [N, C] float32.
+        """Draw descriptors uniformly from all foreground cells in one pass, [N, C] float32."""
 
-        Each cell draws a number, and those with the lowest numbers are kept.
-        """
-        s = self.settings
-        sample, numbers = torch.empty(0, self.centroids.shape[1]), torch.empty(0)
-        for batch in passes():
-            descriptors = self.describe(batch.images)
-            assert batch.masks is not None  # `learns_from` is the mask
-            cells = (descriptors.shape[2], descriptors.shape[3])
-            share = F.adaptive_avg_pool2d(batch.masks, cells)
-            rows = descriptors.permute(0, 2, 3, 1)[share >= 0.5].cpu()
-            if not rows.isfinite().all():
-                raise BadInput(
-                    f"K-means: activations of {self.network.name} are not finite; check its "
-                    "weights and the images"
-                )
-            sample = torch.cat([sample, rows])
-            numbers = torch.cat([numbers, torch.rand(len(rows))])
-            if len(sample) > s.descriptors:
-                numbers, lowest = numbers.topk(s.descriptors, largest=False)
-                sample = sample[lowest]
-        return sample
+        def blocks() -> Iterator[Tensor]:
+            for batch in passes():
+                descriptors = self.describe(batch.images)
+                assert batch.masks is not None  # `learns_from` is the mask
+                cells = (descriptors.shape[2], descriptors.shape[3])
+                share = F.adaptive_avg_pool2d(batch.masks, cells)
+                rows = descriptors.permute(0, 2, 3, 1)[share >= 0.5].cpu()
+                if not rows.isfinite().all():
+                    raise BadInput(
+                        f"K-means: activations of {self.network.name} are not finite; check its "
+                        "weights and the images"
+                    )
+                yield rows
+
+        return sample_rows(blocks(), self.settings.descriptors)
 
     def part_maps(self, images: Tensor) -> PartMaps:
         """Give each pixel to the nearest centroid.

@@ -102,16 +102,7 @@ def k_means(
         seed: of the first centroids.
         gpu: whether to compute on the GPU.
     """
-    clustering: Any = faiss.Kmeans(
-        rows.shape[1],
-        k,
-        niter=iterations,
-        seed=seed % 2**31,
-        max_points_per_centroid=len(rows),  # all of them
-        min_points_per_centroid=1,
-        gpu=gpu,
-    )
-    clustering.train(rows)
+    clustering = _clustering(rows, k, iterations, seed % 2**31, gpu)
     _, labels = clustering.index.search(rows, 1)
     return labels[:, 0].astype(np.int64), clustering.centroids.copy()
 
@@ -145,3 +136,43 @@ def merge_small(
         counts[to] = both
         joined[joined == smallest] = to
     return joined[labels]
+
+
+def centres(
+    rows: Tensor, k: int, iterations: int, restarts: int = 1, on_gpu: bool = False
+) -> Tensor:
+    """Return the centres of k clusters of rows [N, C] float32: [k, C], on the CPU.
+
+    The seed comes from torch's global generator. In one thread the result is reproducible bit for
+    bit.
+
+    Args:
+        rows: N at least k, on the CPU; all are clustered.
+        k: clusters.
+        iterations: of Lloyd's algorithm.
+        restarts: runs from random centres, of which the best is kept.
+        on_gpu: compute there, if faiss can.
+    """
+    faiss.omp_set_num_threads(torch.get_num_threads())
+    seed = int(torch.randint(2**31 - 1, ()).item())
+    gpu = on_gpu and faiss.get_num_gpus() > 0
+    clustering = _clustering(rows.numpy(), k, iterations, seed, gpu, restarts)
+    return torch.from_numpy(clustering.centroids)
+
+
+def _clustering(
+    rows: NDArray[np.float32], k: int, iterations: int, seed: int, gpu: bool, restarts: int = 1
+) -> Any:
+    """Return faiss's clustering of rows [n, d], trained on all of them."""
+    clustering = faiss.Kmeans(
+        rows.shape[1],
+        k,
+        niter=iterations,
+        nredo=restarts,
+        seed=seed,
+        gpu=gpu,
+        min_points_per_centroid=1,
+        max_points_per_centroid=len(rows),  # by default, 256 per cluster
+    )
+    clustering.train(rows)
+    return clustering

@@ -117,8 +117,12 @@ def fetched(name: Name | Features) -> tuple[str, ...]:
     return (name,) if name in ("vgg16", "vgg19") else ()
 
 
-def load(name: str) -> nn.Sequential:
+def load(name: str, setting: str = "perceptual") -> nn.Sequential:
     """Return a trained network, or the random one, frozen, in eval mode, channels last.
+
+    Args:
+        name: the network.
+        setting: that names it, for messages.
 
     Raises:
         BadInput: its file is missing from the data root, or damaged.
@@ -129,7 +133,7 @@ def load(name: str) -> nn.Sequential:
     if name == "random":
         return _frozen(_seeded(network))
     path, what = data_root() / FILES[name], f"the weights of {name}"
-    content = open_file(path, what, _remedy(name))
+    content = open_file(path, what, _remedy(name, setting))
     try:
         prefix = "module.stage" if name == "mobilenet" else "features."
         named = content.get("state_dict", content)
@@ -164,9 +168,10 @@ def untrained(name: str) -> nn.Sequential:
     return mobilenet() if name == "mobilenet" else vgg(name)
 
 
-def _remedy(name: str) -> str:
+def _remedy(name: str, setting: str) -> str:
     fetch = f"run `partbench data fetch {name}`" if name.startswith("vgg") else "place it there"
-    return f"{fetch}, or set `perceptual` to another network or to `pixels`"
+    pixels = " or to `pixels`" if setting == "perceptual" else ""
+    return f"{fetch}, or set `{setting}` to another network{pixels}"
 
 
 def vgg(name: str) -> nn.Sequential:

@@ -50,6 +50,8 @@ class Authors(NamedTuple):
     """Start of the names under which the file holds tensors again -> that of the first names."""
     turn: Callable[[str, Tensor], Tensor] = as_it_is
     """Our name and the authors' tensor -> the tensor in our order, of the same shape."""
+    opened: Callable[[Path, str, str], Any] = open_file
+    """Opens the file, see `open_file`."""
 
 
 def read_released(
@@ -69,7 +71,7 @@ def read_released(
     """
     assert set(own) == {*authors.names, *authors.absent}
     remedy = f"`partbench data check {name}` says which file the authors released"
-    content = open_file(path, f"the released weights {name}", remedy)
+    content = authors.opened(path, f"the released weights {name}", remedy)
     state = _tensors(path, content, authors.within, remedy)
     needed = {theirs for ours, theirs in authors.names.items() if not ours.endswith(COUNTER)}
     if missing := sorted(needed - set(state)):

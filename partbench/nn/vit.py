@@ -12,7 +12,7 @@ from pydantic import Field
 from torch import Tensor
 
 from partbench.files import data_root
-from partbench.nn.weights import open_file, wrong_content
+from partbench.nn.weights import NO_LABELS, NOTHING, open_file, wrong_content
 from partbench.settings import Settings
 
 Backbone = Literal[
@@ -54,6 +54,11 @@ class TransformerSettings(Settings):
         "fixed random weights",
     )
     side: int = Field(224, ge=32, description="pixels that the network sees")
+
+
+def pretrained_on(s: TransformerSettings) -> str:
+    """Return what a network was trained on; DINO and DINOv2 learn without labels."""
+    return NOTHING if s.weights_file == "random" else NO_LABELS
 
 
 class Tokens(NamedTuple):

@@ -11,6 +11,10 @@ from partbench.errors import BadInput, in_short
 
 NESTED = ("state_dict", "model", "teacher")
 """Keys under which a checkpoint may hold its state_dict."""
+IMAGENET_LABELS = "ImageNet labels"
+NO_LABELS = "images without labels"
+NOTHING = "nothing"
+"""What trained networks learnt from."""
 WRAPPERS = ("module", "backbone", "encoder_q")
 """Components that files of self-supervised networks add to torchvision's names."""
 

@@ -19,7 +19,7 @@ from partbench.progress import Progress
 
 SPLITS = ("train", "test")
 BATCH = 256
-"""Images at once."""
+"""Images at once, or frames of clips."""
 PICTURES = 20
 """Samples of the test split that are pictured, the first."""
 AGAIN = "extract the run's outputs again"
@@ -51,7 +51,7 @@ def write_arrays(
     """
     arrays: dict[str, NDArray[Any]] = {}
     extents = split.annotation("extent") if split.has("extent") else None
-    size = BATCH if extents is None else 1
+    size = max(BATCH // max(split.frames, 1), 1) if extents is None else 1
     with Progress(label, len(split), "images") as progress:
         for start in range(0, len(split), size):
             rows = slice(start, start + size)

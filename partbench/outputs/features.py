@@ -20,7 +20,10 @@ class HasFeatures(Protocol):
     """A method that describes an image by a vector."""
 
     def features(self, images: Tensor) -> Tensor:
-        """Return the features of images [B, 3, S, S] in [0, 1]: [B, D] float32."""
+        """Return the features of images [B, 3, S, S] in [0, 1]: [B, D] float32.
+
+        A method that reads clips or frames also takes clips, [B, T, 3, S, S].
+        """
 
 
 class Features(Capability):

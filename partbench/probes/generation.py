@@ -24,13 +24,13 @@ from partbench.data.prepared import Prepared
 from partbench.errors import BadInput
 from partbench.files import data_root, explained
 from partbench.metrics import frechet
+from partbench.metrics.feature_blocks import check_finite
 from partbench.metrics.generation import (
     density_coverage,
     inception_score,
     kernel_distance,
     precision_recall,
 )
-from partbench.metrics.logistic import check_finite
 from partbench.model import load_model_for
 from partbench.nn.feature_networks import FeatureNetwork, Network, Resize
 from partbench.outputs import generated_images

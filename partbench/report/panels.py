@@ -91,6 +91,7 @@ def table_view(rows: list[View]) -> View:
         "notes": len(notes) > 1,
         "settings": any(row["setting"] for row in rows),
         "floors": any(row["role"] == "floor" for row in rows),
+        "pretrained": any(row["pretrained_on"] for row in rows),
         "rows": rows,
     }
 

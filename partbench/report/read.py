@@ -56,6 +56,7 @@ SUMMARY = [
     "settings",
     "role",
     "random",
+    "pretrained_on",
     "mean",
     "low",
     "high",

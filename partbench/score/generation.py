@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from partbench.data.image import SUFFIXES, read_image
 from partbench.errors import BadInput
 from partbench.metrics import frechet
+from partbench.metrics.feature_blocks import check_features, check_finite
 from partbench.metrics.frechet import Extrapolation, Moments, Statistics
 from partbench.metrics.intervals import over_seeds_and_samples
-from partbench.metrics.logistic import check_features, check_finite
 from partbench.probes.generation import (
     BATCH,
     VERSION,

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 
 from partbench.errors import BadInput
+from partbench.metrics.feature_blocks import check_features, check_finite
 from partbench.metrics.generation import inception_score, log_probabilities
-from partbench.metrics.logistic import check_features, check_finite
 from partbench.probes.generation import VERSION
 from partbench.score import arrays
 
