@@ -33,6 +33,9 @@ BENCHMARKS = {
     "linear_probe": Options(toy="--folds 1 --samples 120 --features 300", full="--folds 1"),
     "landmark_probe": Options(toy="--repeats 1"),
     "part_metrics": Options(toy="--pixels 4000000 --repeats 1"),
+    "neighbours": Options(
+        toy="--rows 3000 --queries 200 --exact 50 --lists 16 --code 16 --threads 1"
+    ),
     "dlp": Options(toy="--size 96 --batch 2 --pairs 2 --turns 0"),
     "dff": Options(toy="--rows 2000"),
     "unsup_parts": Options(toy="--step --size 64 --batch 3 --turns 1", full="--step"),
