@@ -37,6 +37,9 @@ BENCHMARKS = {
     "part_metrics": Options(toy="--pixels 4000000 --repeats 1"),
     # Alone, it takes all of its 5,000 images.
     "generation_metrics": Options(toy="--features 64 --images 4 --repeats 1", full="--images 500"),
+    "neighbours": Options(
+        toy="--rows 3000 --queries 200 --exact 50 --lists 16 --code 16 --threads 1"
+    ),
     "dlp": Options(toy="--size 96 --batch 2 --pairs 2 --turns 0"),
     "dff": Options(toy="--rows 2000"),
     "fisher_vectors": Options(toy="--videos 1 --repeats 1"),
