@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 import torch
-from conftest import prepare_toy
+from conftest import draw_neighbours, prepare_toy
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -16,6 +16,7 @@ from partbench import config, plugins
 from partbench import method as methods
 from partbench.coordinates import Frame, RegressionOrigins, of_borders, of_cells, of_pixels
 from partbench.data.batch import Batch
+from partbench.data.neighbours import NeighbourSettings
 from partbench.data.prepared import Prepared
 from partbench.errors import BadInput
 from partbench.integrity import write_checksums
@@ -25,6 +26,7 @@ from partbench.outputs import (
     features,
     generated_images,
     keypoints,
+    mixed_scenes,
     movement,
     part_maps,
     predictions,
@@ -72,6 +74,9 @@ class Everything(Bare):
 
     def generate(self, batch: Batch) -> Tensor:
         return torch.rand(len(batch.images), 3, 32, 32)
+
+    def replaced(self, batch: Batch) -> Tensor:
+        return (torch.arange(4) < 2).expand(len(batch.images), -1)
 
     def move(self, images: Tensor, particle: int, shift: tuple[float, float]) -> Tensor:
         return images.roll(round(16 * shift[0]), 3)
@@ -368,6 +373,43 @@ def test_pictures_come_back(data: Prepared) -> None:
     assert len(generated.images) == 5
 
 
+def test_mixed_scenes_come_back_where_the_data_have_neighbours(tmp_path: Path) -> None:
+    class Mixing(Everything):
+        learns_from = "neighbours"
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.settings = NeighbourSettings()
+
+        def generate(self, batch: Batch) -> Tensor:
+            assert batch.candidates is not None
+            return batch.candidates[:, 0]
+
+    folder = prepare_toy(tmp_path, test=5)
+    names = ("generated_images", "mixed_scenes")
+    plain, method = Prepared(folder).split("test"), Mixing()
+    assert [capabilities()[name].draw(method, plain, CPU) for name in names] == [{}, {}]
+
+    draw_neighbours(folder, {"test": 5}, ranks=3)
+    split = Prepared(folder).split("test")
+    drawn: dict[str, Any] = {"originals": np.array(split.images)}
+    for name in names:
+        torch.manual_seed(3)
+        drawn |= capabilities()[name].draw(method, split, CPU)
+    scenes = mixed_scenes.Pictures.read(drawn)
+    assert scenes is not None
+    # Scenes and their pictures draw the same candidates.
+    np.testing.assert_array_equal(scenes.candidates[:, 0], drawn["generated"])
+    neighbours = split.annotation("neighbours")
+    for i in range(4):
+        found = (split.images[neighbours[:, i]] == scenes.candidates[:, i, None]).all((2, 3, 4))
+        assert found.any(1).all()
+    assert (scenes.kept[:, :16] == 128).all()
+    np.testing.assert_array_equal(scenes.kept[:, 16:], split.images[:, 16:])
+    for damage in ("replaced", "candidates_2", "originals"):
+        assert mixed_scenes.Pictures.read(drawn | {damage: drawn[damage][:3]}) is None
+
+
 @pytest.mark.parametrize(
     ("reader", "key"),
     [
@@ -376,6 +418,7 @@ def test_pictures_come_back(data: Prepared) -> None:
         (reconstructions.Pictures, "reconstructions"),
         (generated_images.Pictures, "generated"),
         (movement.Pictures, "moved"),
+        (mixed_scenes.Pictures, "replaced"),
     ],
 )
 def test_damaged_pictures_are_none(reader: Any, key: str) -> None:

@@ -62,8 +62,31 @@ SMALL: dict[str, dict[str, Any]] = {
         "learning_rate": 1e-3,
     },
     "supervised": {"encoder_width": 8, "learning_rate": 0.05},
+    "lorbms": {
+        "code": 8,
+        "first": 4,
+        "growth": 2,
+        "dense_layers": (1, 1),
+        "discriminator_width": 4,
+        "discriminator_layers": 2,
+        "classifier_width": 2,
+        "classifier_hidden": 8,
+        "threshold_quantile": 0.5,
+        "flip": False,
+    },
+    "mix": {
+        "chunk_size": 4,
+        "encoder_width": 4,
+        "decoder_width": 4,
+        "discriminator_width": 4,
+        "classifier_width": 2,
+        "classifier_hidden": 8,
+        "batch_size": 12,
+    },
     "supervised_landmarks": {"width": 4},
 }
+NO_IMAGES = {"keypoints", "parts", "replaced"}
+"""Pictures that are none."""
 ONE_AND_TWO_OPTIMISERS = pytest.mark.parametrize("name", ["patchvae", "bigan"])
 
 
@@ -110,11 +133,11 @@ def test_every_method_trains_and_offers_what_it_says(name: str, tiny: Path, tmp_
     cls = methods.load(name)
     variant = "demo" if "demo" in cls.REDUCED else "paper"
     trained = cls.role != "floor" and not issubclass(cls, StepFreeMethod)
-    changes = {"epochs": 2, "batch_size": 16, "images_per_epoch": None} if trained else {}
+    changes = {"epochs": 2, "batch_size": 12, "images_per_epoch": None} if trained else {}
     run = Run(name, variant, "toy", 0)
     train(run, methods.resolve(cls, variant, changes, "test"), CPU, tiny, tmp_path / "run")
 
-    steps = 2 * TINY["train"] // 16 if trained else 0
+    steps = 2 * (TINY["train"] // 12) if trained else 0
     assert len(log_of(tmp_path / "run")) == steps
     record = json.loads((tmp_path / "run" / "train.json").read_text())
     assert record["run"] == run._asdict()
@@ -153,9 +176,10 @@ def test_every_method_trains_and_offers_what_it_says(name: str, tiny: Path, tmp_
         assert np.load(outputs / "test.agreement.npy").shape == (TINY["test"],)
     made = np.load(pictures)
     offered = {"reconstructions": "reconstruct", "generated": "generate", "keypoints": "keypoints"}
-    offered |= {"moved": "move", "parts": "part_maps"}
+    offered |= {"moved": "move", "parts": "part_maps", "replaced": "replaced"}
+    offered |= {f"candidates_{i}": "replaced" for i in range(4)}
     assert {"originals"} | {k for k, has in offered.items() if hasattr(cls, has)} == set(made)
-    assert all(made[key].shape[1:] == (32, 32, 3) for key in set(made) - {"keypoints", "parts"})
+    assert all(made[key].shape[1:] == (32, 32, 3) for key in set(made) - NO_IMAGES)
 
 
 @pytest.mark.parametrize("name", COUNTED)
@@ -272,7 +296,7 @@ def stopped(
     return out
 
 
-@pytest.mark.parametrize("name", ["patchvae", "bigan", "supervised_landmarks"])
+@pytest.mark.parametrize("name", ["patchvae", "bigan", "supervised_landmarks", "lorbms", "mix"])
 def test_a_run_stopped_at_any_step_ends_as_if_it_had_not_been(
     name: str, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

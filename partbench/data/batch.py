@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 if TYPE_CHECKING:  # what prepares data needs no torch
     from torch import Tensor
@@ -40,4 +40,5 @@ class Batch(NamedTuple):
         """Return the i-th of n parts of equal size, counted from 0."""
         size = len(self.images) // n
         rows = slice(i * size, (i + 1) * size)
-        return Batch(*(None if field is None else field[rows] for field in self))
+        fields: Any = (None if field is None else field[rows] for field in self)
+        return Batch(*fields)

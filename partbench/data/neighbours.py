@@ -22,7 +22,9 @@ from torch import Tensor
 from partbench.data.prepared import Split
 from partbench.settings import Settings
 
-QUADRANTS = 4
+PLACES = ("top left", "top right", "bottom left", "bottom right")
+"""Of the quadrants, in their order."""
+QUADRANTS = len(PLACES)
 NEIGHBOURS = 10
 """R: neighbours of each quadrant."""
 

@@ -242,7 +242,7 @@ class LORBMS(Method):
         self.classifier = MaskClassifier(
             2, data.size, QUADRANTS, s.classifier_width, s.classifier_hidden
         )
-        self.half = data.size // (2 * stride)  # cells of a quadrant's side
+        self.side = data.size // (2 * stride)  # cells of a quadrant's side
         self.register_buffer("tau", torch.tensor(s.threshold))
 
     tau: Tensor
@@ -269,7 +269,7 @@ class LORBMS(Method):
     def by_quadrant(self, values: Tensor) -> Tensor:
         """Return values [..., 4] of quadrants as maps of the code's cells, [..., h, w]."""
         squares = values.unflatten(-1, (2, 2))
-        return squares.repeat_interleave(self.half, -2).repeat_interleave(self.half, -1)
+        return squares.repeat_interleave(self.side, -2).repeat_interleave(self.side, -1)
 
     def mix(self, batch: Batch) -> Scenes:
         """Return the mixed codes of images with candidates."""

@@ -162,14 +162,14 @@ class PatchDiscriminator(nn.Module):
     def __init__(self, width: int = 42, layers: int = 4) -> None:
         super().__init__()
         first = nn.Conv2d(3, width, 4, 2, 1)
-        _small(first)
+        init_small_(first)
         convolutions: list[nn.Module] = [first]
         for i in range(layers - 1):
             convolutions.append(_spectral(width << i, width << (i + 1), 4, 2))
         activated = ((conv, nn.LeakyReLU(0.2, inplace=True)) for conv in convolutions)
         self.trunk = nn.Sequential(*(module for pair in activated for module in pair))
         self.last = nn.Conv2d(width << (layers - 1), 1, 1)
-        _small(self.last)
+        init_small_(self.last)
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the logits of normalised images."""
@@ -179,12 +179,12 @@ class PatchDiscriminator(nn.Module):
 def _spectral(inputs: int, outputs: int, kernel: int, stride: int = 1) -> SpectralConv2d:
     """Return a convolution with spectral norm that pads as TensorFlow does."""
     conv = SpectralConv2d(inputs, outputs, kernel, stride, (kernel - 1) // 2)
-    _small(conv)
+    init_small_(conv)
     return conv
 
 
-def _small(conv: nn.Conv2d) -> None:
-    """Initialise a convolution as the code does outside the encoder."""
+def init_small_(conv: nn.Conv2d) -> None:
+    """Initialise a convolution as the code does in decoder and discriminator."""
     nn.init.trunc_normal_(conv.weight, std=0.01, a=-0.02, b=0.02)
     if conv.bias is not None:
         nn.init.constant_(conv.bias, 0.01)
@@ -225,11 +225,11 @@ class MaskClassifier(nn.Sequential):
             *_stage(12 * width, 8 * width, 3, groups=2),
             nn.MaxPool2d(*last_pool),
             nn.Flatten(),
-            _linear(8 * width * cells**2, hidden),
+            linear(8 * width * cells**2, hidden),
             nn.ReLU(inplace=True),
-            _linear(hidden, hidden),
+            linear(hidden, hidden),
             nn.ReLU(inplace=True),
-            _linear(hidden, outputs),
+            linear(hidden, outputs),
         )
 
 
@@ -248,7 +248,8 @@ def _stage(
     return nn.Sequential(conv, nn.ReLU(inplace=True), norm)
 
 
-def _linear(inputs: int, outputs: int) -> nn.Linear:
+def linear(inputs: int, outputs: int) -> nn.Linear:
+    """Return a linear layer with the code's initial weights."""
     layer = nn.Linear(inputs, outputs)
     nn.init.normal_(layer.weight, std=0.02)
     nn.init.constant_(layer.bias, 0.02)

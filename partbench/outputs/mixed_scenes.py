@@ -28,26 +28,29 @@ class HasMixedScenes(HasGeneratedImages, Protocol):
 class Pictures(NamedTuple):
     """What the first scenes of a run are mixed of."""
 
+    kept: NDArray[np.uint8]
+    """[n, S, S, 3], the originals with their replaced quadrants in grey."""
     candidates: NDArray[np.uint8]
     """[n, 4, S, S, 3]."""
-    replaced: NDArray[np.bool_]
-    """[n, 4]."""
 
     @classmethod
     def read(cls, arrays: Arrays) -> Self | None:
         """Return the pictures, None if the arrays hold none."""
-        candidates = [read_images(arrays, f"candidates_{i}") for i in range(QUADRANTS)]
-        replaced = arrays.get("replaced")
-        if replaced is None or replaced.dtype != bool or any(c is None for c in candidates):
+        originals, replaced = read_images(arrays, "originals"), arrays.get("replaced")
+        if originals is None or replaced is None or replaced.dtype != bool:
             return None
-        return cls(np.stack(candidates, 1), replaced)  # type: ignore[arg-type]
-
-    def kept(self, originals: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Return what the scenes keep of the originals, [n, S, S, 3]; the rest is grey."""
+        candidates = []
+        for i in range(QUADRANTS):
+            images = read_images(arrays, f"candidates_{i}")
+            if images is None or images.shape != originals.shape:
+                return None
+            candidates.append(images)
+        if replaced.shape != (len(originals), QUADRANTS):
+            return None
         half = -(-originals.shape[1] // 2)
-        squares = self.replaced.reshape(-1, 2, 2).repeat(half, 1).repeat(half, 2)
-        grey = squares[:, : originals.shape[1], : originals.shape[2], None]
-        return np.where(grey, np.uint8(128), originals)
+        grey = replaced.reshape(-1, 2, 2).repeat(half, 1).repeat(half, 2)[..., None]
+        kept = np.where(grey[:, : originals.shape[1], : originals.shape[2]], 128, originals)
+        return cls(kept.astype(np.uint8), np.stack(candidates, 1))
 
 
 class MixedScenes(Capability):

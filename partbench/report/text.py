@@ -12,6 +12,8 @@ NAMES = {
     "dlp": "DLP",
     "dlp_video": "DLP video",
     "keynet": "KeyNet",
+    "lorbms": "LORBMS",
+    "mix": "MIX",
     "zhang": "Zhang et al.",
     "random_init": "Random initialisation",
     "raw_pixels": "Raw pixels",
