@@ -1,7 +1,8 @@
 """Other images in the layout of STL-10, so that its protocol can be tried on them.
 
 A folder with `train/<class>/` (500 images of each of ten classes), `test/<class>/` and, if there
-is one, `unlabeled/` becomes `stl10_binary/`, with ten folds of 100 images of each class.
+is one, `unlabeled/` becomes `stl10_binary/`, with ten folds of 100 images of each class. As in
+STL-10, images do not stand class by class: some readings depend on their order.
 """
 
 from pathlib import Path
@@ -22,7 +23,7 @@ def write_as_stl10(source: Path, root: Path, seed: int = 0) -> Path:
     Args:
         source: the folder of the images.
         root: the data root, where `stl10_binary` is made.
-        seed: draws the folds.
+        seed: draws the orders and the folds.
 
     Raises:
         BadInput: the folder is there already, or the images are not 5,000 of ten classes, equally
@@ -60,6 +61,8 @@ def write_as_stl10(source: Path, root: Path, seed: int = 0) -> Path:
     make_empty(aside)
     (aside / "class_names.txt").write_text("".join(f"{name}\n" for name in reader.class_names))
     draw = np.random.default_rng(seed)
+    orders = {split: draw.permutation(n) for split, n in counts.items()}
+    labels = {split: of_split[orders[split]] for split, of_split in labels.items()}
     members = [np.flatnonzero(labels["train"] == c) for c in range(CLASSES)]
     folds = [
         draw.permutation(
@@ -74,7 +77,7 @@ def write_as_stl10(source: Path, root: Path, seed: int = 0) -> Path:
             (labels[split] + 1).astype(np.uint8).tofile(aside / f"{split}_y.bin")
         path = aside / f"{split}_X.bin"
         with Progress(f"as-stl10 {split}", n, "images") as progress, path.open("wb") as file:
-            for i in range(n):
+            for i in orders[split].tolist():
                 sample = reader.sample(split, i)
                 square = resize(sample.image, (SIDE, SIDE), reader.crop_box(sample), False)
                 file.write(square.transpose(2, 1, 0).tobytes())

@@ -46,7 +46,7 @@ class KnowledgeTransfer(SupervisedTrunk):
         }
         for name, of in {
             "demo": {"epochs": 3, "batch_size": 32},
-            "subset": {"epochs": 30, "batch_size": 16},
+            "subset": {"epochs": 8, "batch_size": 64},
         }.items()
     }
     role = "method"
