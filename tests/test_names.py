@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from partbench import cli
 from partbench.config import check
 from partbench.errors import BadInput
+from partbench.names import split_of
 
 INSIDE = string.ascii_letters + string.digits + "_-."
 FIRST = string.ascii_letters + string.digits + "_"
@@ -230,7 +231,11 @@ def test_all_shell_commands_are_found(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "whole"),
-    [("ucf101-2", "ucf101"), ("ucf101-flow-3", "ucf101-flow"), ("mafl-stretch100", "mafl-stretch100")]
+    [
+        ("ucf101-2", "ucf101"),
+        ("ucf101-flow-3", "ucf101-flow"),
+        ("mafl-stretch100", "mafl-stretch100"),
+    ]
     + [(name, name) for name in ("toy", "ucf101", "ucf101-0", "ucf101-12", "a-1b")],
 )
 def test_official_splits(name: str, whole: str) -> None:
