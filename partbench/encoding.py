@@ -9,7 +9,7 @@ import tempfile
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -23,10 +23,12 @@ from partbench.files import explained
 from partbench.method import DataInfo, Method
 from partbench.nn import activations
 from partbench.nn.activations import ActivationSettings, Backbone, cut_window, describe
+from partbench.nn.crops import ten_crops
 from partbench.nn.pca import principal_components
 from partbench.nn.sample import sample_rows
 
 RES5C = {"backbone": "resnet152", "layer": "res5c"}
+TEN_CROPS = {"views": 10}
 BIRDS = {"layer": "conv5_4", "window": None, "pyramid": False}
 """448 px and the 28 x 28 activations of VGG-19: 784 descriptors."""
 DEMO = {"backbone": "random", "layer": "stride4", "window": None, "block_norm": 64.0}
@@ -38,6 +40,11 @@ AT_ONCE = 32
 class EncodingSettings(ActivationSettings):
     """The network, and what is done to the vectors; a method's settings add the others."""
 
+    views: Literal[1, 10] = Field(
+        1,
+        description="squares of a frame that are described: the middle one, or the four corners, "
+        "the middle and their mirror images, as if they were frames of their own",
+    )
     compressed: int | None = Field(
         None,
         ge=1,
@@ -50,6 +57,7 @@ class Encoding(Method):
     """An encoding of a network's local activations."""
 
     reads = "frames"
+    any_aspect = True
 
     def __init__(self, settings: Any, data: DataInfo) -> None:
         super().__init__(settings, data)
@@ -57,6 +65,11 @@ class Encoding(Method):
             raise BadInput(
                 f"the images have {data.size} px, and `window` cuts out {settings.window}; prepare "
                 "the data with a greater `size`, or lower `window`"
+            )
+        if settings.views > 1 and settings.window is None:
+            raise BadInput(
+                f"`views: {settings.views}` are squares cut out of a frame, and no `window` says "
+                "how large they are; set it, such as 224"
             )
         self.channels = activations.channels_of(settings)
         self.backbone = Backbone(settings)
@@ -78,14 +91,19 @@ class Encoding(Method):
         return self.backbone(images)
 
     def by_frame(self, images: Tensor) -> Tensor:
-        """Return the descriptors of images or clips in [0, 1], [B, T, M, C]; T is 1 of images.
+        """Return the descriptors of images or clips in [0, 1], [B, T, M, C].
+
+        T counts frames, which an image has one of; outside of training steps, each of its `views`.
 
         Raises:
             BadInput: outside of training steps, one is not finite.
         """
         s = self.settings
         frames = images.flatten(0, 1) if images.ndim == 5 else images
-        frames = cut_window(frames, s.window, at_random=self.training)
+        if s.views > 1 and not self.training:
+            frames = ten_crops(frames, s.window).flatten(0, 1)
+        else:
+            frames = cut_window(frames, s.window, at_random=self.training)
         x = torch.cat(
             [
                 describe(self.activations(some), s.block_norm, s.pyramid)
@@ -127,7 +145,7 @@ class Encoding(Method):
 
     def encoded(self, images: Tensor) -> Tensor:
         """Return the normalised vectors of images or clips, [B, D]."""
-        frames = images.shape[1] if images.ndim == 5 else 1
+        frames = self.settings.views * (images.shape[1] if images.ndim == 5 else 1)
         return torch.cat(
             [
                 self.normalised(self.encode(self.by_frame(some)))

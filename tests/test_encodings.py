@@ -202,6 +202,10 @@ def test_windows_are_cut_from_everywhere_in_training_and_else_from_the_middle() 
     corners = cut_window(image.expand(400, -1, -1, -1), 4, at_random=True)[:, 0, 0, 0]
     assert set(corners.tolist()) == {8.0 * y + x for y in range(5) for x in range(5)}
     assert cut_window(image, None, at_random=True) is image
+    wide = torch.arange(32.0).view(1, 1, 4, 8)
+    assert cut_window(wide, 4, at_random=False)[0, 0, 0].tolist() == [2, 3, 4, 5]
+    corners = cut_window(wide.expand(400, -1, -1, -1), 4, at_random=True)[:, 0, 0, 0]
+    assert set(corners.tolist()) == {0, 1, 2, 3, 4}
     with pytest.raises(BadInput, match="32 px, and `window` cuts out 224"):
         encoding("pooling", window=224)
 
@@ -403,6 +407,24 @@ def test_a_clip_has_the_descriptors_of_all_its_frames(
         written = descriptors.read(tmp_path / "o", "test", len(films))
         each = torch.cat([method.descriptors(films[:, t]) for t in range(3)], 1)
         torch.testing.assert_close(torch.from_numpy(np.array(written)), each)
+
+
+def test_ten_views_of_a_frame_are_frames_of_their_own() -> None:
+    one, ten = (encoding("pooling", window=16, views=views) for views in (1, 10))
+    films = torch.rand(2, 3, 3, 24, 32)
+    places = [(y, x) for y in (0, 8) for x in (0, 16)] + [(4, 8)]
+    views = [
+        mirrored[..., y : y + 16, x : x + 16]
+        for mirrored in (films, films.flip(-1))
+        for y, x in places
+    ]
+    with torch.inference_mode():
+        each = one.by_frame(torch.stack(views, 2).flatten(1, 2))
+        torch.testing.assert_close(ten.by_frame(films), each)
+        assert not torch.equal(each[:, 0], one.by_frame(films)[:, 0])
+        assert ten.train().by_frame(films).shape[1] == 3
+    with pytest.raises(BadInput, match="no `window` says"):
+        encoding("pooling", views=10)
 
 
 @pytest.mark.parametrize("name", ENCODINGS)

@@ -12,7 +12,15 @@ from pydantic import Field
 from torch import Tensor
 
 from partbench.deviations import Deviation
-from partbench.encoding import BIRDS, DEMO, RES5C, SUBSET, Encoding, EncodingSettings
+from partbench.encoding import (
+    BIRDS,
+    DEMO,
+    RES5C,
+    SUBSET,
+    TEN_CROPS,
+    Encoding,
+    EncodingSettings,
+)
 from partbench.method import DataInfo, StepFreeMethod, StepFreeSettings
 
 
@@ -34,6 +42,7 @@ class CompactBilinear(Encoding, StepFreeMethod):
         "full": {"form": "full"},
         "res5c": RES5C,
         "birds": BIRDS,
+        "ten_crops": TEN_CROPS,
     }
     REDUCED = {
         "demo": {**DEMO, "dimensions": 1024},

@@ -23,7 +23,15 @@ from torch.optim import Adadelta, Optimizer
 
 from partbench.data.batch import Batch
 from partbench.deviations import Deviation
-from partbench.encoding import BIRDS, DEMO, RES5C, SUBSET, Encoding, EncodingSettings
+from partbench.encoding import (
+    BIRDS,
+    DEMO,
+    RES5C,
+    SUBSET,
+    TEN_CROPS,
+    Encoding,
+    EncodingSettings,
+)
 from partbench.errors import BadInput
 from partbench.method import UNTRAINED, DataInfo, ReleasedSettings
 from partbench.nn import activations, released_fv_vae
@@ -82,6 +90,7 @@ class FVVAE(Encoding):
         "no_classification": {"classification": 0.0},
         "end_to_end": {"end_to_end": True},
         "legacy_norm": {"column_norm": "all"},
+        "ten_crops": TEN_CROPS,
         "untrained": UNTRAINED,
     }
     REDUCED = {

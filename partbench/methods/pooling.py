@@ -11,7 +11,15 @@ from pydantic import Field
 from torch import Tensor
 
 from partbench.deviations import Deviation
-from partbench.encoding import BIRDS, DEMO, RES5C, SUBSET, Encoding, EncodingSettings
+from partbench.encoding import (
+    BIRDS,
+    DEMO,
+    RES5C,
+    SUBSET,
+    TEN_CROPS,
+    Encoding,
+    EncodingSettings,
+)
 from partbench.method import DataInfo, StepFreeMethod, StepFreeSettings
 from partbench.nn.activations import BLOCK_NORM
 
@@ -35,6 +43,7 @@ class Pooling(Encoding, StepFreeMethod):
         "max": {**PYRAMID, "pool": "max"},
         "res5c": RES5C,
         "birds": BIRDS,
+        "ten_crops": TEN_CROPS,
     }
     REDUCED = {
         "demo": {key: DEMO[key] for key in ("backbone", "layer", "window")},

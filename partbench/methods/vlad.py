@@ -13,7 +13,15 @@ from torch import Tensor
 
 from partbench.data.batch import Batch
 from partbench.deviations import Deviation
-from partbench.encoding import BIRDS, DEMO, RES5C, SUBSET, Encoding, EncodingSettings
+from partbench.encoding import (
+    BIRDS,
+    DEMO,
+    RES5C,
+    SUBSET,
+    TEN_CROPS,
+    Encoding,
+    EncodingSettings,
+)
 from partbench.method import DataInfo, StepFreeMethod, StepFreeSettings
 from partbench.nn.clusters import centres
 
@@ -30,7 +38,7 @@ class VLAD(Encoding, StepFreeMethod):
     """Sums of differences from the nearest centre."""
 
     Settings = VLADSettings
-    VARIANTS = {"res5c": RES5C, "birds": BIRDS}
+    VARIANTS = {"res5c": RES5C, "birds": BIRDS, "ten_crops": TEN_CROPS}
     REDUCED = {
         "demo": {**DEMO, "centres": 16, "sample": 20_000, "iterations": 20},
         "subset": {**SUBSET, "centres": 32, "sample": 50_000},

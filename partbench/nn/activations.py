@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from partbench.errors import BadInput
 from partbench.files import data_root
 from partbench.nn import perceptual
+from partbench.nn.crops import center_crop
 from partbench.nn.normalization import IMAGENET_MEAN_STD
 from partbench.nn.weights import IMAGENET_LABELS, NOTHING, read_state
 from partbench.settings import Settings, nearest
@@ -316,15 +317,16 @@ def describe(maps: Tensor, block_norm: float | None, pyramid: bool) -> Tensor:
 
 
 def cut_window(images: Tensor, window: int | None, at_random: bool) -> Tensor:
-    """Return squares cut out of images [B, 3, S, S], in the middle or each at a random place."""
-    room = images.shape[-1] - (window or images.shape[-1])
-    if not room:
+    """Return squares cut out of images [B, 3, H, W], in the middle or each at a random place."""
+    if window is None or images.shape[-2:] == (window, window):
         return images
-    assert window is not None
     if not at_random:
-        at = room // 2
-        return images[..., at : at + window, at : at + window]
-    corners = torch.randint(room + 1, (len(images), 2), device="cpu").tolist()
+        return center_crop(images, window)
+    rooms = [side - window + 1 for side in images.shape[-2:]]
+    rows, columns = (torch.randint(n, (len(images),), device="cpu").tolist() for n in rooms)
     return torch.stack(
-        [i[:, y : y + window, x : x + window] for i, (y, x) in zip(images, corners, strict=True)]
+        [
+            i[:, y : y + window, x : x + window]
+            for i, y, x in zip(images, rows, columns, strict=True)
+        ]
     )

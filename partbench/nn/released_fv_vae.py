@@ -22,7 +22,7 @@ WEIGHTS = {
     f"split{i}": Release(
         f"fv_vae_split{i}",
         f"weights/fv_vae/caffe_vae_weights_ucf101_split{i}_vgg19.mat",
-        {"encoder_layers": 1},
+        {"encoder_layers": 1, "views": 10},
     )
     for i in (1, 2, 3)
 }
