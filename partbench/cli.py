@@ -62,6 +62,9 @@ def _parser() -> argparse.ArgumentParser:
     verify = command("verify", _verify, "Compare all files of a results folder with checksums.")
     verify.add_argument("results", type=Path, help="such as results/demo")
 
+    ending = command("outcome", _outcome, "Say which cells are done, failed or skipped, and why.")
+    ending.add_argument("results", type=Path, help="such as results/demo")
+
     command("unlock", _unlock, "Remove the lock that a killed Snakemake left in this folder.")
 
     data = command("data", None, "List, fetch, check and look at data sets.")
@@ -165,6 +168,14 @@ def _verify(args: argparse.Namespace) -> None:
     print(table)
     if faults:
         raise BadInput("\n".join(faults))
+
+
+def _outcome(args: argparse.Namespace) -> None:
+    from partbench import config, outcome
+    from partbench.integrity import read_record
+
+    where = args.results / "config.json"
+    print(outcome.outcome(config.check(read_record(where), str(where)), args.results))
 
 
 def _unlock(args: argparse.Namespace) -> None:

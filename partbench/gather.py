@@ -1,9 +1,9 @@
 """From the cells' files to one long table and its summary.
 
 `metrics.parquet` (and .csv) has one row a number: what was run, the number, where it comes from.
-Cells that failed, are missing or do not apply are rows too, with the reason. What tells a number
-from others of its metric stands in two columns: `setting`, in words, and `settings`, as json that
-the probe's `Setting` parses. `summary.parquet`
+Cells that failed, were skipped, are missing or do not apply are rows too, with the reason. What
+tells a number from others of its metric stands in two columns: `setting`, in words, and `settings`,
+as json that the probe's `Setting` parses. `summary.parquet`
 (and .csv) has one row for each number over all its seeds: mean and 95 % interval.
 `comparisons.parquet` (and .csv) tests trained methods against floor controls.
 """
@@ -119,12 +119,11 @@ def _rows(
     }
     if cell.skip:
         return [base | {"status": "not applicable", "reason": cell.skip}]
+    state, reason = jobs.state(str(cell), str(cell.run))
+    if state != "done":
+        return [base | {"status": state, "reason": reason}]
     path = results / "cells" / f"{cell}.json"
     model = results / "runs" / str(cell.run) / "model.pt"
-    # Where a new training failed, the cells of the old one still stand.
-    reason = jobs.failure(f"cells/{cell}.json")
-    if reason or not (path.exists() and model.exists()):
-        return [base | {"status": "failed" if reason else "missing", "reason": reason}]
     try:
         record = read_cell(path)
         train = read_record(model.with_name("train.json"), model)

@@ -1,7 +1,9 @@
 """The stages that the workflow's rules call, as commands of `partbench`."""
 
 import argparse
+import os
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,8 @@ from partbench.errors import BadInput
 from partbench.settings import json_object
 
 CODE = "fingerprint of the code, to be written into the result; default: computed"
+SLURM_PATIENCE = 900.0
+"""Seconds; longer than the grace time of any sensible partition."""
 
 
 def add_stages(commands: Any) -> None:
@@ -154,8 +158,18 @@ def _train(args: argparse.Namespace) -> None:
     try:
         train(run, settings, runtime, args.data, args.out, code)
     except Stopped as stopped:
-        print(stopped, file=sys.stderr)
+        print(stopped, file=sys.stderr, flush=True)
+        _leave_the_end_to_slurm()
         raise SystemExit(75) from None
+
+
+def _leave_the_end_to_slurm() -> None:
+    """Wait in a job of Slurm until Slurm ends it.
+
+    A job that ends by itself while Slurm preempts it counts as failed and is not queued again.
+    """
+    if "SLURM_JOB_ID" in os.environ:
+        time.sleep(SLURM_PATIENCE)
 
 
 def _extract(args: argparse.Namespace) -> None:

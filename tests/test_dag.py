@@ -389,6 +389,7 @@ FAILING = {
         "found": {"of": "larger", "by": "principal_foreground/demo/toy/0"},
         "mine": {"reader": "folder", "size": 32, "path": "absent"},
         "stl10": {"reader": "stl10", "size": 32},
+        "indoor67": {"reader": "indoor67", "size": 32},
     },
     "runs": [
         {"train": data, "methods": {method: [variant]}, "probes": {probe: [data]}}
@@ -396,6 +397,8 @@ FAILING = {
             ("toy", "random_init", "demo", "linear"),
             ("mine", "random_init", "demo", "linear"),
             ("stl10", "random_init", "demo", "linear"),
+            ("indoor67", "random_init", "demo", "linear"),
+            ("toy", "dino_kmeans", "paper", "parts"),
             ("found", "random_parts", "demo", "parts"),
             ("toy", "keynet", "paper", "landmarks"),
             ("toy", "dff", "paper", "parts"),
@@ -412,7 +415,8 @@ def test_every_stage_that_fails_says_why_on_the_page(tmp_path: Path) -> None:
     fetch = here.folder / "partbench/data/fetch.py"
     fetch.write_text(fetch.read_text().replace("ATTEMPTS = 6", "ATTEMPTS = 1"))
     arguments = ["--cores", "2", "--configfile", here.configure(FAILING), "--keep-going"]
-    assert here.run("snakemake", *arguments).returncode != 0
+    ended = here.run("snakemake", *arguments)
+    assert ended.returncode != 0
     metrics = here.metrics("failing").set_index(["method", "train"])
     page = html.unescape((here.folder / "report/failing/index.html").read_text())
     for cell, reason in {
@@ -427,3 +431,15 @@ def test_every_stage_that_fails_says_why_on_the_page(tmp_path: Path) -> None:
         assert reason in page
     assert metrics.loc[("random_init", "toy"), "status"] == "done"
     assert "No reason was recorded" not in page
+    # What waits for files that a person places was not tried.
+    for cell, lacks in {
+        ("random_init", "indoor67"): "the data set indoor67 lacks indoorCVPR_09.tar",
+        ("dino_kmeans", "toy"): "the weights dino_vits8 lacks",
+    }.items():
+        assert metrics.loc[cell, "status"] == "skipped"
+        assert metrics.loc[cell, "reason"].startswith(lacks)
+        assert metrics.loc[cell, "reason"] in page
+        assert metrics.loc[cell, "reason"].splitlines()[0] in ended.stdout
+    assert "cells: 1 done, 5 failed, 2 skipped\n" in ended.stdout
+    assert "  log: results/failing/logs/fetch/stl10.log\n" in ended.stdout
+    assert not (here.folder / "results/failing/logs/fetch/indoor67.log").exists()

@@ -33,6 +33,8 @@ SOURCES = (
     "provide them"
 )
 
+RANDOM = "random"
+"""Instead of a file: weights that are drawn."""
 VITS16 = {
     "backbone": "vit_small_patch16_224",
     "stride": 8,
@@ -92,6 +94,14 @@ class Transformer:
         return read(self.network.to(images.device), images, self.stride)
 
 
+def lacking_weights(settings: TransformerSettings) -> str:
+    """Return how to place the file of weights that settings name; empty if it is there."""
+    path = data_root() / settings.weights_file
+    if settings.weights_file == RANDOM or path.exists():
+        return ""
+    return f"{path} is missing: place it there ({SOURCES})"
+
+
 def load(name: Backbone, weights_file: str) -> Any:
     """Return a transformer of timm without its head, frozen, in eval mode.
 
@@ -105,7 +115,7 @@ def load(name: Backbone, weights_file: str) -> Any:
     # Keep the generator's state: a step's draws must not depend on which step loads the network.
     with torch.random.fork_rng(devices=[]):
         network: Any = timm.create_model(name, pretrained=False, num_classes=0)
-    if weights_file == "random":
+    if weights_file == RANDOM:
         _draw(network)
         return network.requires_grad_(False).eval()
     path, what = data_root() / weights_file, f"the weights of {name}"

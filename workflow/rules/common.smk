@@ -26,7 +26,7 @@ os.environ.setdefault(
 )
 
 from partbench import config as grid
-from partbench import fingerprint, jobs, plugins
+from partbench import absent, fingerprint, jobs, plugins
 from partbench.data import catalogue, placed
 from partbench.errors import BadInput
 from partbench.files import check_places, data_root
@@ -45,16 +45,19 @@ try:
     CONFIG = grid.check(config, " + ".join(map(str, workflow.configfiles)))
     RESULTS = f"results/{CONFIG.name}"
     check_places(Path(RESULTS))
+    # What waits for a file that a person must place does not hold up the rest.
+    ABSENT = absent.absent_cells(CONFIG, Path(RESULTS))
 except BadInput as error:
     raise WorkflowError(str(error)) from None
 
 REPORT = "report/index.html" if CONFIG.name == "paper" else f"report/{CONFIG.name}/index.html"
 GPUS = 0 if CONFIG.runtime.device == "cpu" else CONFIG.runtime.devices
-CELLS = [cell for cell in grid.cells(CONFIG) if not cell.skip]
+FITTING = [cell for cell in grid.cells(CONFIG) if not cell.skip]
+CELLS = [cell for cell in FITTING if str(cell) not in ABSENT]
 RUNS = sorted({cell.run for cell in CELLS})
 PREDICTED = {name: grid.predicted_foreground(CONFIG, name) for name in CONFIG.data}
 METHODS = sorted({run.method for run in grid.runs(CONFIG)})
-PROBES = sorted({cell.probe for cell in CELLS})
+PROBES = sorted({cell.probe for cell in FITTING})
 PROBE_CLASSES = {probe: plugins.load("probes", probe, Probe) for probe in PROBES}
 
 
