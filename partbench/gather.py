@@ -72,7 +72,7 @@ class Tables(NamedTuple):
     """One row a number, or a cell without one."""
     summary: pd.DataFrame
     """One row a number over its seeds."""
-    damage: list[str]
+    damage: list[Damaged]
     """What is wrong with files that are not as partbench wrote them; their cells failed."""
     comparisons: pd.DataFrame
     """One row a trained method and a floor control, see `partbench.comparisons`."""
@@ -93,7 +93,7 @@ def gather(config: Config, results: Path) -> Tables:
             trained on data with different checksums.
     """
     jobs = Jobs(results)
-    damage: list[str] = []
+    damage: list[Damaged] = []
     rows = [row for cell in cells(config) for row in _rows(config, results, jobs, damage, cell)]
     table = pd.DataFrame(
         [{c: row.get(c, DEFAULTS[t]) for c, t in COLUMNS.items()} for row in rows]
@@ -103,7 +103,7 @@ def gather(config: Config, results: Path) -> Tables:
 
 
 def _rows(
-    config: Config, results: Path, jobs: Jobs, damage: list[str], cell: Cell
+    config: Config, results: Path, jobs: Jobs, damage: list[Damaged], cell: Cell
 ) -> list[dict[str, Any]]:
     cls = methods.load(cell.run.method)
     settings = method_settings(config, cell.run.method, cell.run.variant)
@@ -132,7 +132,7 @@ def _rows(
             reason = "made by an earlier version; run again"
             return [base | {"status": "missing", "reason": reason}]
     except Damaged as error:
-        damage.append(str(error))
+        damage.append(error)
         return [base | {"status": "failed", "reason": str(error)}]
     measure = probe_settings(config, cell.probe, cell.eval)
     for written, now in ((train, settings), (record, measure)):

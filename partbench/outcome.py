@@ -45,5 +45,9 @@ def _named(members: list[str]) -> str:
 
 
 def _short(state: str, reason: str) -> Iterable[str]:
-    """Return the line that matters of a log, and all of another reason."""
-    return reason.splitlines()[-1:] if state == "failed" else reason.splitlines()
+    """Return the lines that matter of a log, and all of another reason."""
+    lines = reason.splitlines()
+    if state != "failed":
+        return lines
+    messages = [i for i, line in enumerate(lines) if line.startswith("partbench: ")]
+    return lines[messages[0] :] if messages else lines[-1:]

@@ -13,7 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from checkout import REPOSITORY, Checkout, Job
+
+from partbench import plugins
+from partbench.method import Method
+from partbench.probe import Probe
 
 SMALL = {"encoder_width": 8, "decoder_width": 8, "batch_size": 16, "epochs": 2}
 TINY: dict[str, Any] = {
@@ -338,10 +343,25 @@ def test_plan_and_check(name: str, tmp_path: Path) -> None:
         assert "lacks imagenet" in check.stdout
 
 
-def test_the_profile_is_where_snakemake_looks() -> None:
-    """`--profile slurm` reads ./slurm/config.yaml, and nothing merges into it silently."""
-    assert (REPOSITORY / "slurm/config.yaml").exists()
+@pytest.mark.timeout(300)
+def test_the_profiles_are_where_snakemake_looks(tmp_path: Path) -> None:
+    """`--profile NAME` reads ./NAME/config.yaml, and nothing merges into it silently."""
     assert not (REPOSITORY / "profiles").exists()
+    here = Checkout(tmp_path / "partbench")
+    for profile in ("workstation", "laptop"):
+        arguments = ["--cores", "8", "--profile", profile, "--configfile", here.configure(TINY)]
+        planned = here.run("snakemake", *arguments, "--dry-run")
+        assert planned.returncode == 0, planned.stdout
+        memory = {int(mib) for mib in re.findall(r"mem_mb=(\d+)", planned.stdout)}
+        assert max(memory) == {"workstation": 16_000, "laptop": 12_000}[profile]
+
+
+def test_the_table_of_resources_names_rules() -> None:
+    """A misspelt rule would be ignored."""
+    table = yaml.safe_load((REPOSITORY / "slurm/config.yaml").read_text())["set-resources"]
+    known = {f"train_{name}" for name in plugins.names("methods", Method)}
+    known |= {f"probe_{name}" for name in plugins.names("probes", Probe)}
+    assert set(table) <= known | {"prepare", "foreground", "extract"}
 
 
 PREDICTED: dict[str, Any] = {

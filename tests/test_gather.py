@@ -335,8 +335,10 @@ def test_a_cell_edited_by_hand_is_no_number(results: Path, value: float) -> None
     path.write_text(text.replace('"value": 75.0', f'"value": {json.dumps(value)}'))
     table, summary, damage, _ = gather(CONFIG, results)
     mine = rows(table, method="patchvae", probe="linear", seed=0).iloc[0]
-    assert (mine["status"], mine["reason"]) == ("failed", damage[0])
-    assert re.search(r"0/toy/linear.json is damaged.*Delete .*0/toy/linear.json and run", damage[0])
+    assert (mine["status"], mine["reason"]) == ("failed", str(damage[0]))
+    assert re.search(
+        r"0/toy/linear.json is damaged.*Delete .*0/toy/linear.json and run", str(damage[0])
+    )
     assert summary["values"].tolist() == [[50, 75]]
 
 
@@ -346,14 +348,16 @@ def test_a_number_that_is_not_the_mean_of_its_samples_is_damage(results: Path) -
     record["metrics"][0]["value"] = 75.01
     write_record(path, record)
     damage = gather(CONFIG, results).damage
-    assert re.search(r"top1 is 75.01, the mean of its samples 75.0", damage[0])
+    assert re.search(r"top1 is 75.01, the mean of its samples 75.0", str(damage[0]))
 
 
 def test_a_per_sample_table_of_other_outcomes_is_damage(results: Path) -> None:
     path = results / "cells" / run_key(0) / "toy" / "linear.parquet"
     pd.DataFrame({"top1": OUTCOMES[0][::-1], "other": 0.0}).to_parquet(path)
     damage = gather(CONFIG, results).damage
-    assert re.search(r"linear.parquet is damaged.*Delete .*0/toy/linear.json and run", damage[0])
+    assert re.search(
+        r"linear.parquet is damaged.*Delete .*0/toy/linear.json and run", str(damage[0])
+    )
 
 
 def test_an_empty_folder_is_a_table_of_missing_cells(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from filelock import FileLock
 from partbench.data.archives import Archive
 from partbench.data.unpack import unpack
 from partbench.errors import BadInput
-from partbench.files import atomic, explained, read_json, write_json
+from partbench.files import atomic, explained, read_json, sync, write_json
 from partbench.progress import Progress
 
 PARALLEL = 4
@@ -230,6 +230,7 @@ def _download(file: Archive, root: Path, counter: _Counter) -> Path:
             failures.append(f"  {url}: {error}")
             continue
         path = folder(root) / file.name
+        sync(_part(file, root))  # its checksum is not looked at again
         _part(file, root).replace(path)
         _tag(file, root).unlink(missing_ok=True)
         _mark_verified(path)

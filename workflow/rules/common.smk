@@ -157,6 +157,15 @@ def runtime(wildcards, output):
     return grid.dump(CONFIG.runtime)
 
 
+def more(amount):
+    """Return the function that asks for as much of a resource again with each attempt."""
+
+    def scaled(wildcards, attempt):
+        return amount * attempt
+
+    return scaled
+
+
 def folder_of_model(wildcards, output):
     return str(Path(output.model).parent)
 

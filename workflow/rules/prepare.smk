@@ -12,7 +12,7 @@ rule prepare:
         ENVIRONMENT
     threads: 8
     resources:
-        mem_mb=4000,
+        mem_mb=more(4000),
         runtime=720,
     params:
         reader=data_set_reader,
@@ -20,7 +20,7 @@ rule prepare:
         code=data_set_code,
         out=lambda wildcards, output: str(Path(output.meta).parent),
     shell:
-        "python -m partbench prepare --data-set {wildcards.data_set:q} --reader {params.reader:q}"
+        "exec python -m partbench prepare --data-set {wildcards.data_set:q} --reader {params.reader:q}"
         " --settings {params.settings:q} --workers {threads:q} --code {params.code:q}"
         " --out {params.out:q} 2> {log:q}"
 
@@ -42,7 +42,7 @@ if any(PREDICTED.values()):
         threads: CONFIG.runtime.threads
         resources:
             gpu=GPUS,
-            mem_mb=8000,
+            mem_mb=more(8000),
             runtime=240,
         params:
             runtime=runtime,
@@ -50,6 +50,6 @@ if any(PREDICTED.values()):
             code=fingerprint.of_foreground(),
             out=lambda wildcards, output: str(Path(output.meta).parent),
         shell:
-            "python -m partbench foreground --data-set {wildcards.data_set:q}"
+            "exec python -m partbench foreground --data-set {wildcards.data_set:q}"
             " --model {input.model:q} --data {params.data:q} --runtime {params.runtime:q} --code {params.code:q}"
             " --out {params.out:q} 2> {log:q}"

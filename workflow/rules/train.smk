@@ -17,7 +17,7 @@ for method in METHODS:
         threads: CONFIG.runtime.threads
         resources:
             gpu=GPUS,
-            mem_mb=16000,
+            mem_mb=more(16000),
             runtime=1440,
         params:
             run=f"{method}/{{variant}}/{{train}}/{{seed}}",
