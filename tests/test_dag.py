@@ -454,7 +454,7 @@ def test_every_stage_that_fails_says_why_on_the_page(tmp_path: Path) -> None:
     # What waits for files that a person places was not tried.
     for cell, lacks in {
         ("random_init", "indoor67"): "the data set indoor67 lacks indoorCVPR_09.tar",
-        ("dino_kmeans", "toy"): "the weights dino_vits8 lacks",
+        ("dino_kmeans", "toy"): "data/weights/dino_deitsmall8_pretrain.pth is missing",
     }.items():
         assert metrics.loc[cell, "status"] == "skipped"
         assert metrics.loc[cell, "reason"].startswith(lacks)
