@@ -10,7 +10,10 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+
+import psutil
 
 CONFIGURATION = Path("/etc/slurm")
 MARK = "# Written by partbench's tests."
@@ -20,8 +23,10 @@ SOCKETS = Path("/run/munge")
 # Declared, not measured: the profile asks for more than the machine that tests may have.
 CPUS, MEMORY_MB, GRACE = 8, 512_000, 10
 
+CLUSTER = "partbench-tests"
+
 SLURM_CONF = f"""{MARK}
-ClusterName=partbench
+ClusterName={CLUSTER}
 SlurmctldHost={{host}}
 SlurmUser=root
 AuthType=auth/munge
@@ -75,6 +80,14 @@ def _path() -> str:
 
 def _munge_answers() -> bool:
     return subprocess.run(["munge", "--no-input"], capture_output=True).returncode == 0
+
+
+def _kill_leftovers() -> None:
+    """Kill processes of jobs that lost their parents: without control groups Slurm forgets them."""
+    for process in psutil.process_iter():
+        with suppress(psutil.Error, OSError):
+            if process.environ().get("SLURM_CLUSTER_NAME") == CLUSTER:
+                process.kill()
 
 
 def wait_for(what: str, condition: Callable[[], object], seconds: float = 60) -> None:
@@ -140,6 +153,7 @@ class Cluster:
             if daemon := self._daemons.pop(name, None):
                 daemon.terminate()
                 daemon.wait(timeout=60)
+        _kill_leftovers()
         for name in ("slurm.conf", "gres.conf"):
             (CONFIGURATION / name).unlink(missing_ok=True)
 
