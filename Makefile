@@ -34,6 +34,7 @@ subset: setup
 
 test: setup
 	tests/install_chromium.sh
+	tests/install_slurm.sh
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy

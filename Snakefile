@@ -55,16 +55,18 @@ FORKSERVER = Server()
 
 onstart:
     # The tables and the page say by this which job failed, and how its log ended.
-    jobs.record(Path(RESULTS), workflow.dag.jobs)
+    jobs.record(Path(RESULTS), workflow.dag.jobs, ABSENT)
     if workflow.local_exec:
         FORKSERVER.start(threads=min(CONFIG.runtime.threads, workflow.cores))
 
 
 onsuccess:
     FORKSERVER.stop()
+    shell("python -m partbench outcome {RESULTS:q}")
 
 
 onerror:
     FORKSERVER.stop()
     # What has been finished is shown, with the logs of what failed.
     shell("python -m partbench report --results {RESULTS:q} --out {REPORT:q} || true")
+    shell("python -m partbench outcome {RESULTS:q} || true")

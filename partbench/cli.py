@@ -30,6 +30,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"{FINISHED} {time.monotonic() - began:.1f} s", file=sys.stderr)
     except BadInput as error:
         print(f"partbench: {error}", file=sys.stderr)
+        if args.stage:
+            from partbench.integrity import Damaged
+
+            if isinstance(error, Damaged):
+                print(f"partbench: {error.set_aside()}", file=sys.stderr)
         return 1
     except BrokenPipeError:  # whoever reads our output, such as head, has gone
         sys.stderr.close()
@@ -61,6 +66,14 @@ def _parser() -> argparse.ArgumentParser:
 
     verify = command("verify", _verify, "Compare all files of a results folder with checksums.")
     verify.add_argument("results", type=Path, help="such as results/demo")
+    verify.add_argument(
+        "--repair",
+        action="store_true",
+        help="move what is damaged aside, so that the workflow makes it anew",
+    )
+
+    ending = command("outcome", _outcome, "Say which cells are done, failed or skipped, and why.")
+    ending.add_argument("results", type=Path, help="such as results/demo")
 
     command("unlock", _unlock, "Remove the lock that a killed Snakemake left in this folder.")
 
@@ -178,11 +191,21 @@ def _published(args: argparse.Namespace) -> None:
 
 def _verify(args: argparse.Namespace) -> None:
     from partbench import verify
+    from partbench.integrity import Damaged
 
     table, faults = verify.report(args.results)
     print(table)
     if faults:
-        raise BadInput("\n".join(faults))
+        asides = [f.set_aside() for f in faults if args.repair and isinstance(f, Damaged)]
+        raise BadInput("\n".join(dict.fromkeys([*map(str, faults), *asides])))
+
+
+def _outcome(args: argparse.Namespace) -> None:
+    from partbench import config, outcome
+    from partbench.integrity import read_record
+
+    where = args.results / "config.json"
+    print(outcome.outcome(config.check(read_record(where), str(where)), args.results))
 
 
 def _unlock(args: argparse.Namespace) -> None:

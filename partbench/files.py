@@ -65,14 +65,26 @@ def atomic(path: Path) -> Iterator[Path]:
         aside = Path(name)
         try:
             yield aside
-            with aside.open("rb+") as file:
-                os.fsync(file.fileno())
+            sync(aside)
             umask = os.umask(0)
             os.umask(umask)
             aside.chmod(0o666 & ~umask)
             aside.replace(path)
+            sync(path.parent)
         finally:
             aside.unlink(missing_ok=True)
+
+
+def sync(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError:
+        if not path.is_dir():  # some network file systems cannot do that
+            raise
+    finally:
+        os.close(descriptor)
 
 
 def sweep(folder: Path, *names: str) -> None:
@@ -115,13 +127,16 @@ def make_empty(folder: Path) -> None:
 
 
 def put_in_place(aside: Path, folder: Path) -> None:
-    """Rename a folder that `make_empty` made to `folder`; an older one is replaced.
+    """Rename a folder of files that `make_empty` made to `folder`; an older one is replaced.
 
     Raises:
         BadInput: partbench did not make the older one.
     """
+    for path in (*aside.iterdir(), aside):
+        sync(path)
     _remove(folder)
     aside.rename(folder)
+    sync(folder.parent)
 
 
 def _remove(folder: Path) -> None:

@@ -1,12 +1,12 @@
 """From the cells' files to one long table and its summary.
 
 `metrics.parquet` (and .csv) has one row a number: what was run, the number, where it comes from.
-Cells that failed, are missing or do not apply are rows too, with the reason. What tells a number
-from others of its metric stands in two columns: `setting`, in words, and `settings`, as json that
-the probe's `Setting` parses. `pretrained_on` says what a network that the method reads or starts
-from was trained on. `summary.parquet` (and .csv) has one row for each number over all its seeds:
-mean and 95 % interval; one more for the mean over the official splits of a data set, where all were
-measured.
+Cells that failed, were skipped, are missing or do not apply are rows too, with the reason. What
+tells a number from others of its metric stands in two columns: `setting`, in words, and `settings`,
+as json that the probe's `Setting` parses. `pretrained_on` says what a network that the method reads
+or starts from was trained on. `summary.parquet` (and .csv) has one row for each number over all its
+seeds: mean and 95 % interval; one more for the mean over the official splits of a data set, where
+all were measured.
 `comparisons.parquet` (and .csv) tests trained methods against floor controls.
 """
 
@@ -86,7 +86,7 @@ class Tables(NamedTuple):
     """One row a number, or a cell without one."""
     summary: pd.DataFrame
     """One row a number over its seeds."""
-    damage: list[str]
+    damage: list[Damaged]
     """What is wrong with files that are not as partbench wrote them; their cells failed."""
     comparisons: pd.DataFrame
     """One row a trained method and a floor control, see `partbench.comparisons`."""
@@ -107,7 +107,7 @@ def gather(config: Config, results: Path) -> Tables:
             trained on data with different checksums.
     """
     jobs = Jobs(results)
-    damage: list[str] = []
+    damage: list[Damaged] = []
     rows = [row for cell in cells(config) for row in _rows(config, results, jobs, damage, cell)]
     table = pd.DataFrame(
         [{c: row.get(c, DEFAULTS[t]) for c, t in COLUMNS.items()} for row in rows]
@@ -118,7 +118,7 @@ def gather(config: Config, results: Path) -> Tables:
 
 
 def _rows(
-    config: Config, results: Path, jobs: Jobs, damage: list[str], cell: Cell
+    config: Config, results: Path, jobs: Jobs, damage: list[Damaged], cell: Cell
 ) -> list[dict[str, Any]]:
     cls = methods.load(cell.run.method)
     settings = method_settings(config, cell.run.method, cell.run.variant)
@@ -135,12 +135,11 @@ def _rows(
     }
     if cell.skip:
         return [base | {"status": "not applicable", "reason": cell.skip}]
+    state, reason = jobs.state(str(cell), str(cell.run))
+    if state != "done":
+        return [base | {"status": state, "reason": reason}]
     path = results / "cells" / f"{cell}.json"
     model = results / "runs" / str(cell.run) / "model.pt"
-    # Where a new training failed, the cells of the old one still stand.
-    reason = jobs.failure(f"cells/{cell}.json")
-    if reason or not (path.exists() and model.exists()):
-        return [base | {"status": "failed" if reason else "missing", "reason": reason}]
     try:
         record = read_cell(path)
         train = read_record(model.with_name("train.json"), model)
@@ -149,7 +148,7 @@ def _rows(
             reason = "made by an earlier version; run again"
             return [base | {"status": "missing", "reason": reason}]
     except Damaged as error:
-        damage.append(str(error))
+        damage.append(error)
         return [base | {"status": "failed", "reason": str(error)}]
     measure = probe_settings(config, cell.probe, cell.eval)
     for written, now in ((train, settings), (record, measure)):

@@ -7,8 +7,10 @@ A flipped bit, a truncated file and a number edited by hand all end in `Damaged`
 
 import hashlib
 import json
+import shutil
 import zipfile
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from partbench.errors import BadInput
-from partbench.files import sha256, write_json
+from partbench.files import MARK, sha256, write_json
 
 CHECKSUMS = "checksums.json"
 """Record in a folder of arrays: file -> sha256."""
@@ -36,10 +38,27 @@ class Damaged(BadInput):
             why: what shows the damage, for the message.
             product: what to delete so that the workflow makes the file anew; by default itself.
         """
+        self.product = product or path
         super().__init__(
             f"{path} is damaged, or was changed after partbench wrote it: {why}. Delete "
-            f"{product or path} and run the same command again: it is made anew"
+            f"{self.product} and run the same command again: it is made anew"
         )
+
+    def set_aside(self) -> str:
+        """Take the product out of the workflow's way; return what became of it, in words.
+
+        A file is kept under another name. A folder, which a stage makes for the next one alone, is
+        removed.
+        """
+        with suppress(OSError):  # another job has moved it, or the disk is read-only
+            if (self.product / MARK).exists():
+                shutil.rmtree(self.product)
+                return f"{self.product} is removed"
+            if self.product.is_file():
+                aside = self.product.with_name(f"{self.product.name}.damaged")
+                self.product.replace(aside)
+                return f"{self.product} is moved to {aside.name}"
+        return f"{self.product} cannot be moved"
 
 
 def write_record(path: Path, values: Mapping[str, Any]) -> None:
@@ -61,11 +80,14 @@ def read_record(path: Path, product: Path | None = None) -> dict[str, Any]:
 
     Raises:
         BadInput: there is no such file, or it cannot be read.
-        Damaged: it is not json, or its content does not agree with its checksum.
+        Damaged: it is not json, its content does not agree with its checksum, or it is missing
+            beside the product.
     """
     try:
         values = json.loads(path.read_text())
     except OSError as error:
+        if product and product.exists():
+            raise Damaged(path, f"it cannot be read ({error.strerror})", product) from None
         raise BadInput(
             f"{path}: cannot be read ({error.strerror}); run the command that makes it"
         ) from None
@@ -114,8 +136,7 @@ def open_array(path: Path, product: Path) -> NDArray[Any]:
         product: see `Damaged`.
 
     Raises:
-        BadInput: there is no such file.
-        Damaged: it is no npy file, or differs from its checksum.
+        Damaged: it is missing, is no npy file, or differs from its checksum.
     """
     verify(path, product)
     try:
@@ -129,16 +150,12 @@ def verify(path: Path, product: Path) -> None:
     """Compare a file with its checksum in the folder's `checksums.json`.
 
     Raises:
-        BadInput: there is no such file.
-        Damaged: it differs, or the record lacks it.
+        Damaged: it differs or is missing, or the record lacks it.
     """
     try:
         status = path.stat()
     except OSError as error:
-        raise BadInput(
-            f"{path}: {error.strerror}; delete {product} and run the same command again: it is "
-            "made anew"
-        ) from None
+        raise Damaged(path, f"it cannot be read ({error.strerror})", product) from None
     digests = read_record(path.with_name(CHECKSUMS), product)["files"]
     if path.name not in digests:
         raise Damaged(path, f"{CHECKSUMS} beside it does not name it", product)

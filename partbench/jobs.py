@@ -1,19 +1,21 @@
 """What the workflow's jobs make and need, and why a product is not there.
 
 Snakemake writes this down before it runs the first job (`record`), from the rules themselves, so
-that no stage is forgotten when tables and page say what failed.
+that no stage is forgotten when tables and page say what failed, and what was left out.
 """
 
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from partbench.files import atomic
+from partbench.files import atomic, write_json
 
 FILE = "logs/jobs.json"
 """Below the results folder."""
+SKIPPED = "logs/skipped.json"
+"""Cell -> why it was left out, below the results folder."""
 FINISHED = "finished in"
 """Begins the last line of the log of a job that ended well."""
 LOG_LINES = 12
@@ -29,12 +31,22 @@ class Job(NamedTuple):
     """Of `makes`, those that are removed once the jobs that need them have ended."""
 
 
-def record(results: Path, jobs: Iterable[Any]) -> None:
+class Failure(NamedTuple):
+    """Why a product is not there."""
+
+    log: str
+    """Of the job that failed; its path counts from the results folder."""
+    reason: str
+    """The last lines of that log."""
+
+
+def record(results: Path, jobs: Iterable[Any], skipped: Mapping[str, str]) -> None:
     """Write down the jobs of a workflow; those of an earlier one with other targets are kept.
 
     Args:
         results: the results folder.
         jobs: Snakemake's, finished ones included; their paths count from where it runs.
+        skipped: cell -> why it is left out.
     """
 
     def paths(files: Iterable[str]) -> list[str]:
@@ -47,6 +59,7 @@ def record(results: Path, jobs: Iterable[Any]) -> None:
             by_log[log] = Job(log, paths(job.input), paths(job.output), paths(passing))
     with atomic(results / FILE) as path:
         path.write_text(json.dumps(list(by_log.values())))
+    write_json(results / SKIPPED, dict(skipped))
 
 
 def _read(results: Path) -> list[Job]:
@@ -57,17 +70,42 @@ def _read(results: Path) -> list[Job]:
         return []
 
 
+def read_skipped(results: Path) -> dict[str, str]:
+    """Return the cells that `record` noted as left out, each with its reason; likewise."""
+    try:
+        return dict(json.loads((results / SKIPPED).read_text()))
+    except (OSError, ValueError, TypeError):
+        return {}
+
+
 class Jobs:
     """The jobs of a results folder."""
 
     def __init__(self, results: Path) -> None:
         self.results = results
         self._by_product = {product: job for job in _read(results) for product in job.makes}
+        self._skipped = read_skipped(results)
 
-    def failure(self, product: str) -> str:
-        """Return the last lines of the log of the first job on the way to a product that failed.
+    def state(self, cell: str, run: str) -> tuple[str, str]:
+        """Return the state of a cell, "done", "failed", "skipped" or "missing", and the reason.
 
-        Empty if none failed: then none has tried to make what is missing.
+        Args:
+            cell: its path below cells/, without suffix.
+            run: its run, likewise below runs/.
+        """
+        product = f"cells/{cell}.json"
+        # Where a new training failed, the cells of the old one still stand.
+        if failure := self.failure(product):
+            return "failed", failure.reason
+        if (self.results / product).exists() and (self.results / f"runs/{run}/model.pt").exists():
+            return "done", ""
+        reason = self._skipped.get(cell, "")
+        return ("skipped" if reason else "missing"), reason
+
+    def failure(self, product: str) -> Failure | None:
+        """Return the first job on the way to a product that failed, and how its log ended.
+
+        None if none failed: then none has tried to make what is missing.
 
         Args:
             product: a path that counts from the results folder.
@@ -80,8 +118,8 @@ class Jobs:
                 and not text.rpartition("\n")[2].startswith(FINISHED)
                 and not all((self.results / path).exists() for path in lasting)
             ):
-                return "\n".join(text.splitlines()[-LOG_LINES:])
-        return ""
+                return Failure(job.log, "\n".join(text.splitlines()[-LOG_LINES:]))
+        return None
 
     def _way_to(self, product: str, seen: set[str]) -> Iterator[Job]:
         """Yield the jobs on which a product depends, then its own: each after those it needs."""

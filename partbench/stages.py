@@ -1,7 +1,10 @@
 """The stages that the workflow's rules call, as commands of `partbench`."""
 
 import argparse
+import os
+import signal
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +12,8 @@ from partbench.errors import BadInput
 from partbench.settings import json_object
 
 CODE = "fingerprint of the code, to be written into the result; default: computed"
+SLURM_PATIENCE = 900.0
+"""Seconds that a stopped training waits for Slurm to end its job; grace times are shorter."""
 
 
 def add_stages(commands: Any) -> None:
@@ -150,7 +155,9 @@ def _foreground(args: argparse.Namespace) -> None:
     from partbench.model import device_of
     from partbench.run import Runtime
 
+    _compute_until_slurm_ends_it()
     runtime = Runtime.parse(json_object(args.runtime, "--runtime"), "runtime")
+    _claim_gpus(runtime)
     device = device_of(runtime)
     names.check(args.data_set, "--data-set")
     code = args.code or fingerprint.of_foreground()
@@ -208,12 +215,32 @@ def _train(args: argparse.Namespace) -> None:
         json_object(args.settings, "--settings"), args.key
     )
     runtime = Runtime.parse(json_object(args.runtime, "--runtime"), "runtime")
+    _claim_gpus(runtime)
     code = args.code or fingerprint.of_training(run.method)
     try:
         train(run, settings, runtime, args.data, args.out, code)
     except Stopped as stopped:
-        print(stopped, file=sys.stderr)
+        print(stopped, file=sys.stderr, flush=True)
+        if "SLURM_JOB_ID" in os.environ:  # as `_compute_until_slurm_ends_it`, with nothing to do
+            time.sleep(SLURM_PATIENCE)
         raise SystemExit(75) from None
+
+
+def _claim_gpus(runtime: Any) -> None:
+    """Hold GPUs of its own, if it computes on any; before anything asks CUDA."""
+    from partbench import gpus
+
+    if runtime.device != "cpu":
+        gpus.claim(runtime.devices)
+
+
+def _compute_until_slurm_ends_it() -> None:
+    """Ignore SIGTERM in a job of Slurm, which kills later what it means to end.
+
+    A job that ends by itself while Slurm preempts it counts as failed and is not queued again.
+    """
+    if "SLURM_JOB_ID" in os.environ:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def _extract(args: argparse.Namespace) -> None:
@@ -221,7 +248,9 @@ def _extract(args: argparse.Namespace) -> None:
     from partbench.model import device_of
     from partbench.run import Runtime
 
+    _compute_until_slurm_ends_it()
     runtime = Runtime.parse(json_object(args.runtime, "--runtime"), "runtime")
+    _claim_gpus(runtime)
     device = device_of(runtime)
     needs = args.needs.split(",")
     extract(args.model, args.data, needs, args.outputs, args.pictures, device, runtime.threads)
@@ -232,9 +261,12 @@ def _probe(args: argparse.Namespace) -> None:
     from partbench.probe import Probe, measure
     from partbench.run import Run, Runtime
 
+    _compute_until_slurm_ends_it()
     cls = plugins.load("probes", args.probe, Probe)  # type: ignore[type-abstract]
     settings = cls.Settings.parse(json_object(args.settings, "--settings"), f"probes.{args.probe}")
     runtime = Runtime.parse(json_object(args.runtime, "--runtime"), "runtime")
+    if cls.reads == "model":
+        _claim_gpus(runtime)
     code = args.code or fingerprint.of_probe(cls)
     run = Run.parse(args.key, "--run")
     measure(cls(), run, args.source, args.data, settings, runtime, args.out, code)
@@ -251,7 +283,8 @@ def _report(args: argparse.Namespace) -> None:
     gather.write(tables, args.results)
     page.write(args.results, args.out, published.load())
     if tables.damage:
-        raise BadInput("\n".join(dict.fromkeys(tables.damage)))
+        asides = [damage.set_aside() for damage in tables.damage]
+        raise BadInput("\n".join(dict.fromkeys([*map(str, tables.damage), *asides])))
 
 
 def _reader(args: argparse.Namespace) -> Any:

@@ -11,7 +11,7 @@ from partbench.probe import read_cell
 from partbench.progress import Progress
 
 
-def report(results: Path) -> tuple[str, list[str]]:
+def report(results: Path) -> tuple[str, list[BadInput]]:
     """Read all that the stages wrote.
 
     Args:
@@ -19,7 +19,7 @@ def report(results: Path) -> tuple[str, list[str]]:
 
     Returns:
         A table of kinds of files with how many there are and how many are damaged; what is wrong
-        with each of these, and how to mend it.
+        with each of these, as errors that say how to mend it.
 
     Raises:
         BadInput: there is no such folder.
@@ -37,7 +37,7 @@ def report(results: Path) -> tuple[str, list[str]]:
                 check()
             except BadInput as error:
                 count[1] += 1
-                faults.append(str(error))
+                faults.append(error)
             progress.advance()
     width = max(map(len, counts))
     lines = [f"{'':{width}}  files  damaged"]

@@ -17,10 +17,12 @@ PARTS = (
     "Snakefile",
     "config",
     "environment.yml",
+    "laptop",
     "partbench",
     "pyproject.toml",
     "slurm",
     "workflow",
+    "workstation",
 )
 
 

@@ -120,7 +120,7 @@ def pytest_sessionfinish() -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Say how many injected faults were survived."""
+    """Say how many injected faults were survived, and which; tests record them as tables."""
     counts = {
         outcome: sum("fault" in report.keywords for report in terminalreporter.getreports(outcome))
         for outcome in ("passed", "failed")
@@ -129,6 +129,11 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.write_line(
             f"faults injected: {sum(counts.values())}, survived: {counts['passed']}"
         )
+    for report in terminalreporter.getreports("passed"):
+        for title, rows in report.user_properties:
+            terminalreporter.write_line(f"{title}:")
+            for row in rows:
+                terminalreporter.write_line("  " + " | ".join(map(str, row)))
 
 
 def tensor(array: Any) -> torch.Tensor:

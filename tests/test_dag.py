@@ -13,7 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from checkout import REPOSITORY, Checkout, Job
+
+from partbench import plugins
+from partbench.method import Method
+from partbench.probe import Probe
 
 SMALL = {"encoder_width": 8, "decoder_width": 8, "batch_size": 16, "epochs": 2}
 TINY: dict[str, Any] = {
@@ -338,10 +343,25 @@ def test_plan_and_check(name: str, tmp_path: Path) -> None:
         assert "lacks imagenet" in check.stdout
 
 
-def test_the_profile_is_where_snakemake_looks() -> None:
-    """`--profile slurm` reads ./slurm/config.yaml, and nothing merges into it silently."""
-    assert (REPOSITORY / "slurm/config.yaml").exists()
+@pytest.mark.timeout(300)
+def test_the_profiles_are_where_snakemake_looks(tmp_path: Path) -> None:
+    """`--profile NAME` reads ./NAME/config.yaml, and nothing merges into it silently."""
     assert not (REPOSITORY / "profiles").exists()
+    here = Checkout(tmp_path / "partbench")
+    for profile in ("workstation", "laptop"):
+        arguments = ["--cores", "8", "--profile", profile, "--configfile", here.configure(TINY)]
+        planned = here.run("snakemake", *arguments, "--dry-run")
+        assert planned.returncode == 0, planned.stdout
+        memory = {int(mib) for mib in re.findall(r"mem_mb=(\d+)", planned.stdout)}
+        assert max(memory) == {"workstation": 16_000, "laptop": 12_000}[profile]
+
+
+def test_the_table_of_resources_names_rules() -> None:
+    """A misspelt rule would be ignored."""
+    table = yaml.safe_load((REPOSITORY / "slurm/config.yaml").read_text())["set-resources"]
+    known = {f"train_{name}" for name in plugins.names("methods", Method)}
+    known |= {f"probe_{name}" for name in plugins.names("probes", Probe)}
+    assert set(table) <= known | {"prepare", "foreground", "extract"}
 
 
 PREDICTED: dict[str, Any] = {
@@ -428,6 +448,7 @@ FAILING = {
         "found": {"of": "larger", "by": "principal_foreground/demo/toy/0"},
         "mine": {"reader": "folder", "size": 32, "path": "absent"},
         "stl10": {"reader": "stl10", "size": 32},
+        "indoor67": {"reader": "indoor67", "size": 32},
     },
     "runs": [
         {"train": data, "methods": {method: [variant]}, "probes": {probe: [data]}}
@@ -435,6 +456,8 @@ FAILING = {
             ("toy", "random_init", "demo", "linear"),
             ("mine", "random_init", "demo", "linear"),
             ("stl10", "random_init", "demo", "linear"),
+            ("indoor67", "random_init", "demo", "linear"),
+            ("toy", "dino_kmeans", "paper", "parts"),
             ("found", "random_parts", "demo", "parts"),
             ("toy", "keynet", "paper", "landmarks"),
             ("toy", "dff", "paper", "parts"),
@@ -451,7 +474,8 @@ def test_every_stage_that_fails_says_why_on_the_page(tmp_path: Path) -> None:
     fetch = here.folder / "partbench/data/fetch.py"
     fetch.write_text(fetch.read_text().replace("ATTEMPTS = 6", "ATTEMPTS = 1"))
     arguments = ["--cores", "2", "--configfile", here.configure(FAILING), "--keep-going"]
-    assert here.run("snakemake", *arguments).returncode != 0
+    ended = here.run("snakemake", *arguments)
+    assert ended.returncode != 0
     metrics = here.metrics("failing").set_index(["method", "train"])
     page = html.unescape((here.folder / "report/failing/index.html").read_text())
     for cell, reason in {
@@ -466,3 +490,15 @@ def test_every_stage_that_fails_says_why_on_the_page(tmp_path: Path) -> None:
         assert reason in page
     assert metrics.loc[("random_init", "toy"), "status"] == "done"
     assert "No reason was recorded" not in page
+    # What waits for files that a person places was not tried.
+    for cell, lacks in {
+        ("random_init", "indoor67"): "the data set indoor67 lacks indoorCVPR_09.tar",
+        ("dino_kmeans", "toy"): "data/weights/dino_deitsmall8_pretrain.pth is missing",
+    }.items():
+        assert metrics.loc[cell, "status"] == "skipped"
+        assert metrics.loc[cell, "reason"].startswith(lacks)
+        assert metrics.loc[cell, "reason"] in page
+        assert metrics.loc[cell, "reason"].splitlines()[0] in ended.stdout
+    assert "cells: 1 done, 5 failed, 2 skipped\n" in ended.stdout
+    assert "  log: results/failing/logs/fetch/stl10.log\n" in ended.stdout
+    assert not (here.folder / "results/failing/logs/fetch/indoor67.log").exists()

@@ -429,7 +429,7 @@ def test_the_learning_rate_and_the_phase_go_by_epochs() -> None:
 def test_phases_of_the_object_model(epoch: int) -> None:
     """Warm-up: the background decoder learns nothing. Noisy: transparency is replaced."""
     method = build(**OBJECTS, warmup_epochs=1, warps=False)
-    method.epoch.fill_(epoch)
+    method.set_epoch(epoch)
     method(Batch(torch.rand(4, 3, 32, 32), None), "all")["loss"].backward()
     learns = {
         name: any(p.grad is not None for p in module.parameters())

@@ -444,6 +444,18 @@ def test_mirrors_come_first(
         fetch([plain(server)], tmp_path / "four")
 
 
+def test_offline_tries_the_mirror_alone(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PARTBENCH_OFFLINE", "1")
+    with pytest.raises(BadInput, match=r"data.bin cannot be fetched: get data\.bin"):
+        fetch([plain(server)], tmp_path / "one")
+    assert server.ranges == []
+    monkeypatch.setenv("PARTBENCH_MIRROR", server.address)
+    fetch([plain(server)], tmp_path / "two")
+    assert_whole(tmp_path / "two")
+
+
 def test_what_was_unpacked_by_hand_is_left_alone(server: Server, tmp_path: Path) -> None:
     (tmp_path / "set").mkdir()
     (tmp_path / "set" / "data.bin").write_bytes(b"mine")

@@ -36,6 +36,7 @@ from partbench.gather import gather, summarize, write
 from partbench.integrity import read_record, write_record
 from partbench.metrics.intervals import by_group, over_seeds_and_samples
 from partbench.metrics.paired import holm, paired_difference, welch_difference
+from partbench.outcome import outcome
 from partbench.probe import FORMAT, GROUP_COLUMN, Probe
 from partbench.probes.classify import Classify
 from partbench.probes.landmarks import Landmarks
@@ -205,6 +206,7 @@ def write_log(results: Path, stage: str, lines: int = 30, last: str = "") -> Non
 
 CELL = f"{run_key(0, 'raw_pixels', 'paper')}/toy/linear"
 MODEL = f"runs/{run_key(0, 'raw_pixels', 'paper')}/model.pt"
+SKIPPED_CELL = f"{run_key(2, 'raw_pixels', 'paper')}/toy/linear"
 STAGES = [
     ("fetch/toy", [], ["data/toy.files.json"], []),
     ("prepare/toy", ["data/toy.files.json"], ["data/toy/meta.json"], []),
@@ -229,6 +231,7 @@ def record_jobs(results: Path) -> None:
             )
             for stage, needs, makes, passing in STAGES
         ],
+        {SKIPPED_CELL: "no archive"},
     )
 
 
@@ -270,6 +273,32 @@ def test_a_stage_that_ended_well_did_not_fail(results: Path) -> None:
     assert raw_pixels(results)["status"] == "missing"
 
 
+def test_what_was_left_out_is_no_failure(results: Path) -> None:
+    record_jobs(results)
+    table, _ = tables(results)
+    skipped = rows(table, method="raw_pixels", probe="linear", seed=2).iloc[0]
+    assert (skipped["status"], skipped["reason"]) == ("skipped", "no archive")
+    assert raw_pixels(results)["status"] == "missing"
+    key = run_key(2, "raw_pixels", "paper")
+    write_run(results, key)
+    write_cell(results, key, OUTCOMES[2])
+    table, _ = tables(results)
+    assert rows(table, method="raw_pixels", probe="linear", seed=2).iloc[0]["status"] == "done"
+
+
+def test_the_outcome_names_reasons_and_logs(results: Path) -> None:
+    record_jobs(results)
+    write_log(results, "prepare/toy")
+    assert outcome(CONFIG, results).splitlines() == [
+        "cells: 3 done, 1 failed, 1 skipped, 4 missing",
+        f"failed: {CELL}",
+        "  prepare/toy line 29",
+        f"  log: {results}/logs/prepare/toy.log",
+        f"skipped: {SKIPPED_CELL}",
+        "  no archive",
+    ]
+
+
 def test_jobs_of_another_target_are_kept(results: Path) -> None:
     record_jobs(results)
     one = SimpleNamespace(
@@ -278,11 +307,13 @@ def test_jobs_of_another_target_are_kept(results: Path) -> None:
         output=[str(results / "data/more/meta.json")],
         temp_output=[],
     )
-    jobs.record(results, [one])
+    jobs.record(results, [one], {})
     write_log(results, "fetch/toy")
     write_log(results, "prepare/more")
     assert raw_pixels(results)["status"] == "failed"
-    assert jobs.Jobs(results).failure("data/more/meta.json").endswith("line 29")
+    failure = jobs.Jobs(results).failure("data/more/meta.json")
+    assert failure.log == "logs/prepare/more.log"
+    assert failure.reason.endswith("line 29")
 
 
 def test_a_failed_stage_outweighs_the_cells_of_before(results: Path) -> None:
@@ -312,8 +343,10 @@ def test_a_cell_edited_by_hand_is_no_number(results: Path, value: float) -> None
     path.write_text(text.replace('"value": 75.0', f'"value": {json.dumps(value)}'))
     table, summary, damage, _ = gather(CONFIG, results)
     mine = rows(table, method="patchvae", probe="linear", seed=0).iloc[0]
-    assert (mine["status"], mine["reason"]) == ("failed", damage[0])
-    assert re.search(r"0/toy/linear.json is damaged.*Delete .*0/toy/linear.json and run", damage[0])
+    assert (mine["status"], mine["reason"]) == ("failed", str(damage[0]))
+    assert re.search(
+        r"0/toy/linear.json is damaged.*Delete .*0/toy/linear.json and run", str(damage[0])
+    )
     assert summary["values"].tolist() == [[50, 75]]
 
 
@@ -323,14 +356,16 @@ def test_a_number_that_is_not_the_mean_of_its_samples_is_damage(results: Path) -
     record["metrics"][0]["value"] = 75.01
     write_record(path, record)
     damage = gather(CONFIG, results).damage
-    assert re.search(r"top1 is 75.01, the mean of its samples 75.0", damage[0])
+    assert re.search(r"top1 is 75.01, the mean of its samples 75.0", str(damage[0]))
 
 
 def test_a_per_sample_table_of_other_outcomes_is_damage(results: Path) -> None:
     path = results / "cells" / run_key(0) / "toy" / "linear.parquet"
     pd.DataFrame({"top1": OUTCOMES[0][::-1], "other": 0.0}).to_parquet(path)
     damage = gather(CONFIG, results).damage
-    assert re.search(r"linear.parquet is damaged.*Delete .*0/toy/linear.json and run", damage[0])
+    assert re.search(
+        r"linear.parquet is damaged.*Delete .*0/toy/linear.json and run", str(damage[0])
+    )
 
 
 def test_an_empty_folder_is_a_table_of_missing_cells(tmp_path: Path) -> None:

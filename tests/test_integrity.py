@@ -13,7 +13,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from partbench.errors import BadInput
+from partbench.files import MARK
 from partbench.integrity import (
     CHECKSUMS,
     Damaged,
@@ -111,11 +111,26 @@ def test_files_that_are_missing_or_unknown(folder: Path) -> None:
     np.save(folder / "new.npy", np.zeros(3))
     with pytest.raises(Damaged, match=rf"new.npy .*{CHECKSUMS} beside it does not name it"):
         verify(folder / "new.npy", folder)
-    with pytest.raises(BadInput, match=r"gone.npy: No such file.*; delete .* and run the same"):
+    with pytest.raises(Damaged, match=r"gone.npy .*No such file.*Delete .* and run the same"):
         verify(folder / "gone.npy", folder)
     (folder / "train.names.txt").write_text("a\nc\n")
     with pytest.raises(Damaged, match=r"names\.txt"):
         verify(folder / "train.names.txt", folder)
+
+
+def test_what_is_damaged_is_set_aside(folder: Path) -> None:
+    product = folder / "model.pt"
+    product.write_text("one")
+    with pytest.raises(Damaged, match="cannot be read") as missing:
+        read_record(folder / "train.json", product)
+    assert missing.value.set_aside() == f"{product} is moved to model.pt.damaged"
+    assert (folder / "model.pt.damaged").read_text() == "one"
+    assert missing.value.set_aside() == f"{product} cannot be moved"
+    # A folder of somebody else's stays.
+    assert Damaged(folder, "why").set_aside() == f"{folder} cannot be moved"
+    (folder / MARK).touch()
+    assert Damaged(folder, "why").set_aside() == f"{folder} is removed"
+    assert not folder.exists()
 
 
 def test_known_checksums_are_not_read_again(folder: Path) -> None:

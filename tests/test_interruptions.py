@@ -2,17 +2,20 @@
 
 import os
 import random
-import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import psutil
 import pytest
+import torch
 from checkout import Checkout
 from conftest import Disk
 
@@ -75,11 +78,11 @@ def assert_ends_as(whole: Checkout, here: Checkout) -> None:
 
 
 @contextmanager
-def running(here: Checkout) -> Iterator[subprocess.Popen[str]]:
+def running(here: Checkout, *arguments: str) -> Iterator[subprocess.Popen[str]]:
     """Start the workflow; it must have ended when the block ends."""
     hidden = {"PARTBENCH_DATA", "PYTHONPATH", "SNAKEMAKE_PROFILE"}
     process = subprocess.Popen(
-        [sys.executable, "-m", *COMMAND],
+        [sys.executable, "-m", *COMMAND, *arguments],
         cwd=here.folder,
         env={key: value for key, value in os.environ.items() if key not in hidden},
         stdout=subprocess.PIPE,
@@ -103,19 +106,126 @@ def wait_for_lock(here: Checkout) -> None:
 
 
 @pytest.mark.fault
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_killed_at_random_moments(number: signal.Signals, whole: Checkout, tmp_path: Path) -> None:
-    """Over 60 s, since every start of Snakemake takes some seconds."""
+def test_terminated_at_random_moments(whole: Checkout, tmp_path: Path) -> None:
     here = fresh(tmp_path)
-    draw = random.Random(int(number))
+    draw = random.Random(0)
     for _ in range(3):
         assert here.run("partbench", "unlock").returncode == 0
         with running(here) as process:
             wait_for_lock(here)
             time.sleep(draw.uniform(0.5, 5))
-            process.send_signal(number)
+            process.terminate()
             process.communicate(timeout=120)
     assert_ends_as(whole, here)
+
+
+KILLS = int(os.environ.get("PARTBENCH_KILLS", "10"))
+LONGER = {**CONFIG, "settings": CONFIG["settings"] | {"vae": SMALL | {"epochs": 60}}}
+
+
+class Trainings:
+    """Watches that every training goes on where its checkpoint was.
+
+    The lines of its log tell: they carry times, which no second training repeats.
+
+    Args:
+        runs: folder of the runs.
+    """
+
+    def __init__(self, runs: Path) -> None:
+        self.runs = runs
+        self.lines: dict[Path, list[str]] = {}
+        self.seen: dict[Path, int] = {}
+        self.repeated: list[Path] = []
+        self.checkpoints = 0
+        self._ends = threading.Event()
+        self._thread = threading.Thread(target=self._watch)
+
+    def __enter__(self) -> "Trainings":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ends.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._ends.wait(0.05):
+            for path in self.runs.glob("*/*/*/*/checkpoint.pt"):
+                try:
+                    changed = path.stat().st_mtime_ns
+                    if changed == self.seen.get(path):
+                        continue
+                    state = torch.load(path, weights_only=True)
+                except FileNotFoundError:  # the next one is about to take its place
+                    continue
+                self.seen[path] = changed
+                self._compare(path.parent, state["lines"])
+                self.checkpoints += 1
+
+    def _compare(self, run: Path, lines: list[str]) -> None:
+        before = self.lines.get(run, [])
+        if lines[: len(before)] != before:
+            self.repeated.append(run)
+        self.lines[run] = lines
+
+    def finish(self) -> None:
+        """Compare the logs of the finished trainings, too."""
+        for run in list(self.lines):
+            self._compare(run, (run / "log.jsonl").read_text().splitlines())
+
+
+def apart_from_times(here: Checkout) -> str:
+    return here.metrics("tiny").drop(columns=["seconds", "peak_memory_mb"]).to_csv()
+
+
+@pytest.mark.fault
+def test_random_processes_are_killed(
+    tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
+    """Snakemake, its fork server, shells and jobs; PARTBENCH_KILLS says how many, 10 if unset."""
+    reference = Checkout(tmp_path / "reference")
+    reference.make(reference.configure(LONGER), "--cores", "2")
+    draw, kills, killed = random.Random(0), 0, Counter[str]()
+    while kills < KILLS:
+        here = Checkout(tmp_path / f"after {kills}")
+        here.configure(LONGER)
+        with Trainings(here.folder / "results/tiny/runs") as trainings:
+            ended = False
+            while kills < KILLS and not ended:
+                assert here.run("partbench", "unlock").returncode == 0
+                with running(here, "--keep-going", "--retries", "3") as process:
+                    wait_for_lock(here)
+                    while kills < KILLS and process.poll() is None:
+                        time.sleep(draw.uniform(0.1, 3))
+                        if name := kill_one(process.pid, draw):
+                            killed[name] += 1
+                            kills += 1
+                    ended = process.poll() == 0
+            assert here.run("partbench", "unlock").returncode == 0
+            done = here.run(*COMMAND)
+            assert done.returncode == 0, done.stdout
+        trainings.finish()
+        assert trainings.repeated == []
+        assert trainings.checkpoints > 0
+        assert apart_from_times(here) == apart_from_times(reference)
+    record_property("processes killed at random", [(n, name) for name, n in killed.items()])
+
+
+def kill_one(snakemake: int, draw: random.Random) -> str:
+    """Kill Snakemake or a process below it; return what it was, nothing if all have ended."""
+    try:
+        parent = psutil.Process(snakemake)
+        victims = sorted([parent, *parent.children(recursive=True)], key=lambda p: p.pid)
+        victim = draw.choice([p for p in victims if p.status() != psutil.STATUS_ZOMBIE])
+        words = victim.cmdline()
+        victim.kill()
+    except (psutil.NoSuchProcess, IndexError):
+        return ""
+    for name in ("forkserver", "snakemake", "partbench"):
+        if any(name in word for word in words[1:4]):
+            return name
+    return Path(words[0]).name if words else "a process that ends"
 
 
 @pytest.mark.fault
@@ -157,6 +267,49 @@ def test_two_at_once(whole: Checkout, tmp_path: Path) -> None:
         first.communicate(timeout=300)
         assert first.returncode == 0
     assert numbers(here) == numbers(whole)
+    assert_ends_as(whole, here)
+
+
+RUNS, CELLS = Path("results/tiny/runs"), Path("results/tiny/cells")
+
+
+def truncate(path: Path) -> None:
+    os.truncate(path, path.stat().st_size // 2)
+
+
+@pytest.mark.fault
+def test_what_is_damaged_is_made_anew_alone(whole: Checkout, tmp_path: Path) -> None:
+    """A model without its record, a number edited by hand, outcomes that are gone."""
+    here = Checkout(tmp_path / "partbench", copied=whole)
+    (here.folder / RUNS / "vae/demo/toy/0/train.json").unlink()
+    cell = here.folder / CELLS / "random_init/demo/toy/0/toy/linear.json"
+    cell.write_text(cell.read_text().replace('"value": ', '"value": 1'))
+    (here.folder / CELLS / "raw_pixels/paper/toy/0/toy/linear.parquet").unlink()
+    found = here.run("partbench", "verify", "--repair", "results/tiny")
+    assert found.returncode == 1
+    for aside in ("model.pt.damaged", "linear.json.damaged"):
+        assert f"is moved to {aside}" in found.stdout
+    planned = {(job.rule, job.output.split(",")[0]) for job in here.planned("tiny.yaml")}
+    for rule in ("train", "extract", "probe"):
+        methods = {output.split("/")[3] for made, output in planned if made.startswith(rule)}
+        assert methods == ({"vae"} if rule == "train" else {"vae", "random_init", "raw_pixels"})
+    assert not any(rule in ("fetch", "prepare") for rule, _ in planned)
+    assert_ends_as(whole, here)
+    assert here.run("partbench", "verify", "results/tiny").returncode == 0
+
+
+@pytest.mark.fault
+def test_damage_that_a_stage_finds_is_mended_by_the_same_command(
+    whole: Checkout, tmp_path: Path
+) -> None:
+    here = Checkout(tmp_path / "partbench", copied=whole)
+    truncate(here.folder / RUNS / "vae/demo/toy/0/model.pt")
+    (here.folder / CELLS / "vae/demo/toy/0/toy/linear.json").unlink()
+    failed = here.run(*COMMAND)
+    assert failed.returncode != 0
+    assert "model.pt is damaged" in failed.stdout
+    assert "model.pt is moved to model.pt.damaged" in failed.stdout
+    assert [job.rule for job in here.planned("tiny.yaml")].count("train_vae") == 1
     assert_ends_as(whole, here)
 
 

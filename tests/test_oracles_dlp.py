@@ -464,7 +464,7 @@ def transplant(folder: Path, kind: str, name: str) -> tuple[Transplant, Noise]:
     changes = {"exclusive": name == "train_exclusive", "warmup_epochs": 5}
     model = Transplant(folder, kind, **(changes if kind == "object" else {}))
     epochs = {"train": 25, "train_noisy": 5, "train_warmup": 0, "train_exclusive": 25}
-    model.method.epoch.fill_(epochs[name])
+    model.method.set_epoch(epochs[name])
     return model, model.noise(name in ("train_noisy", "train_warmup"))
 
 

@@ -2,7 +2,7 @@
 
 A download is written to `<data root>/archives/<name>.part`. Once its size and checksum are right,
 it is renamed to `<name>` and then unpacked. `PARTBENCH_MIRROR` is a folder or an http address that
-holds the files by name; it is tried first.
+holds the files by name; it is tried first. With `PARTBENCH_OFFLINE` set, nothing else is tried.
 """
 
 import hashlib
@@ -21,7 +21,7 @@ from filelock import FileLock
 from partbench.data.archives import Archive
 from partbench.data.unpack import unpack
 from partbench.errors import BadInput
-from partbench.files import atomic, explained, read_json, write_json
+from partbench.files import atomic, explained, read_json, sync, write_json
 from partbench.progress import Progress
 
 PARALLEL = 4
@@ -117,6 +117,15 @@ def state(file: Archive, root: Path) -> str:
     if part.exists():
         return f"{part.stat().st_size:,} bytes fetched"
     return "missing" if file.urls else "missing, to be placed by hand"
+
+
+def lacks(file: Archive, root: Path) -> bool:
+    """Whether a person must place a file: it is not there, and no address may be tried."""
+    if file.ready(root) or _placed(file, root):
+        return False
+    return not any(
+        url.startswith(("http://", "https://")) or Path(url).exists() for url in _addresses(file)
+    )
 
 
 def by_hand(file: Archive, root: Path) -> str:
@@ -221,6 +230,7 @@ def _download(file: Archive, root: Path, counter: _Counter) -> Path:
             failures.append(f"  {url}: {error}")
             continue
         path = folder(root) / file.name
+        sync(_part(file, root))  # its checksum is not looked at again
         _part(file, root).replace(path)
         _tag(file, root).unlink(missing_ok=True)
         _mark_verified(path)
@@ -235,7 +245,8 @@ def _addresses(file: Archive) -> list[str]:
         raise BadInput(
             f"PARTBENCH_MIRROR is {mirror}, which is neither an existing folder nor an http address"
         )
-    return [*([f"{mirror}/{file.name}"] if mirror else []), *file.urls]
+    official = () if os.environ.get("PARTBENCH_OFFLINE") else file.urls
+    return [*([f"{mirror}/{file.name}"] if mirror else []), *official]
 
 
 def _download_from(url: str, file: Archive, root: Path, counter: _Counter) -> None:

@@ -1,5 +1,6 @@
 """Unpack untrusted archives: every member is checked before it is written."""
 
+import os
 import shutil
 import tarfile
 import zipfile
@@ -71,6 +72,7 @@ def unpack(path: Path, gives: Mapping[str, str], root: Path) -> None:
                 f"{path} is damaged or not in the format of its name ({error}); delete it "
                 "and fetch or place it again"
             ) from None
+        os.sync()  # all of it to the disk, before it has the names that readers look for
         for source, place in zip(sources, gives.values(), strict=True):
             target = root / place
             if not target.exists():

@@ -195,9 +195,7 @@ class DLP(Method):
         else:
             self.appearance = mlp(k * self.cut**2 + 2, 2 * s.features)
         widths = (2 + s.features, 64, 128, 256, 512)
-        self.messages = nn.ModuleList(
-            PointConv(before, after) for before, after in pairwise(widths)
-        )
+        self.messages = nn.ModuleList(PointConv(i, o) for i, o in pairwise(widths))
         self.scatter = nn.Sequential(nn.Linear(512, 64 * k), nn.ReLU())
         self.enlarge = enlarger(k, self.cells.bit_length() - 4)
         last = (k + 1) * (s.channels[0] // (k + 1) + 1)
@@ -211,9 +209,11 @@ class DLP(Method):
         normalize = s.perceptual == "mobilenet"
         self.perceptual = Perceptual(s.perceptual, DLP_LAYERS[s.perceptual], normalize)
         self.register_buffer("epoch", torch.tensor(0))
+        self.phase = 0
+        self.register_load_state_dict_post_hook(lambda module, _: module.set_epoch(module.epoch))
 
     epoch: Tensor
-    """The current epoch, a scalar; it decides the phase of the warm-up."""
+    """The current epoch, a scalar, kept with the weights; `phase` is the same for the loss."""
 
     def authors(self) -> Authors:
         """Return how the authors' file holds the model."""
@@ -339,15 +339,17 @@ class DLP(Method):
         s, batch, device = self.settings, len(x), x.device
         position = torch.randn(batch, s.k + 1, 2, device=device)
         features = torch.randn(batch, s.k + 1, s.features, device=device)
-        if not (s.objects and self.phase() < 5 * s.warmup_epochs):
+        if not (s.objects and self.phase < 5 * s.warmup_epochs):
             return Noise(position, features)
         seen, shown = torch.rand(2, batch, s.k, device=device)
         alpha = torch.randn(batch, s.k, 1, self.side, self.side, device=device)
         return Noise(position, features, seen, shown, alpha)
 
-    def phase(self) -> int:
-        """Return the current epoch, on which the object model's warm-up depends."""
-        return 0 if self.epoch.is_meta else int(self.epoch)
+    def set_epoch(self, epoch: int | Tensor) -> None:
+        """Set the current epoch, on which the object model's warm-up depends."""
+        self.epoch.fill_(epoch)
+        # A step that asked the tensor would wait for the GPU.
+        self.phase = int(epoch)
 
     def loss(self, x: Tensor, x_prior: Tensor, noise: Noise) -> dict[str, Tensor]:
         """Return the loss and its terms, scalars.
@@ -358,7 +360,7 @@ class DLP(Method):
             noise: the draws of the step.
         """
         s, p = self.settings, self.encode(x, noise)
-        if s.objects and self.phase() < s.warmup_epochs:
+        if s.objects and self.phase < s.warmup_epochs:
             assert p.glimpses is not None
             patches, seen = self._patches(p)[:, :, 1:].flatten(0, 1), p.glimpses.flatten(0, 1)
             return self.terms(p, x_prior, self.distance(patches, seen))
@@ -398,7 +400,7 @@ class DLP(Method):
     def begin_epoch(self, epoch: int) -> None:
         """Set the learning rate and the phase of the warm-up."""
         s = self.settings
-        self.epoch.fill_(epoch)
+        self.set_epoch(epoch)
         for group in self.adam.param_groups:
             group["lr"] = s.learning_rate * s.gamma ** bisect_right(s.milestones, epoch)
 

@@ -201,7 +201,7 @@ class DLPVideo(Method):
     def forward(self, batch: Batch, phase: str) -> dict[str, Tensor]:
         """Return the loss of `dlp` on random frames, or that of the network in the last epochs."""
         clips, frames = batch.images.shape[:2]
-        if self.dlp.phase() >= self.settings.epochs - self.settings.dynamics_epochs:
+        if self.dlp.phase >= self.settings.epochs - self.settings.dynamics_epochs:
             self.dlp.eval()
             with torch.no_grad():
                 p, _ = self.dlp.particles(batch.images.flatten(0, 1))
@@ -251,7 +251,7 @@ class DLPVideo(Method):
     def begin_epoch(self, epoch: int) -> None:
         """Set the learning rates and the phase of the warm-up."""
         s = self.settings
-        self.dlp.epoch.fill_(epoch)
+        self.dlp.set_epoch(epoch)
         factor = s.gamma ** bisect_right(s.milestones, epoch)
         rates = (s.learning_rate, s.dynamics_learning_rate)
         for group, rate in zip(self.adam.param_groups, rates, strict=True):

@@ -33,6 +33,8 @@ SOURCES = (
     "provide them"
 )
 
+RANDOM = "random"
+"""Instead of a file: weights that are drawn."""
 VITS16 = {
     "backbone": "vit_small_patch16_224",
     "stride": 8,
@@ -58,7 +60,7 @@ class TransformerSettings(Settings):
 
 def pretrained_on(s: TransformerSettings) -> str:
     """Return what a network was trained on; DINO and DINOv2 learn without labels."""
-    return NOTHING if s.weights_file == "random" else NO_LABELS
+    return NOTHING if s.weights_file == RANDOM else NO_LABELS
 
 
 class Tokens(NamedTuple):
@@ -97,6 +99,14 @@ class Transformer:
         return read(self.network.to(images.device), images, self.stride)
 
 
+def lacking_weights(settings: TransformerSettings) -> str:
+    """Return how to place the file of weights that settings name; empty if it is there."""
+    path = data_root() / settings.weights_file
+    if settings.weights_file == RANDOM or path.exists():
+        return ""
+    return f"{path} is missing: place it there ({SOURCES})"
+
+
 def load(name: str, weights_file: str) -> Any:
     """Return a transformer of timm, by its name there, without its head, frozen, in eval mode.
 
@@ -108,7 +118,7 @@ def load(name: str, weights_file: str) -> Any:
     from timm.models.vision_transformer import checkpoint_filter_fn
 
     path, what, state = data_root() / weights_file, f"the weights of {name}", None
-    if weights_file != "random":
+    if weights_file != RANDOM:
         state = open_file(path, what, f"place it there ({SOURCES})")
     # Keep the generator's state: a step's draws must not depend on which step loads the network.
     with torch.random.fork_rng(devices=[]):

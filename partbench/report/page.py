@@ -26,7 +26,7 @@ from partbench.report.read import RUN, PictureRecord, Results, RunRecord, read
 from partbench.report.section import Section, View, sections, tasks
 
 HERE = Path(__file__).parent
-STATES = ("done", "failed", "missing", "not applicable")
+STATES = ("done", "failed", "skipped", "missing", "not applicable")
 Item = TypeVar("Item", RunRecord, PictureRecord)
 
 
@@ -329,8 +329,8 @@ def run_view(run: RunRecord, metrics: pd.DataFrame) -> View:
 
 
 def hole_views(metrics: pd.DataFrame) -> list[View]:
-    """Return failed and missing cells; those of one run with the same reason stand together."""
-    holes = metrics[metrics["status"].isin(["failed", "missing"])]
+    """Return cells without numbers; those of one run with the same reason stand together."""
+    holes = metrics[metrics["status"].isin(["failed", "skipped", "missing"])]
     views = []
     for _, same in holes.groupby([*RUN, "status", "reason"], sort=False):
         one = same.iloc[0]

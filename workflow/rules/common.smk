@@ -26,7 +26,7 @@ os.environ.setdefault(
 )
 
 from partbench import config as grid
-from partbench import fingerprint, jobs, plugins
+from partbench import absent, fingerprint, jobs, plugins
 from partbench.data import catalogue, placed
 from partbench.errors import BadInput
 from partbench.files import check_places, data_root
@@ -47,12 +47,15 @@ try:
     CONFIG = grid.check(config, " + ".join(map(str, workflow.configfiles)))
     RESULTS = f"results/{CONFIG.name}"
     check_places(Path(RESULTS))
+    # What waits for a file that a person must place does not hold up the rest.
+    ABSENT = absent.absent_cells(CONFIG, Path(RESULTS))
 except BadInput as error:
     raise WorkflowError(str(error)) from None
 
 REPORT = "report/index.html" if CONFIG.name == "paper" else f"report/{CONFIG.name}/index.html"
 GPUS = 0 if CONFIG.runtime.device == "cpu" else CONFIG.runtime.devices
-CELLS = [cell for cell in grid.cells(CONFIG) if not cell.skip]
+FITTING = [cell for cell in grid.cells(CONFIG) if not cell.skip]
+CELLS = [cell for cell in FITTING if str(cell) not in ABSENT]
 RUNS = sorted({cell.run for cell in CELLS})
 PREDICTED = {
     name: predicted
@@ -64,7 +67,7 @@ CLUSTERED = {
     name: clusters for name in CONFIG.data if (clusters := grid.pseudo_labels(CONFIG, name))
 }
 METHODS = sorted({run.method for run in grid.runs(CONFIG)})
-PROBES = sorted({cell.probe for cell in CELLS})
+PROBES = sorted({cell.probe for cell in FITTING})
 PROBE_CLASSES = {probe: plugins.load("probes", probe, Probe) for probe in PROBES}
 
 
@@ -217,6 +220,15 @@ def weights_of_probe(probe):
 def runtime(wildcards, output):
     """Return how to compute; made from output, so that more threads train nothing again."""
     return grid.dump(CONFIG.runtime)
+
+
+def more(amount):
+    """Return the function that asks for as much of a resource again with each attempt."""
+
+    def scaled(wildcards, attempt):
+        return amount * attempt
+
+    return scaled
 
 
 def folder_of_model(wildcards, output):

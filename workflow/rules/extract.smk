@@ -14,7 +14,7 @@ rule extract:
     threads: CONFIG.runtime.threads
     resources:
         gpu=GPUS,
-        mem_mb=8000,
+        mem_mb=more(8000),
         runtime=240,
     params:
         runtime=runtime,
@@ -22,7 +22,7 @@ rule extract:
         needs=needs_of_probe,
         code=extraction_code,
     shell:
-        "python -m partbench extract --model {input.model:q} --data {params.data:q}"
+        "exec python -m partbench extract --model {input.model:q} --data {params.data:q}"
         " --needs {params.needs:q}"
         " --outputs {output.outputs:q} --pictures {output.pictures:q}"
         " --runtime {params.runtime:q} 2> {log:q}"

@@ -12,7 +12,7 @@ rule prepare:
         ENVIRONMENT
     threads: 8
     resources:
-        mem_mb=4000,
+        mem_mb=more(4000),
         runtime=720,
     params:
         reader=data_set_reader,
@@ -20,7 +20,7 @@ rule prepare:
         code=data_set_code,
         out=lambda wildcards, output: str(Path(output.meta).parent),
     shell:
-        "python -m partbench prepare --data-set {wildcards.data_set:q} --reader {params.reader:q}"
+        "exec python -m partbench prepare --data-set {wildcards.data_set:q} --reader {params.reader:q}"
         " --settings {params.settings:q} --workers {threads:q} --code {params.code:q}"
         " --out {params.out:q} 2> {log:q}"
 
@@ -43,7 +43,7 @@ if PREDICTED:
         threads: CONFIG.runtime.threads
         resources:
             gpu=GPUS,
-            mem_mb=8000,
+            mem_mb=more(8000),
             runtime=240,
         params:
             runtime=runtime,
@@ -52,7 +52,7 @@ if PREDICTED:
             code=fingerprint.of_foreground(),
             out=lambda wildcards, output: str(Path(output.meta).parent),
         shell:
-            "python -m partbench foreground --data-set {wildcards.data_set:q}"
+            "exec python -m partbench foreground --data-set {wildcards.data_set:q}"
             " --model {input.model:q} --data {params.data:q} --found-in={params.found_in:q} --runtime {params.runtime:q} --code {params.code:q}"
             " --out {params.out:q} 2> {log:q}"
 
@@ -84,7 +84,7 @@ if SCENES:
             code=code_of_scenes,
             out=lambda wildcards, output: str(Path(output.meta).parent),
         shell:
-            "python -m partbench scenes --data-set {wildcards.data_set:q} --data {params.data:q}"
+            "exec python -m partbench scenes --data-set {wildcards.data_set:q} --data {params.data:q}"
             " --settings {params.settings:q} --runtime {params.runtime:q} --code {params.code:q}"
             " --out {params.out:q} 2> {log:q}"
 
@@ -115,6 +115,6 @@ if CLUSTERED:
             code=code_of_clusters,
             out=lambda wildcards, output: str(Path(output.meta).parent),
         shell:
-            "python -m partbench clusters --data-set {wildcards.data_set:q}"
+            "exec python -m partbench clusters --data-set {wildcards.data_set:q}"
             " --model {input.model:q} --data {params.data:q} --settings {params.settings:q}"
             " --runtime {params.runtime:q} --code {params.code:q} --out {params.out:q} 2> {log:q}"

@@ -23,7 +23,7 @@ for probe in PROBES:
         threads: CONFIG.runtime.threads
         resources:
             gpu=GPUS if on_model else 0,
-            mem_mb=8000,
+            mem_mb=more(8000),
             runtime=1440 if on_model else 120,
         params:
             probe=probe,
@@ -32,6 +32,6 @@ for probe in PROBES:
             runtime=runtime,
             data=folder_of_meta,
         shell:
-            "python -m partbench probe {params.probe:q} --run {wildcards.run:q}"
+            "exec python -m partbench probe {params.probe:q} --run {wildcards.run:q}"
             " --source {input.source:q} --data {params.data:q} --settings {params.settings:q}"
             " --runtime {params.runtime:q} --code {params.code:q} --out {output.cell:q} 2> {log:q}"

@@ -17,7 +17,7 @@ for method in METHODS:
         threads: CONFIG.runtime.threads
         resources:
             gpu=GPUS,
-            mem_mb=16000,
+            mem_mb=more(16000),
             runtime=1440,
         params:
             run=f"{method}/{{variant}}/{{train}}/{{seed}}",
@@ -29,6 +29,6 @@ for method in METHODS:
             data=folder_of_meta,
             out=folder_of_model,
         shell:
-            "python -m partbench train --run {params.run:q} --settings {params.settings:q}"
+            "exec python -m partbench train --run {params.run:q} --settings {params.settings:q}"
             " --runtime {params.runtime:q} --code {params.code:q} --data {params.data:q}"
             " --out {params.out:q} 2> {log:q}"

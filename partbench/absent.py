@@ -1,0 +1,96 @@
+"""Cells that cannot be computed here, because a person has to place a file first.
+
+They are left out of the workflow, and the tables and the page say why. A file that can be fetched
+is no reason, nor is data that stand prepared already.
+"""
+
+from collections.abc import Iterable
+from functools import cache
+from pathlib import Path
+
+from partbench import method as methods
+from partbench.config import (
+    Config,
+    cells,
+    data_settings,
+    load_reader,
+    method_settings,
+    predicted_foreground,
+)
+from partbench.data import fetch
+from partbench.data.archives import Archive, archives, files_read
+from partbench.data.reader import Reader
+from partbench.errors import BadInput
+from partbench.files import data_root
+from partbench.nn.vit import TransformerSettings, lacking_weights
+from partbench.run import Run
+
+
+def absent_cells(config: Config, results: Path) -> dict[str, str]:
+    """Return cell -> the reason why it cannot be computed here, of those that cannot.
+
+    Args:
+        config: the configuration.
+        results: its results folder; what stands there needs no file any more.
+
+    Raises:
+        BadInput: PARTBENCH_MIRROR is no folder and no address.
+    """
+
+    @cache
+    def of_data(name: str) -> str:
+        if (results / "data" / name / "meta.json").exists():
+            return ""
+        if predicted := predicted_foreground(config, name):
+            return of_data(predicted.of) or of_run(predicted.run)
+        settings = data_settings(config, name)
+        if settings.subset or (results / "data" / f"{name}.files.json").exists():
+            return ""
+        cls = load_reader(config, name)
+        if files := files_read(cls.__module__.rpartition(".")[2], settings):
+            return _reason(f"the data set {name}", files)
+        return _lacking_folders(cls(data_root(), settings))
+
+    @cache
+    def of_weights(name: str) -> str:
+        if (results / "weights" / f"{name}.files.json").exists():
+            return ""
+        return _reason(f"the weights {name}", archives(name))
+
+    @cache
+    def of_run(run: Run) -> str:
+        if (results / "runs" / str(run) / "model.pt").exists():
+            return ""
+        settings = method_settings(config, run.method, run.variant)
+        if isinstance(settings, TransformerSettings) and (lacking := lacking_weights(settings)):
+            return lacking
+        needed = methods.needed_weights(methods.load(run.method), settings)
+        return next(filter(None, [of_data(run.train), *map(of_weights, needed)]), "")
+
+    reasons = {
+        str(cell): of_data(cell.eval) or of_run(cell.run)
+        for cell in cells(config)
+        if not cell.skip and not (results / "cells" / f"{cell}.json").exists()
+    }
+    return {cell: reason for cell, reason in reasons.items() if reason}
+
+
+def _lacking_folders(reader: Reader) -> str:
+    """Return what an official data set without archives lacks; empty if anything of it is there.
+
+    A folder of the user's own is never waited for: more likely its path is mistyped.
+    """
+    places = reader.own_files()
+    if not (reader.counts and places) or any(place.exists() for place in places):
+        return ""
+    try:
+        reader.splits()
+    except BadInput as error:
+        return str(error)
+    return ""
+
+
+def _reason(what: str, files: Iterable[Archive]) -> str:
+    """Return how to place what is lacking; empty if nothing is."""
+    lacking = [file for file in files if fetch.lacks(file, data_root())]
+    return "\n".join(f"{what} lacks {f.name}: {fetch.by_hand(f, data_root())}" for f in lacking)
