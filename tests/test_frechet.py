@@ -95,6 +95,11 @@ def test_covariances_of_any_condition_keep_their_digits() -> None:
     full = [Statistics(0, np.zeros(d), np.diag(v)) for v in (variances, variances[::-1])]
     expected = 2 * variances.sum() - 2 * np.sqrt(variances * variances[::-1]).sum()
     assert frechet.distance(*full) == pytest.approx(expected, rel=1e-9)
+    flat = np.diag(np.arange(d) < 50).astype(float)  # singular, and the other one hardly is not
+    nearly = Statistics(0, np.zeros(d), flat + 1e-10 * np.eye(d))
+    singular = Statistics(0, np.zeros(d), flat)
+    found = [frechet.distance(a, b) for a, b in ((singular, nearly), (nearly, singular))]
+    assert found == pytest.approx([250e-10] * 2, abs=1e-11)
 
 
 def test_all_images_alike() -> None:
