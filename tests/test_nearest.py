@@ -230,11 +230,12 @@ def test_a_tile_is_no_neighbour_of_its_own_group_nor_of_the_same_picture(tmp_pat
 
 
 def test_small_distances_are_not_rounded_away(tmp_path: Path) -> None:
-    """faiss expands the square, which loses small distances far from the origin."""
+    """faiss expands the square, which rounds distances that are small beside the rows' lengths."""
     draw = np.random.default_rng(0)
-    base = draw.normal(size=(1, 64)) + 1000
-    rows = (base + 0.01 * draw.normal(size=(40, 64))).astype(np.float32)
-    found = nearest.in_clusters(shards(tmp_path, rows), np.zeros(40, int), everything(40), False)
+    n = 2000  # for fewer, faiss subtracts
+    base = np.repeat([[1.0], [-1.0]], n // 2, 0) + draw.normal(size=256)
+    rows = (base + 0.01 * draw.normal(size=(n, 256))).astype(np.float32)
+    found = nearest.in_clusters(shards(tmp_path, rows), np.zeros(n, int), everything(n), False)
     np.testing.assert_allclose(found[1], brute(rows)[1], rtol=1e-3)
 
 
