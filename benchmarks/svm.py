@@ -110,7 +110,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = common.arguments(__doc__, "svm")
     parser.add_argument("--samples", type=int, default=1000)
     parser.add_argument("--features", type=int, default=FEATURES)
-    parser.add_argument("--classes", type=int, default=10)
+    parser.add_argument("--classes", type=int, default=30)
     parser.add_argument("--test", type=int, default=1000, help="test samples")
     parser.add_argument("--threads", type=int, default=1, help="BLAS threads, for both")
     parser.add_argument("--seed", type=int, default=0)
