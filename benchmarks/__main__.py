@@ -34,6 +34,7 @@ BENCHMARKS = {
     "landmark_probe": Options(toy="--repeats 1"),
     "part_metrics": Options(toy="--pixels 4000000 --repeats 1"),
     "generation_metrics": Options(toy="--features 64 --images 4 --repeats 1"),
+    "lorbms": Options(toy="--variant demo --steps 2 --batch 4 --no-compile", full="--no-compile"),
     "dlp": Options(toy="--size 96 --batch 2 --pairs 2 --turns 0"),
     "dff": Options(toy="--rows 2000"),
     "unsup_parts": Options(toy="--step --size 64 --batch 3 --turns 1", full="--step"),
