@@ -95,6 +95,11 @@ def test_covariances_of_any_condition_keep_their_digits() -> None:
     full = [Statistics(0, np.zeros(d), np.diag(v)) for v in (variances, variances[::-1])]
     expected = 2 * variances.sum() - 2 * np.sqrt(variances * variances[::-1]).sum()
     assert frechet.distance(*full) == pytest.approx(expected, rel=1e-9)
+    flat = np.diag(np.arange(d) < 50).astype(float)  # singular, and the other one hardly is not
+    nearly = Statistics(0, np.zeros(d), flat + 1e-10 * np.eye(d))
+    singular = Statistics(0, np.zeros(d), flat)
+    found = [frechet.distance(a, b) for a, b in ((singular, nearly), (nearly, singular))]
+    assert found == pytest.approx([250e-10] * 2, abs=1e-11)
 
 
 def test_all_images_alike() -> None:
@@ -186,8 +191,8 @@ def test_the_extrapolation_takes_the_bias_off() -> None:
     assert bias > 0.3
     assert abs(left) < 0.2 * bias
     halves = np.array([(f.high - f.low) / 2 / frechet.Z for f in found])
-    assert 0.6 * values.std() < halves.mean() < 1.6 * values.std()
-    assert sum(f.low < truth < f.high for f in found) >= 24
+    assert 0.8 * values.std() < halves.mean() < 2.2 * values.std()
+    assert sum(f.low < truth < f.high for f in found) >= 27
 
 
 def test_the_extrapolation_repeats_and_says_its_sizes() -> None:

@@ -119,6 +119,13 @@ NAMED: list[tuple[str, dict[str, Any], str]] = [
     *(("classify", {"frozen": f}, f"frozen {f}") for f in ("conv1", "conv1-3", "conv1-5", "all")),
     ("video", {}, ""),
     *(("video", {"step": step}, f"step {step}") for step in range(1, 7)),
+    ("generation", {"n": 1000}, "n=1000"),
+    ("generation", {"n": 10492, "resize": "ttur"}, "n=10492, ttur resize"),
+    (
+        "generation",
+        {"n": 10492, "resize": "ttur", "stretched": True},
+        "n=10492, ttur resize, contrast-stretched",
+    ),
     ("landmarks", {}, ""),
     ("landmarks", {"intercept": True}, "intercept"),
     ("landmarks", {"background": False}, "no background"),

@@ -26,7 +26,9 @@ ACCURACY = 1e-9
 covariances, before it is computed in a slower way."""
 POINTS = 15
 """Sizes at which the extrapolation measures, as in Chong and Forsyth's code."""
-POINTS_OF_HALF = 5
+ORDERS = 4
+"""Random orders of the images whose distances are averaged; that code has one, which is noisier."""
+POINTS_OF_HALF = 2
 """Sizes for each half behind the interval: those between tell little more, and each takes time."""
 LEAST = 5000
 """The smallest of these sizes, as in that code; of fewer than twice as many images, the half."""
@@ -140,10 +142,7 @@ def distance_of_features(first: NDArray[np.floating], second: NDArray[np.floatin
     """
     if min(len(first), len(second)) > first.shape[1]:
         return distance(Moments.of(first).statistics(), Moments.of(second).statistics())
-    (mean, factor), (other_mean, other) = _factor(first), _factor(second)
-    shift = mean - other_mean
-    traces = np.square(factor).sum() + np.square(other).sum()
-    return max(0.0, float(shift @ shift + traces - 2 * _singular_values(factor, other).sum()))
+    return _distance_of_factors(_factor(first), _factor(second))
 
 
 def outcomes(generated: NDArray[np.floating], real: NDArray[np.floating]) -> Array:
@@ -196,7 +195,9 @@ def infinity(
 
     The interval is our addition: the same with random halves of both sets, drawn without
     replacement. The variance over halves is that over whole sets (the delete-half jackknife, Shao
-    and Wu 1989). A bootstrap draws images twice and would add a bias of its own.
+    and Wu 1989). Simulated with 100 to 1000 images of 5 to 64 numbers, it is 1.25 to 1.75 times as
+    wide as the spread of the value asks for, the most where the bias is largest. A bootstrap draws
+    images twice and would add a bias of its own.
 
     Args:
         generated: features [N, D], N at least `FEWEST`.
@@ -213,31 +214,55 @@ def infinity(
             f"there are {len(generated)} and {len(real)}; give more"
         )
     rng = np.random.default_rng(seed)
-    whole = Moments.of(real).statistics()
-    value, sizes, distances = _intercept(generated[rng.permutation(len(generated))], whole, POINTS)
+    value, sizes, distances = _extrapolated(generated, real, POINTS, rng)
     halves = []
     for _ in range(draws):
         some, others = (
             part[rng.permutation(len(part))[: len(part) // 2]] for part in (generated, real)
         )
-        halves.append(_intercept(some, Moments.of(others).statistics(), POINTS_OF_HALF)[0])
+        halves.append(_extrapolated(some, others, POINTS_OF_HALF, rng)[0])
     half = Z * float(np.std(halves, ddof=1))
-    return Extrapolation(value, value - half, value + half, sizes, distances)
+    return Extrapolation(
+        value, value - half, value + half, tuple(sizes.tolist()), tuple(distances.tolist())
+    )
 
 
-def _intercept(
-    generated: NDArray[np.floating], real: Statistics, points: int
-) -> tuple[float, tuple[int, ...], tuple[float, ...]]:
-    """Return the line's value at 1 / n = 0, the sizes, and the distances of the first n there."""
+def _extrapolated(
+    generated: NDArray[np.floating],
+    real: NDArray[np.floating],
+    points: int,
+    rng: np.random.Generator,
+) -> tuple[float, NDArray[np.int64], Array]:
+    """Return the value of the line at 1 / n = 0, the sizes n, and the distances there."""
     n = len(generated)
-    sizes = np.unique(np.linspace(min(LEAST, n // 2), n, points).astype(int))
-    moments = Moments(generated.shape[1])
+    sizes = np.unique(np.linspace(min(LEAST, n // 2), n, points).astype(np.int64))
+    orders = [_by_size(generated[rng.permutation(n)], real, sizes[:-1]) for _ in range(ORDERS)]
+    distances = np.append(np.mean(orders, 0), distance_of_features(generated, real))
+    return float(np.polyfit(1 / sizes, distances, 1)[1]), sizes, distances
+
+
+def _by_size(
+    generated: NDArray[np.floating], real: NDArray[np.floating], sizes: NDArray[np.int64]
+) -> Array:
+    """Return the distances of the first n generated images for each of some sizes n, ascending."""
+    dimensions = generated.shape[1]
+    if min(sizes[0], len(real)) <= dimensions:
+        whole = _factor(real)
+        return np.array([_distance_of_factors(_factor(generated[:n]), whole) for n in sizes])
+    statistics, moments = Moments.of(real).statistics(), Moments(dimensions)
     distances = []
     for start, stop in zip([0, *sizes[:-1]], sizes, strict=True):
         moments.merge(Moments.of(generated[start:stop]))
-        distances.append(distance(moments.statistics(), real))
-    _, value = np.polyfit(1 / sizes, distances, 1)
-    return float(value), tuple(sizes.tolist()), tuple(distances)
+        distances.append(distance(moments.statistics(), statistics))
+    return np.array(distances)
+
+
+def _distance_of_factors(first: tuple[Array, Array], second: tuple[Array, Array]) -> float:
+    """Return the distance of two sets, each given as `_factor` returns it."""
+    (mean, factor), (other_mean, other) = first, second
+    shift = mean - other_mean
+    traces = np.square(factor).sum() + np.square(other).sum()
+    return max(0.0, float(shift @ shift + traces - 2 * _singular_values(factor, other).sum()))
 
 
 def _factor(features: NDArray[np.floating]) -> tuple[Array, Array]:
@@ -271,7 +296,11 @@ def _influences(
     T is symmetric, and the derivative of -2 tr sqrt(S S') by S is -T. In directions in which the
     features do not vary it is 0.
     """
-    root = _root(Moments.of(features).statistics().covariance)
+    _, root = _factor(features)
+    if len(features) <= features.shape[1]:
+        _, values, vectors = linalg.svd(root, full_matrices=False, check_finite=False)
+        kept = values > values[0] * max(root.shape) * np.finfo(np.float64).eps
+        root = values[kept, None] * vectors[kept]
     _, other = _factor(others)
     left, _, right = linalg.svd(root @ other.T, full_matrices=False, check_finite=False)
     inverse = root / np.square(root).sum(1, keepdims=True)

@@ -85,7 +85,7 @@ class FeatureNetwork:
 
     def __call__(self, images: Pixels) -> Description:
         """Return the description of images uint8 [B, H, W, 3]."""
-        pixels = torch.from_numpy(np.ascontiguousarray(images)).to(self.device)
+        pixels = torch.from_numpy(np.array(images)).to(self.device)
         pixels = pixels.permute(0, 3, 1, 2).float()
         with torch.inference_mode(), exact(pixels):
             if self.side and self.resize:

@@ -102,14 +102,15 @@ def load(name: str, weights_file: str) -> Any:
     import timm
     from timm.models.vision_transformer import checkpoint_filter_fn
 
+    path, what, state = data_root() / weights_file, f"the weights of {name}", None
+    if weights_file != "random":
+        state = open_file(path, what, f"place it there ({SOURCES})")
     # Keep the generator's state: a step's draws must not depend on which step loads the network.
     with torch.random.fork_rng(devices=[]):
         network: Any = timm.create_model(name, pretrained=False, num_classes=0)
-    if weights_file == "random":
+    if state is None:
         _draw(network)
         return network.requires_grad_(False).eval()
-    path, what = data_root() / weights_file, f"the weights of {name}"
-    state = open_file(path, what, f"place it there ({SOURCES})")
     try:
         if "mask_token" in state:  # DINOv2's files use other names for some tokens than timm
             state = checkpoint_filter_fn(state, network)
