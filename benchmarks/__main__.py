@@ -36,6 +36,9 @@ BENCHMARKS = {
     # Alone, it takes all of its 5,000 images.
     "generation_metrics": Options(toy="--features 64 --images 4 --repeats 1", full="--images 500"),
     "lorbms": Options(toy="--variant demo --steps 2 --batch 4 --no-compile", full="--no-compile"),
+    "neighbours": Options(
+        toy="--rows 3000 --queries 200 --exact 50 --lists 16 --code 16 --threads 1"
+    ),
     "dlp": Options(toy="--size 96 --batch 2 --pairs 2 --turns 0"),
     "dff": Options(toy="--rows 2000"),
     "unsup_parts": Options(toy="--step --size 64 --batch 3 --turns 1", full="--step"),

@@ -48,6 +48,7 @@ from partbench.shards import Shards
 
 BLOCK = 1 << 14
 """Tiles in memory at once."""
+QUADRANT_NAMES = ("top left", "top right", "bottom left", "bottom right")
 
 
 def find_neighbours(
@@ -96,7 +97,10 @@ def find_neighbours(
             pictures = _Pictures(prepared, split, settings)
             label = f"tiles of {split}"
             for i, rows in enumerate(_describe(pictures, describe, aside, threads, label)):
-                found = _search(rows, settings, pictures.groups(), work, torch.device(device))
+                try:
+                    found = _search(rows, settings, pictures.groups(), work, torch.device(device))
+                except BadInput as error:
+                    raise BadInput(f"{data}, {QUADRANT_NAMES[i]} of {split}: {error}") from None
                 neighbours[:, i], distances[:, i] = found
             neighbours.flush()
             distances.flush()
@@ -246,10 +250,10 @@ def _search(
     wanted = Wanted(NEIGHBOURS, groups, settings.duplicates * components.spread)
     if large:
         code = min(settings.code, len(components.sd))
-        components = components.first(len(components.sd) // code * code)
+        components = components.dealt(code)
         lists = Lists(settings.lists, code, settings.probes, settings.shortlist)
         index = build_lists(rows, components, lists, chosen, folder, settings.seed, gpu)
-        found = in_lists(rows, components, index, lists, wanted)
+        found = in_lists(rows, np.arange(n), components, index, lists, wanted)
         return complete(rows, found, wanted, whole=False, gpu=gpu)
     whitened = np.concatenate([components.whitened(block) for _, block in rows.blocks(BLOCK)])
     k = min(settings.clusters, max(n // LEAST_PER_CLUSTER, 1))

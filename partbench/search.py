@@ -69,9 +69,9 @@ class SearchSettings(Settings):
     )
     lists: int = Field(4096, ge=1, description="inverted lists")
     code: int = Field(32, ge=1, description="bytes of a tile's code, at most `dimensions`")
-    probes: int = Field(32, ge=1, description="lists that are searched")
+    probes: int = Field(16, ge=1, description="lists that are searched")
     shortlist: int = Field(
-        64,
+        40,
         gt=NEIGHBOURS,
         description="tiles with the nearest codes, whose features themselves are compared",
     )

@@ -378,6 +378,45 @@ def test_a_foreground_is_found_by_a_run_of_the_workflow(tmp_path: Path) -> None:
     assert "Nothing to be done" in here.make(config)
 
 
+SCENES: dict[str, Any] = {
+    **TINY,
+    "name": "scenes",
+    "data": {
+        "toy": {**TINY["data"]["toy"], "kind": "scenes", "val": 11},
+        "toy-scenes": {"of": "toy", "neighbours": {"network": "random", "side": 16}},
+    },
+    "settings": {},
+    "probes": {},
+    "runs": [
+        {
+            "train": "toy-scenes",
+            "methods": {"random_init": ["demo"]},
+            "probes": {"linear": ["toy-scenes"]},
+        }
+    ],
+}
+
+
+@pytest.mark.timeout(300)
+def test_neighbours_are_found_once_and_again_when_their_settings_change(tmp_path: Path) -> None:
+    here = Checkout(tmp_path / "partbench")
+    made = "results/scenes/data/toy-scenes/meta.json"
+    target = ("--", made)
+    here.make(here.configure(SCENES), *target)
+    assert (here.folder / made).with_name("neighbours.png").exists()
+    assert "Nothing to be done" in here.make(here.configure(SCENES), *target)
+    other = copy.deepcopy(SCENES)
+    other["data"]["toy-scenes"]["neighbours"]["clusters"] = 1
+    assert rules(here.planned(here.configure(other), *target)) == ["scenes"]
+    module = here.folder / "partbench/nn/nearest.py"
+    module.write_text(module.read_text().replace("BASE = 1 << 16", "BASE = 1 << 15"))
+    assert rules(here.planned(here.configure(SCENES), *target)) == ["scenes"]
+    alexnet = copy.deepcopy(SCENES)
+    alexnet["data"]["toy-scenes"]["neighbours"]["network"] = "alexnet"
+    planned = rules(here.planned(here.configure(alexnet), *target))
+    assert planned == ["fetch_weights", "scenes"]
+
+
 FAILING = {
     "name": "failing",
     "comparable": False,

@@ -313,6 +313,7 @@ def test_every_stage_has_a_fingerprint() -> None:
         *(code.of_extraction([name]) for name in ("features", "keypoints")),
         *(code.of_probe(plugins.load("probes", name, base)) for name in ("linear", "classify")),
         code.of_foreground(),
+        *(code.of_scenes(reader) for reader in ("toy", "cub")),
         code.of_report(),
     ]
     assert len(set(stages)) == len(stages)

@@ -65,6 +65,7 @@ PLACES: dict[str, Place] = {
     "limit": lambda name: data(other={"reader": "folder", "limit": {name: 1}}),
     "split": lambda name: data(other={"reader": "folder", "splits": {name: "train"}}),
     "of": lambda name: data(other={"of": name, "by": "foreground/paper/toy/0"}),
+    "of, with neighbours": lambda name: data(other={"of": name, "neighbours": {}}),
     "by": lambda name: data(other={"of": "toy", "by": name}),
     "by, method": lambda name: data(other={"of": "toy", "by": f"{name}/paper/toy/0"}),
     "by, variant": lambda name: data(other={"of": "toy", "by": f"foreground/{name}/toy/0"}),
@@ -160,6 +161,7 @@ def test_the_message_says_what_a_name_may_be(place: str, place_of_key: str) -> N
         "fetch --reader toy --settings {} --out {out} --data-set",
         "prepare --reader toy --settings {} --out {out} --data-set",
         "foreground --model {out} --data {out} --out {out} --data-set",
+        "scenes --data {out} --out {out} --data-set",
         "fetch --data-set toy --settings {} --out {out} --reader",
         "train --settings {} --data {out} --out {out} --run",
         "probe linear --source {out} --data {out} --settings {} --out {out} --run",
@@ -221,7 +223,7 @@ def test_every_value_in_a_shell_command_is_quoted(path: Path) -> None:
 
 
 def test_all_shell_commands_are_found(tmp_path: Path) -> None:
-    assert sum(len(shell_commands(path)) for path in RULES) == 10
+    assert sum(len(shell_commands(path)) for path in RULES) == 11
     path = tmp_path / "rules.smk"
     path.write_text('rule a:\n    shell:\n        "b {c:q}"\n        " {d} > {log:q}"\n')
     assert shell_commands(path) == ["b {c:q} {d} > {log:q}"]

@@ -121,6 +121,15 @@ def test_components_without_variance_are_left_out(tmp_path: Path) -> None:
         principal_components(shards(tmp_path / "c", rows), 4, np.arange(50), CPU)
 
 
+def test_components_are_dealt_out_like_cards(tmp_path: Path) -> None:
+    rows = blobs()
+    store = shards(tmp_path, rows)
+    found = principal_components(store, 11, np.arange(600), CPU)
+    dealt = found.dealt(3)
+    order = [0, 3, 6, 1, 4, 7, 2, 5, 8]
+    np.testing.assert_allclose(dealt.reduced(rows), found.reduced(rows)[:, order], atol=1e-4)
+
+
 # ---------------------------------------------------------------------------- clusters
 
 
@@ -263,10 +272,10 @@ def learn(store: Shards, dimensions: int = 24) -> Components:
 
 def search(store: Shards, folder: Path, how: Lists, wanted: Wanted) -> Found:
     folder.mkdir()
-    components = learn(store)
+    components = learn(store).dealt(how.code)
     chosen = np.arange(0, len(store), 2)
     index = nearest.build_lists(store, components, how, chosen, folder, SEED, gpu=False)
-    return nearest.in_lists(store, components, index, how, wanted)
+    return nearest.in_lists(store, np.arange(len(store)), components, index, how, wanted)
 
 
 def test_an_inverted_file_finds_nearly_all_neighbours(tmp_path: Path) -> None:

@@ -185,7 +185,7 @@ def test_images_that_are_all_alike(tmp_path: Path) -> None:
     folder = prepare_toy(tmp_path, train=20, test=11, val=11)
     np.save(folder / "train.images.npy", np.zeros_like(np.load(folder / "train.images.npy")))
     preparing.write_checksums(folder)
-    with pytest.raises(BadInput, match="all tiles have the same features"):
+    with pytest.raises(BadInput, match="top left of train: all tiles have the same features"):
         find(folder, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

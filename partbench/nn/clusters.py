@@ -27,15 +27,21 @@ class Components(NamedTuple):
     mean: Tensor
     """[D] float32."""
     axes: Tensor
-    """[D, d] float32, orthonormal, by decreasing variance."""
+    """[D, d] float32, orthonormal; by decreasing variance until they are dealt."""
     sd: Tensor
     """[d] float32, the SD of rows along each axis."""
     spread: float
     """Mean squared distance of two rows, over all D dimensions."""
 
-    def first(self, n: int) -> "Components":
-        """Return the first `n` of them."""
-        return self._replace(axes=self.axes[:, :n], sd=self.sd[:n])
+    def dealt(self, hands: int) -> "Components":
+        """Return them dealt out like cards to parts of equal length, which lie one after another.
+
+        Each part of a product quantiser then has as much variance to code as the others, nearly (Ge
+        et al., CVPR 2013, balance it likewise). The last ones are left out where they are too few
+        for a whole round.
+        """
+        order = torch.arange(len(self.sd) // hands * hands).view(-1, hands).T.flatten()
+        return self._replace(axes=self.axes[:, order], sd=self.sd[order])
 
     def reduced(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return rows along the axes, [n, d]; distances are nearly those of the rows."""

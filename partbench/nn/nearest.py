@@ -1,5 +1,6 @@
 """The nearest neighbours of descriptors: exactly inside clusters, or of an inverted file."""
 
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -139,7 +140,7 @@ def build_lists(
 
     Args:
         rows: [n, D].
-        components: of the rows; `Lists.code` divides their number.
+        components: of the rows, dealt to the bytes of a code.
         lists: how to build it.
         chosen: the rows to learn from, ascending.
         folder: for the index's files; it must last as long as the index.
@@ -170,31 +171,37 @@ def build_lists(
 
 
 def in_lists(
-    rows: Shards, components: Components, index: Any, lists: Lists, wanted: Wanted
+    rows: Shards,
+    own: NDArray[np.int64],
+    components: Components,
+    index: Any,
+    lists: Lists,
+    wanted: Wanted,
 ) -> Found:
-    """Return the nearest rows of each row that an inverted file finds.
+    """Return the nearest rows of some rows that an inverted file finds.
 
     Of the nearest codes, the rows themselves are compared, so distances are exact. Where too few
     count, more lists are searched.
 
     Args:
         rows: [n, D].
+        own: [m], those rows.
         components: those that the index was built with.
         index: see `build_lists`.
         lists: how to search.
         wanted: which neighbours count.
     """
-    found = _nothing(len(rows), wanted.neighbours)
-    todo, probes, shortlist = np.arange(len(rows)), lists.probes, lists.shortlist
-    with Progress("neighbours in lists", len(rows), "tiles") as progress:
+    found = _nothing(len(own), wanted.neighbours)
+    todo, probes, shortlist = np.arange(len(own)), lists.probes, lists.shortlist
+    with Progress("neighbours in lists", len(own), "tiles") as progress:
         while len(todo):
             index.nprobe = probes = min(probes, lists.lists)
             shortlist = min(shortlist, len(rows))
             short = []
             for some in _parts(todo, QUERIES):
-                own = rows.take(some)
-                _, near = index.search(components.reduced(own), shortlist)
-                chosen = wanted.choose(some, (near, _distances(own, near, rows)))
+                queries = rows.take(own[some])
+                _, near = index.search(components.reduced(queries), shortlist)
+                chosen = wanted.choose(own[some], (near, _distances(queries, near, rows)))
                 _put(found, some, chosen)
                 short.append(some[chosen[0][:, -1] == NONE])
                 progress.advance(len(some) - len(short[-1]))
@@ -247,10 +254,16 @@ def _search(
     queries: NDArray[np.float32], base: NDArray[np.float32], k: int, gpu: bool
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     if gpu:
-        distances, near = faiss.knn_gpu(faiss.StandardGpuResources(), queries, base, k)
+        distances, near = faiss.knn_gpu(_gpu(), queries, base, k)
     else:
         distances, near = faiss.knn(queries, base, k)
     return near, distances
+
+
+@cache
+def _gpu() -> Any:
+    """Return the GPU's working memory, which takes long to make."""
+    return faiss.StandardGpuResources()
 
 
 def _at_once(rows: Shards | NDArray[np.float32], k: int) -> int:
