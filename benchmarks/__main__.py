@@ -37,6 +37,7 @@ BENCHMARKS = {
     "part_metrics": Options(toy="--pixels 4000000 --repeats 1"),
     # Alone, it takes all of its 5,000 images.
     "generation_metrics": Options(toy="--features 64 --images 4 --repeats 1", full="--images 500"),
+    "lorbms": Options(toy="--variant demo --steps 2 --batch 4 --no-compile", full="--no-compile"),
     "neighbours": Options(
         toy="--rows 3000 --queries 200 --exact 50 --lists 16 --code 16 --threads 1"
     ),

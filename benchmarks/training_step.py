@@ -20,10 +20,10 @@ import argparse
 import shutil
 import statistics
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import product
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -32,7 +32,7 @@ from torch import Tensor
 from benchmarks import common
 from partbench.data.batch import Batch
 from partbench.data.toy import Toy
-from partbench.method import DataInfo, resolve
+from partbench.method import DataInfo, Method, resolve
 from partbench.methods.patchvae import PatchVAE
 
 SIZE, BATCH, STEPS, TURN = 32, 128, 100, 5
@@ -58,19 +58,31 @@ class Way(NamedTuple):
 REFERENCE = Way(False, False, False)
 
 
-class Training:
-    """A model that takes its steps `way`."""
+class Task(NamedTuple):
+    """What is trained."""
 
-    def __init__(
-        self, way: Way, seed: int, batches: Sequence[Tensor], steps: int, device: str
-    ) -> None:
+    name: str
+    """Of the benchmark, for the messages."""
+    method: type[Method]
+    variant: str
+    data: DataInfo
+    batches: Sequence[Batch]
+
+
+class Training:
+    """A model that takes its steps `way`; its loss is that of a step's first update."""
+
+    def __init__(self, task: Task, way: Way, seed: int, steps: int, device: str) -> None:
         self.way, self.seed, self.steps, self.device = way, seed, steps, device
         memory = torch.channels_last if way.channels_last else torch.contiguous_format
-        self.batches = [b.to(device).contiguous(memory_format=memory) for b in batches]
+        self.batches = [
+            Batch(batch.images.to(device).contiguous(memory_format=memory), *_moved(batch, device))
+            for batch in task.batches
+        ]
         torch.manual_seed(seed)
-        self.method = PatchVAE(resolve(PatchVAE, "cifar100", {}, ""), DataInfo(SIZE, 100))
+        self.method = task.method(resolve(task.method, task.variant, {}, ""), task.data)
         self.method.to(device).to(memory_format=memory)
-        self.optimizer = self.method.optimizers()["all"]
+        self.optimizers = self.method.optimizers()
         self.model: Callable[..., dict[str, Tensor]] = (
             torch.compile(self.method) if way.compile else self.method
         )
@@ -81,13 +93,18 @@ class Training:
         """Take one step."""
         i = len(self.losses)
         torch.manual_seed(1000 * self.seed + i)
-        self.optimizer.zero_grad()
-        with torch.autocast(self.device, torch.bfloat16, enabled=self.way.bf16):
-            loss = self.model(Batch(self.batches[i % len(self.batches)], None), "all")["loss"]
-        loss.backward()
-        self.optimizer.step()
+        losses = []
+        for phase, seen in self.method.updates(self.batches[i % len(self.batches)]):
+            self.optimizers[phase].zero_grad()
+            for name, optimizer in self.optimizers.items():
+                for parameter in optimizer.param_groups[0]["params"]:
+                    parameter.requires_grad_(name == phase)
+            with torch.autocast(self.device, torch.bfloat16, enabled=self.way.bf16):
+                losses.append(self.model(seen, phase)["loss"])
+            losses[-1].backward()
+            self.optimizers[phase].step()
         self.method.after_step(i + 1)
-        self.losses.append(loss.detach())
+        self.losses.append(losses[0].detach())
 
     def turn(self) -> None:
         """Take some steps, each timed."""
@@ -106,11 +123,15 @@ class Training:
         return statistics.fmean(loss.item() for loss in self.losses[-int(LAST * self.steps) :])
 
 
-def toy_batches(batch: int) -> list[Tensor]:
-    """Return batches of the embedded data set, float32 [batch, 3, 32, 32] in [0, 1]."""
-    reader = Toy(Path(), Toy.Settings(size=SIZE, train=8 * batch))
-    images = np.stack([reader.sample("train", i).image for i in range(8 * batch)])
-    return list((torch.from_numpy(images).permute(0, 3, 1, 2) / 255).split(batch))
+def _moved(batch: Batch, device: str) -> Iterator[Any]:
+    return (None if field is None else field.to(device) for field in batch[1:])
+
+
+def toy_images(n: int, size: int, kind: Literal["images", "scenes"] = "images") -> Tensor:
+    """Return images of the embedded data set, float32 [n, 3, size, size] in [0, 1]."""
+    reader = Toy(Path(), Toy.Settings(kind=kind, size=size, train=n))
+    images = np.stack([reader.sample("train", i).image for i in range(n)])
+    return torch.from_numpy(images).permute(0, 3, 1, 2) / 255
 
 
 def why_no_compile(device: str) -> str:
@@ -128,7 +149,7 @@ def record(training: Training, reference: Training, noise: float) -> dict[str, A
     seconds, difference = training.took, training.loss - reference.loss
     return {
         "step": seconds.json(),
-        "images_per_second": round(len(training.batches[0]) / seconds.wall, 1),
+        "images_per_second": round(len(training.batches[0].images) / seconds.wall, 1),
         "ratio": reference.took.wall / seconds.wall,
         "cpu_ratio": reference.took.cpu / seconds.cpu,
         "first_step_s": training.seconds[0].wall,
@@ -138,11 +159,11 @@ def record(training: Training, reference: Training, noise: float) -> dict[str, A
     }
 
 
-def compare(device: str, batch: int, steps: int, compiled: bool) -> dict[str, Any]:
-    batches = toy_batches(batch)
+def compare(task: Task, device: str, steps: int, compiled: bool) -> dict[str, Any]:
+    """Return the times and losses of all ways to train."""
     reason = why_no_compile(device) if compiled else "--no-compile"
     if reason:
-        print(f"training_step: torch.compile is left out: {reason}", flush=True)
+        print(f"{task.name}: torch.compile is left out: {reason}", flush=True)
     else:
         from torch._inductor import config as inductor  # as slow to import as torch itself
 
@@ -150,8 +171,8 @@ def compare(device: str, batch: int, steps: int, compiled: bool) -> dict[str, An
         warnings.filterwarnings("ignore", message="dynamo_pgo force disabled")
     ways = [Way(*flags) for flags in product((False, True), repeat=3)]
     ways = [way for way in ways if not way.compile or (way.channels_last and not reason)]
-    trainings = [Training(way, SEEDS[0], batches, steps, device) for way in ways]
-    others = [Training(REFERENCE, seed, batches, steps, device) for seed in SEEDS[1:]]
+    trainings = [Training(task, way, SEEDS[0], steps, device) for way in ways]
+    others = [Training(task, REFERENCE, seed, steps, device) for seed in SEEDS[1:]]
     while len(trainings[0].losses) < steps:
         for training in trainings:
             training.turn()
@@ -165,7 +186,7 @@ def compare(device: str, batch: int, steps: int, compiled: bool) -> dict[str, An
     for name, result in results.items():
         if name == str(REFERENCE):
             continue
-        common.report_ratio(f"training_step, {name}", result["step"]["wall"], reference.took.wall)
+        common.report_ratio(f"{task.name}, {name}", result["step"]["wall"], reference.took.wall)
         print(
             f"  {result['images_per_second']:.0f} images/s (reference "
             f"{results[str(REFERENCE)]['images_per_second']:.0f}), CPU ratio "
@@ -176,7 +197,7 @@ def compare(device: str, batch: int, steps: int, compiled: bool) -> dict[str, An
         )
     fit = [name for name, result in results.items() if result["within_noise"]]
     winner = max(fit, key=lambda name: results[name]["ratio"])
-    print(f"training_step: {winner} wins on this device", flush=True)
+    print(f"{task.name}: {winner} wins on this device", flush=True)
     return {
         "winner": winner,
         "seed_losses": losses,
@@ -188,23 +209,41 @@ def compare(device: str, batch: int, steps: int, compiled: bool) -> dict[str, An
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = common.arguments(__doc__, "training_step")
-    parser.add_argument("--batch", type=int, default=BATCH)
-    parser.add_argument("--steps", type=int, default=STEPS, help="of each training")
+    args = options(__doc__, "training_step", BATCH, STEPS).parse_args(argv)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    images = toy_images(8 * args.batch, SIZE).split(args.batch)
+    batches = [Batch(some, None) for some in images]
+    task = Task("training_step", PatchVAE, "cifar100", DataInfo(SIZE, 100), batches)
+    measure(task, device, args)
+
+
+def options(doc: str | None, name: str, batch: int, steps: int) -> argparse.ArgumentParser:
+    """Return the command line of a comparison of training steps."""
+    parser = common.arguments(doc, name)
+    parser.add_argument("--batch", type=int, default=batch)
+    parser.add_argument("--steps", type=int, default=steps, help="of each training")
     parser.add_argument(
         "--compile",
         action=argparse.BooleanOptionalAction,
         default=True,
         help="measure torch.compile, too",
     )
-    args = parser.parse_args(argv)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return parser
+
+
+def measure(task: Task, device: str, args: argparse.Namespace) -> None:
+    """Compare all ways, and write what came of it."""
     machine = common.machine(
         device, ("torch", "torchvision"), torch_threads=torch.get_num_threads()
     )
-    task = {"size": SIZE, "batch": args.batch, "steps": args.steps, "variant": "cifar100"}
-    result = compare(device, args.batch, args.steps, args.compile)
-    common.write(args.out, "training_step", {"machine": machine, "task": task, **result})
+    about = {
+        "size": task.data.size,
+        "batch": args.batch,
+        "steps": args.steps,
+        "variant": task.variant,
+    }
+    result = compare(task, device, args.steps, args.compile)
+    common.write(args.out, task.name, {"machine": machine, "task": about, **result})
 
 
 if __name__ == "__main__":

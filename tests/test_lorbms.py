@@ -145,6 +145,7 @@ def test_a_scene_mixed_of_one_image_is_its_reconstruction() -> None:
 def test_the_generator_s_loss_has_every_term_with_its_weight() -> None:
     method, batch = made().double(), _double(batch_of(4))
     assert batch.candidates is not None
+    torch.nn.init.normal_(method.encoder.last.weight, std=3)  # so that codes matter
     x, replaced = 2 * batch.images - 1, method.mix(batch).replaced
     code = method.encoder(x)
     mixed_code, kept = code.clone(), code.clone()
@@ -168,6 +169,9 @@ def test_the_generator_s_loss_has_every_term_with_its_weight() -> None:
         "adversarial": verdict,
         "classification": error,
     }
+    wrong = (method.decoder(mixed_code) - x).abs().mean()
+    assert abs(through - direct) > 1e-4 * direct
+    assert abs(through - wrong) > 1e-4 * direct
     found = method.generator_loss(batch)
     assert list(found) == list(expected)
     for name, value in expected.items():

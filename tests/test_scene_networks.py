@@ -71,6 +71,23 @@ def test_the_encoder_reads_a_stack_that_is_normalised_as_a_whole() -> None:
     torch.testing.assert_close(encoder(images), encoder.last(x), rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize("normed", [False, True])
+def test_only_what_a_block_adds_goes_on_but_the_last_gives_its_whole_stack(normed: bool) -> None:
+    torch.manual_seed(0)
+    decoder = SceneDecoder(code=8, first=6, growth=4, layers=(3, 2), normed=normed).double()
+    code = torch.randn(2, 8, 2, 2, dtype=torch.float64)
+    x = code
+    for up, block in zip(decoder.ups, decoder.blocks, strict=True):
+        stack = [up(x)]
+        for layer in block:  # type: ignore[attr-defined]
+            whole = torch.cat(stack, 1)
+            whole = F.instance_norm(whole, eps=1e-9) if normed else whole
+            stack.append(layer(F.relu(whole)))
+        x = torch.cat(stack[1:], 1)
+    expected = torch.tanh(decoder.last(torch.cat(stack, 1)))
+    torch.testing.assert_close(decoder(code), expected, rtol=1e-9, atol=1e-9)
+
+
 def test_coordinates_run_from_the_left_and_from_the_top() -> None:
     planes = with_coordinates(torch.zeros(2, 3, 3, 5))[1, 3:]
     assert planes[0, 1].tolist() == [-1, -0.5, 0, 0.5, 1]

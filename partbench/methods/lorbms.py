@@ -178,7 +178,7 @@ class LORBMS(Method):
             "threshold_quantile": 0.75,
             "batch_size": 32,
             "images_per_epoch": None,
-            "epochs": 2,
+            "epochs": 3,
         },
         "subset": {
             "code": 64,
