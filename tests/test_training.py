@@ -47,8 +47,7 @@ COUNTED = [
 METHODS = [  # those that can learn from the toy data as they are
     name
     for name in COUNTED
-    if methods.load(name).learns_from not in ("neighbours", "attributes")
-    and name != "knowledge_transfer"
+    if methods.load(name).learns_from not in ("attributes", "clusters")
 ]
 CPU = Runtime(device="cpu", threads=1)
 OFTEN = CPU.model_copy(update={"checkpoint_minutes": 1e-9})
