@@ -45,9 +45,7 @@ COUNTED = [
     name for name in plugins.names("methods", Method) if methods.load(name).reads == "images"
 ]
 METHODS = [  # those that can learn from the toy data as they are
-    name
-    for name in COUNTED
-    if methods.load(name).learns_from not in ("attributes", "clusters")
+    name for name in COUNTED if methods.load(name).learns_from not in ("attributes", "clusters")
 ]
 CPU = Runtime(device="cpu", threads=1)
 OFTEN = CPU.model_copy(update={"checkpoint_minutes": 1e-9})
