@@ -43,7 +43,7 @@ def test_the_sizes_of_the_archives() -> None:
 def test_the_sizes_of_prepared_data_and_their_images() -> None:
     pattern = r"^\| `(\w+)` \| (.*?) \|.* ([\d.]+) GiB at (\d+) px"
     said = re.findall(pattern, TEXT, re.MULTILINE)
-    assert len(said) == 13
+    assert len(said) == 14
     for name, what, size, side in said:
         cls = plugins.load("data", name, Reader)  # type: ignore[type-abstract]
         reader = cls(Path(), cls.Settings.parse({"size": int(side)}, "test"))
@@ -69,7 +69,7 @@ def test_the_jobs_of_one_method_again() -> None:
     ]
     jobs = Counter(f"probe_{cell.probe}" for cell in cells)
     jobs["train_patchvae"] = len({cell.run for cell in cells})
-    jobs["extract"] = len({(cell.run, cell.eval) for cell in cells if cell.probe == "linear"})
+    jobs["extract"] = sum(grid.load_probe(cell.probe).reads == "outputs" for cell in cells)
     jobs["report"] = jobs["all"] = 1
     table = TEXT.partition("-n -R train_patchvae\n    job")[2].partition("\n\n")[0]
     said = {name: int(n) for name, n in re.findall(r"^ +(\w+) +(\d+)$", table, re.MULTILINE)}
