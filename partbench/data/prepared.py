@@ -182,5 +182,6 @@ class Prepared:
             )
         unlabeled = learns_from in UNSUPERVISED and "unlabeled" in self.meta["splits"]
         split = self.split("unlabeled" if unlabeled else "train")
-        split.annotation(learns_from)
+        if learns_from != "images":
+            split.annotation(learns_from)
         return split
