@@ -197,7 +197,8 @@ class Prepared:
             )
         unlabeled = learns_from in UNSUPERVISED and "unlabeled" in self.meta["splits"]
         split = self.split("unlabeled" if unlabeled else "train")
-        split.annotation(learns_from)
+        if learns_from != "images":
+            split.annotation(learns_from)
         if learns_from == "labels":
             self._check_classes()
         return split
