@@ -145,6 +145,8 @@ def test_images_do_not_depend_on_how_many_there_are(
     tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Noise:
+        learns_from = "images"
+
         def generate(self, batch: Batch) -> Tensor:
             return torch.rand(len(batch.images), 3, 4, 4)
 
@@ -168,6 +170,8 @@ def test_image_i_is_made_from_row_i(
     tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Copies:
+        learns_from = "images"
+
         generate = copies
 
     monkeypatch.setattr(generated_images, "BATCH", 10)
@@ -308,6 +312,8 @@ def test_broken_images_are_refused(
 
 def test_images_of_several_sizes_are_refused(tiny: Path, tmp_path: Path) -> None:
     class Grows:
+        learns_from = "images"
+
         side = 4
 
         def generate(self, batch: Batch) -> Tensor:

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,10 @@ from partbench.errors import BadInput
 from partbench.method import DataInfo
 from partbench.methods.lorbms import LORBMS, replaced_quadrants
 from partbench.model import load_model
+from partbench.outputs.generated_images import seed_of
 from partbench.plan import _flops
+from partbench.probes.generation import Generation, GenerationSettings
+from partbench.report.sections.generation import strips_of
 from partbench.run import Run, Runtime
 from partbench.train import train
 
@@ -423,6 +427,31 @@ def test_scenes_of_test_images_repeat_themselves(tiny: Path, tmp_path: Path) -> 
             scenes.append(method.generate(batch))
     assert torch.equal(*scenes)
     assert scenes[0].shape == (5, 3, 32, 32)
+
+
+def test_the_generation_probe_shows_what_its_scenes_are_mixed_of(
+    tiny: Path, tmp_path: Path
+) -> None:
+    run(tiny, tmp_path, epochs=0)
+    cell: Any = SimpleNamespace(arrays={})
+    settings = GenerationSettings(network="random", few=True, only_distance=True)
+    found = Generation().run(tmp_path / "model.pt", tiny, settings, 0, "cpu")
+    assert found.pictures is not None
+    cell.arrays = found.pictures
+    assert list(strips_of(cell)) == [
+        "real",
+        "generated",
+        "what the mixed scenes keep of the test images",
+        *(f"candidates, {place}" for place in ("top left", "top right", "bottom left")),
+        "candidates, bottom right",
+        "reconstructions",
+    ]
+    # The candidates are those that the generated images were made from.
+    split, method = Prepared(tiny).split("test"), load_model(tmp_path / "model.pt", "cpu")[1]
+    seed = seed_of(0, 0)
+    similar, _ = candidates(split, range(20), method.settings, seed, torch.device("cpu"))
+    shown = np.stack([found.pictures[f"candidates_{i}"] for i in range(4)], 1)
+    np.testing.assert_array_equal((255 * similar).round().permute(0, 1, 3, 4, 2), shown)
 
 
 def test_the_plan_counts_the_operations_of_a_quarter_of_the_batch_an_update() -> None:

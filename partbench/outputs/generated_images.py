@@ -82,6 +82,11 @@ def first_batch(method: Any, split: Split, device: torch.device) -> Batch | None
     return batch_of(method, split, rows, torch.initial_seed(), device)
 
 
+def seed_of(seed: int, number: int) -> int:
+    """Return the seed of a batch of generated images, from a run's seed and the batch's number."""
+    return int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
+
+
 def batch_of(
     method: Any, split: Split, rows: NDArray[np.intp], seed: int, device: torch.device
 ) -> Batch:
@@ -132,7 +137,7 @@ def write(
     images: NDArray[np.uint8] | None = None
     with Progress(label, n, "images") as progress:
         for number, start in enumerate(range(0, n, BATCH)):
-            seeded = int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
+            seeded = seed_of(seed, number)
             torch.manual_seed(seeded)
             rows = np.arange(start, min(start + BATCH, n))
             with torch.inference_mode():

@@ -20,9 +20,10 @@ from pydantic import Field
 
 from partbench.data import fetch
 from partbench.data.archives import archives
-from partbench.data.prepared import Prepared
+from partbench.data.prepared import Prepared, Split
 from partbench.errors import BadInput
 from partbench.files import data_root, explained
+from partbench.method import Method
 from partbench.metrics import frechet
 from partbench.metrics.feature_blocks import check_finite
 from partbench.metrics.generation import (
@@ -34,6 +35,8 @@ from partbench.metrics.generation import (
 from partbench.model import load_model_for
 from partbench.nn.feature_networks import FeatureNetwork, Network, Resize
 from partbench.outputs import generated_images
+from partbench.outputs.arrays import PICTURES
+from partbench.outputs.capability import offered_by
 from partbench.probe import Direction, Metric, Numbers, Probe, Result, Setting
 from partbench.progress import Progress
 from partbench.settings import Settings
@@ -317,8 +320,24 @@ class Generation(Probe):
             measure = Measure(distance, "lower", "training images in place of generated ones")
             setting = GenerationSetting(n=n, resize=network.resize)
             _add(numbers, {"real_fid": measure}, network.name, setting, reference=True)
+        pictures |= _made_of(method, test, seed, torch.device(device))
         details = {"network": network.name, "real images": len(test), "infinity": endless}
         return numbers.result(details, pictures=pictures)
+
+
+def _made_of(
+    method: Method, split: Split, seed: int, device: torch.device
+) -> dict[str, NDArray[Any]]:
+    """Return what the first generated images are mixed of, if they are mixed scenes."""
+    offered = offered_by(type(method))
+    if "mixed_scenes" not in offered:
+        return {}
+    drawn: dict[str, NDArray[Any]] = {"originals": np.array(split.images[:PICTURES])}
+    with torch.inference_mode():
+        for name in ("mixed_scenes", "reconstructions"):
+            torch.manual_seed(generated_images.seed_of(seed, 0))  # that of the first batch
+            drawn |= offered[name].draw(method, split, device) if name in offered else {}
+    return drawn
 
 
 def _add(

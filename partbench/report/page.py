@@ -14,9 +14,8 @@ from jinja2 import ChoiceLoader, Environment, FileSystemLoader, PrefixLoader, St
 from markupsafe import Markup
 
 from partbench import verdict
-from partbench.data.neighbours import PLACES
 from partbench.files import atomic
-from partbench.outputs import generated_images, mixed_scenes, movement, reconstructions
+from partbench.outputs import generated_images, movement, reconstructions
 from partbench.published import Claim
 from partbench.report import figures, raster, text
 from partbench.report import sections as fragments
@@ -268,14 +267,6 @@ def picture_views(pictures: list[PictureRecord]) -> list[View]:
                 title = text.name(picture.method, picture.variant)
                 what = f"generated images, seed {picture.seed}"
                 strips.append((title, what, raster.strip(made.images)))
-        for picture in same:
-            if mixed := mixed_scenes.Pictures.read(picture.arrays):
-                title = text.name(picture.method, picture.variant)
-                what = "what its scenes keep of the originals"
-                strips.append((title, what, raster.strip(mixed.kept)))
-                for i, place in enumerate(PLACES):
-                    what = f"from which they take the quadrant {place}"
-                    strips.append((title, what, raster.strip(mixed.candidates[:, i])))
         for picture in same:
             if moved := movement.Pictures.read(picture.arrays):
                 title = text.name(picture.method, picture.variant)

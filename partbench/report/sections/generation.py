@@ -5,7 +5,9 @@ import pandas as pd
 from markupsafe import Markup
 from pydantic import BaseModel, Field, FiniteFloat, ValidationError
 
+from partbench.data.neighbours import PLACES, QUADRANTS
 from partbench.metrics.frechet import Z
+from partbench.outputs import mixed_scenes, reconstructions
 from partbench.outputs.arrays import read_images
 from partbench.probes.generation import GenerationSetting, metric_name
 from partbench.report import figures, raster, text
@@ -20,6 +22,7 @@ WORDS = {
     "generated": "generated",
     "stretched": "generated, contrast-stretched",
 }
+KEPT = "what the mixed scenes keep of the test images"
 
 
 class Endless(BaseModel):
@@ -83,7 +86,7 @@ def view_of(method: MethodRecord, task: Task) -> View | None:
             "colour": method.colour,
             "seed": cell.seed,
             "real": strips.pop("real", None),
-            "strips": [(WORDS[key], uri) for key, uri in strips.items()],
+            "strips": [(WORDS.get(key, key), uri) for key, uri in strips.items()],
             "endless": details.infinity,
             "metric": metric_name("fid", details.network),
         }
@@ -91,8 +94,13 @@ def view_of(method: MethodRecord, task: Task) -> View | None:
 
 
 def strips_of(cell: CellRecord) -> dict[str, Markup]:
-    """Return a cell's real and generated images, a strip each; none if damaged."""
+    """Return a cell's real and generated images, and what they are mixed of; none if damaged."""
     found = {key: read_images(cell.arrays, key) for key in WORDS}
+    if mixed := mixed_scenes.Pictures.read(cell.arrays):
+        found[KEPT] = mixed.kept
+        found |= {f"candidates, {PLACES[i]}": mixed.candidates[:, i] for i in range(QUADRANTS)}
+        if decoded := reconstructions.Pictures.read(cell.arrays):
+            found["reconstructions"] = decoded.reconstructions
     return {key: raster.strip(some, SHOWN) for key, some in found.items() if some is not None}
 
 
