@@ -116,7 +116,14 @@ def test_different_settings_have_different_words(cases: list[tuple[Setting, str]
 # What the demo's tables and the published rows call the settings: probe, typed, words.
 NAMED: list[tuple[str, dict[str, Any], str]] = [
     ("linear", {}, ""),
-    *(("classify", {"frozen": f}, f"frozen {f}") for f in ("conv1", "conv1-3", "conv1-5", "all")),
+    ("linear", {"svm": "hinge"}, "svm hinge"),
+    ("linear", {"svm": "squared hinge", "c": 1.0}, "svm squared hinge, c 1.0"),
+    ("linear", {"svm": "hinge", "c": 100.0}, "svm hinge, c 100.0"),
+    *(
+        ("classify", {"frozen": frozen}, f"frozen {frozen}")
+        for frozen in ("conv1", "conv1-3", "conv1-5", "conv1-9", "all")
+    ),
+    ("reconstruction", {"images": "training"}, "images training"),
     ("video", {}, ""),
     *(("video", {"step": step}, f"step {step}") for step in range(1, 7)),
     ("generation", {"n": 1000}, "n=1000"),
@@ -190,11 +197,6 @@ NAMED: list[tuple[str, dict[str, Any], str]] = [
         for part in ("encoder", "discriminator")
         for network in ("frozen", "fine-tuned")
         for reading in ({}, {"reading": "running mean"})
-    ),
-    (
-        "generation",
-        {"n": 10492, "resize": "ttur", "stretched": True},
-        "n=10492, ttur resize, contrast-stretched",
     ),
     *(
         ("parts", {"on": on, "k": k, "crop": "whole"}, f"{on}, K = {k}, whole images")
