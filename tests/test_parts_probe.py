@@ -647,8 +647,11 @@ def replaced(kind: str, array: NDArray[Any]) -> Any:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (drop("test.labels.npy"), r"test.labels.npy: No such file.*out and run the same command"),
-        (drop("parts.json"), "parts.json: cannot be read"),
+        (
+            drop("test.labels.npy"),
+            r"test.labels.npy is damaged.*No such file.*out and run the same command",
+        ),
+        (drop("parts.json"), "parts.json is damaged.*cannot be read"),
         (write("parts.json", '{"k": 4}'), "no key 'foreground'"),
         (write("parts.json", '{"k": 4, "foreground": "sky"}'), "'sky'"),
         (write("parts.json", '{"k": 0, "foreground": "own"}'), "1 to 255 parts"),
