@@ -100,16 +100,17 @@ class Encoding(Method):
         """
         s = self.settings
         frames = images.flatten(0, 1) if images.ndim == 5 else images
-        if s.views > 1 and not self.training:
-            frames = ten_crops(frames, s.window).flatten(0, 1)
-        else:
-            frames = cut_window(frames, s.window, at_random=self.training)
-        x = torch.cat(
-            [
-                describe(self.activations(some), s.block_norm, s.pyramid)
-                for some in frames.split(AT_ONCE)
-            ]
-        )
+        views = 1 if self.training else s.views
+        if self.training:
+            frames = cut_window(frames, s.window, at_random=True)
+        described = []
+        for some in frames.split(max(AT_ONCE // views, 1)):
+            if views > 1:
+                squares = ten_crops(some, s.window).flatten(0, 1)
+            else:
+                squares = cut_window(some, s.window, at_random=False)
+            described.append(describe(self.activations(squares), s.block_norm, s.pyramid))
+        x = torch.cat(described)
         if not (self.training or x.is_meta or x.isfinite().all()):
             raise BadInput(
                 f"activations of {s.backbone} are not finite; check its weights and the images"

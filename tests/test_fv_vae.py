@@ -404,6 +404,23 @@ def test_the_norms_are_those_of_the_training_data_alone(tiny: Path, tmp_path: Pa
     torch.testing.assert_close(legacy.norms, everything.norm(dim=0), rtol=1e-4, atol=1e-5)
 
 
+def test_a_number_that_no_training_sample_has_tells_nothing() -> None:
+    """Divided by next to nothing, it would drown the rest of a test sample's vector."""
+    method = build()
+    method.norms = torch.ones_like(method.norms)
+    method.norms[3] = 0
+    seen = torch.zeros(1, len(method.norms))
+    seen[0, :3] = torch.tensor([1.0, -4.0, 9.0])
+    unseen = seen.clone()
+    unseen[0, 3] = 0.5
+    torch.testing.assert_close(method.normalised(unseen), method.normalised(seen))
+
+
+def test_the_network_of_released_weights_is_not_trained_on() -> None:
+    with pytest.raises(BadInput, match="hold no network of local activations"):
+        methods.resolve(FVVAE, "split1+released", {"end_to_end": True}, "here")
+
+
 def test_stopped_after_the_last_step_and_resumed_is_uninterrupted(
     tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

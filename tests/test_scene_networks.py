@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from partbench.errors import BadInput
 from partbench.nn.alexnet import alexnet_trunk
 from partbench.nn.scene_networks import (
     MaskClassifier,
@@ -178,3 +179,11 @@ def test_a_cell_of_the_discriminator_sees_46_pixels() -> None:
     assert images.grad is not None
     rows = images.grad.abs().sum((0, 1, 3)).nonzero()
     assert rows.max() - rows.min() + 1 == 46
+
+
+@pytest.mark.parametrize(("size", "last_pool"), [(27, (2, 1)), (35, (3, 2))])
+def test_images_too_small_for_the_classifier(size: int, last_pool: tuple[int, int]) -> None:
+    with pytest.raises(BadInput, match=f"images of {size} px are too small"):
+        MaskClassifier(2, size, 4, 2, 8, last_pool)
+    net = MaskClassifier(2, size + 1, 4, 2, 8, last_pool)
+    assert net(torch.rand(2, 6, size + 1, size + 1)).shape == (2, 4)

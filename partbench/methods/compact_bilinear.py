@@ -5,7 +5,7 @@ forms map each descriptor at random so that the dot products of short vectors ar
 of the long ones: (x'y)^2. The random maps are drawn by the run's seed.
 """
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import Field
@@ -22,6 +22,9 @@ from partbench.encoding import (
     EncodingSettings,
 )
 from partbench.method import DataInfo, StepFreeMethod, StepFreeSettings
+
+CHUNK = 1024
+"""Descriptors of an image or clip at once."""
 
 
 class CompactBilinearSettings(EncodingSettings, StepFreeSettings):
@@ -70,6 +73,11 @@ class CompactBilinear(Encoding, StepFreeMethod):
             self.register_buffer("signs", 2.0 * torch.randint(2, (2, c, d)) - 1)
         self.compress_from(c * c if s.form == "full" else d)
 
+    @classmethod
+    def draws(cls, settings: Any) -> bool:
+        """Return whether maps are drawn; `full` has none."""
+        return settings.form != "full"
+
     signs: Tensor
     """1 or -1: [2, C] of a tensor sketch, [2, C, D] of random Maclaurin."""
     places: Tensor
@@ -80,10 +88,14 @@ class CompactBilinear(Encoding, StepFreeMethod):
         x = x.flatten(1, 2)
         if self.settings.form == "full":
             return (x.transpose(1, 2) @ x).flatten(1)
-        if self.settings.form == "maclaurin":
-            one, two = (x @ signs for signs in self.signs)
-            return (one * two).sum(1) / self.settings.dimensions**0.5
-        return self.tensor_sketch(x)
+        form = self.maclaurin if self.settings.form == "maclaurin" else self.tensor_sketch
+        # The forms of all descriptors at once would take a hundred times their space.
+        return torch.stack([form(some) for some in x.split(CHUNK, 1)]).sum(0)
+
+    def maclaurin(self, x: Tensor) -> Tensor:
+        """Return the random Maclaurin features of x x', summed over [B, N, C]: [B, D]."""
+        one, two = (x @ signs for signs in self.signs)
+        return (one * two).sum(1) / self.settings.dimensions**0.5
 
     def tensor_sketch(self, x: Tensor) -> Tensor:
         """Return the count sketches of x x', summed over the descriptors [B, N, C]: [B, D].

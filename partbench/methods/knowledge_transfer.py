@@ -1,9 +1,9 @@
 """Knowledge transfer (Noroozi et al., CVPR 2018): AlexNet learns the clusters of another network.
 
 The features of a trained method are clustered, and AlexNet learns the numbers of the clusters as if
-they were labels. So networks of any shape are compared by one that
-all share. Here in the version of Zbinden (MSc thesis, University of Bern 2019): 2,000 clusters of
-LORBMS's features on COCO. A data set with `of`, `by` and `clusters` holds them.
+they were labels. So networks of any shape are compared by one that all share. Here in the version
+of Zbinden (MSc thesis, University of Bern 2019): 2,000 clusters of LORBMS's features on COCO. A
+data set with `of`, `by` and `clusters` holds them.
 """
 
 from typing import Literal

@@ -138,6 +138,10 @@ def replaced_quadrants(distances: Tensor, threshold: Tensor | float) -> Tensor:
     return nearest | (distances <= threshold) & ~farthest
 
 
+SHORT = ("ten_epochs", "no_cls", "no_rec", "no_adv", "first_epoch", "untrained", "demo", "subset")
+"""Variants whose number of epochs is not that of the best FID."""
+
+
 class LORBMS(Method):
     """Scenes mixed of an image and images with similar quadrants.
 
@@ -203,11 +207,11 @@ class LORBMS(Method):
     shares_batch = False
     deviations = (
         Deviation(
-            "They keep the epoch of lowest FID on the test images; here the last epoch counts, "
-            "though their epoch says how many there are.",
+            "They keep the epoch of lowest FID on the test images. Here the last epoch counts, and "
+            "there are as many as theirs has.",
             "the thesis, section on FID and IS, and the logs beside the code",
             "Worse FID here than theirs, by the optimism of choosing on test images.",
-            unless=("untrained", "demo", "subset"),
+            unless=SHORT,
         ),
         Deviation(
             "Each of their four updates of a step takes its own batch from a shuffled queue; here "
@@ -221,6 +225,22 @@ class LORBMS(Method):
             "may replace all quadrants; here the last is the farthest.",
             "the authors' code",
             "None: distances are hardly ever equal.",
+            unless=("untrained",),
+        ),
+        Deviation(
+            "They shrink a square to 224 px without antialiasing, by the first TensorFlow, and "
+            "write each tile as a JPEG whose contrast is stretched to the whole range. Here tiles "
+            "are made with antialiasing, and neither stretched nor compressed.",
+            "the authors' code, `src/create_tiles_for_clustering.py`",
+            "Other distances: `threshold`, whose scale is theirs, may take in more or fewer "
+            "candidates.",
+            unless=("untrained", "demo", "subset"),
+        ),
+        Deviation(
+            "Theirs leaves out the first hit as the image itself, and stops at a cluster of fewer "
+            "than 11. Here all duplicates are left out, and small clusters join the nearest one.",
+            "the authors' code",
+            "None to be expected.",
             unless=("untrained",),
         ),
     )

@@ -123,7 +123,7 @@ class SupervisedTrunk(Method):
         if kept < 1:
             raise BadInput(
                 f"images of {side} px are too small for the network; prepare the training data at "
-                "a larger `size`, or set `head: linear`"
+                "a larger `size`" + (", or set `head: linear`" if s.head == "dense" else "")
             )
         self.head = self._head(channels * kept**2, self.outputs(data))
 

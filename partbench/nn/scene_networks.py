@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from partbench.errors import BadInput
 from partbench.nn.precision import widened
 from partbench.nn.spectral import SpectralConv2d
 
@@ -202,6 +203,9 @@ class MaskClassifier(nn.Sequential):
         width: a third of the channels of the first convolution.
         hidden: units of the two hidden layers.
         last_pool: size and stride of the last pooling.
+
+    Raises:
+        BadInput: the images are smaller.
     """
 
     def __init__(
@@ -215,6 +219,11 @@ class MaskClassifier(nn.Sequential):
     ) -> None:
         cells = ((size - 6) // 2 - 1) // 2
         cells = ((cells - 1) // 2 - last_pool[0]) // last_pool[1] + 1
+        if cells < 1:
+            raise BadInput(
+                f"images of {size} px are too small for the classifier of mixed scenes; give the "
+                "data set a `size` of at least 28"
+            )
         super().__init__(
             *_stage(3 * images, 3 * width, 8, stride=2),
             nn.MaxPool2d(3, 2),

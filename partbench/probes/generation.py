@@ -11,7 +11,7 @@ that are measured without being asked for. Beside it stands its value for infini
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -268,6 +268,8 @@ class Generation(Probe):
     version = VERSION
     needs = ("generated_images",)
     reads = "model"
+    # The thesis of LORBMS stretched the contrast of its generated images unawares.
+    PAPER: ClassVar = {"coco": {"stretched": True}}
 
     @classmethod
     def weights(cls, settings: Any) -> tuple[str, ...]:

@@ -331,7 +331,7 @@ class Linear(Probe):
     Settings = LinearSettings
     Setting = LinearSetting
     # A Fisher vector has a norm of its own, so its features keep their scale.
-    PAPER: ClassVar = {"ucf101": {"solver": "svm", "standardize": False}}
+    PAPER: ClassVar = {data: {"solver": "svm", "standardize": False} for data in ("ucf101", "cub")}
     version = VERSION
     needs = ("features",)
 

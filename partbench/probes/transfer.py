@@ -121,6 +121,7 @@ class Transfer(Probe):
         stream = FoldStream(train, folds, settings.batch_size, seed)
         origin = json.dumps(
             [
+                self.version,
                 settings.model_dump(mode="json", exclude={"training"}),
                 seed,
                 sha256(source),
