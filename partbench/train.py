@@ -202,11 +202,14 @@ class _Training:
                         f"{self.run}: stopped at step {self.step}; run the same command again to "
                         "resume"
                     )
+            if self.choice and self.fabric.is_global_zero:
+                self.choice.restore(self.method)
             self.method.finish(lambda split="": self._last_pass(stop, split))
         if self.window:
             self._log()
+        of_steps, self.seconds = self.seconds, time.monotonic() - began
         if self.fabric.is_global_zero:
-            self._finish()
+            self._finish(of_steps)
         self.fabric.barrier()
 
     def _last_pass(self, stop: "_StopFlag", split: str) -> Iterator[Batch]:
@@ -304,6 +307,7 @@ class _Training:
             "model": self.method.state_dict(),
             "optimizers": {name: o.state_dict() for name, o in self.optimizers.items()},
             "choice": self.choice.state() if self.choice else {},
+            "released": self.released,
         }
         if self.fabric.is_global_zero:
             newest = self.out / "checkpoint.pt"
@@ -318,6 +322,7 @@ class _Training:
         if state:
             self.step, self.seconds = state["step"], state["seconds"]
             self.lines, self.window = state["lines"], state["window"]
+            self.released = state.get("released", {})
             begun = state.get("code", "unknown")
             # "a+b": the code a began the run, b resumed it.
             self.code = begun if begun.endswith(self.code) else f"{begun}+{self.code}"
@@ -361,9 +366,8 @@ class _Training:
         checkpoint.replace(aside)
         print(f"{checkpoint} {why}: moved to {aside.name}, not resumed", flush=True)
 
-    def _finish(self) -> None:
-        if self.choice:
-            self.choice.restore(self.method)
+    def _finish(self, of_steps: float) -> None:
+        """Write the model and its record, given the seconds that the steps took."""
         for name, value in self.method.state_dict().items():
             if value.is_floating_point() and not value.isfinite().all():
                 raise BadInput(
@@ -397,7 +401,7 @@ class _Training:
                 "images": images,
                 "parameters": sum(p.numel() for p in self.method.parameters()),
                 "seconds": round(self.seconds, 3),
-                "images_per_second": round(images / self.seconds, 1) if images else None,
+                "images_per_second": round(images / of_steps, 1) if images else None,
                 "peak_memory_mb": round(peak / 2**20, 1),
                 "final": {k: v for k, v in last.items() if "/" in k},
                 "released": self.released,

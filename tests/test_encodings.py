@@ -1,6 +1,7 @@
 """Encodings of local activations against slow versions, other libraries and known limits."""
 
 import itertools
+import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -228,6 +229,42 @@ def test_more_components_than_directions_are_refused() -> None:
     flat = cloud(50, 3).numpy() @ np.ones((3, 6))
     with pytest.raises(BadInput, match="50 rows vary in 1 directions only"):
         principal_components(flat, 2, "rows")
+
+
+def sample_of_all(rows: Tensor, size: int, n: int) -> Tensor:
+    """Return what `sample_rows` draws, from all rows at once."""
+    kept, numbers, limit = rows[:0], torch.empty(0), math.inf
+    for block in rows.split(size):
+        drawn = torch.rand(len(block))
+        low = drawn <= limit
+        kept, numbers = torch.cat([kept, block[low]]), torch.cat([numbers, drawn[low]])
+        if len(kept) > 2 * n:
+            numbers, places = numbers.topk(n, largest=False)
+            kept, limit = kept[places], numbers[-1].item()
+    if len(kept) > n:
+        kept = kept[numbers.topk(n, largest=False).indices]
+    return kept
+
+
+@pytest.mark.parametrize("levels", [2**24, 30])
+@pytest.mark.parametrize(("size", "n"), [(1, 7), (70, 50), (70, 300), (999, 50), (70, 1000)])
+def test_a_sample_is_of_the_rows_with_the_lowest_numbers(
+    size: int, n: int, levels: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whichever rows are given up meanwhile, and however many have the same number."""
+    rand = torch.rand
+    monkeypatch.setattr(torch, "rand", lambda m: (rand(m) * levels).floor() / levels)
+    rows = torch.arange(3000.0).view(-1, 3)
+    torch.manual_seed(3)
+    expected = sample_of_all(rows, size, n)
+    torch.manual_seed(3)
+    assert torch.equal(sample_rows(iter(rows.split(size)), n), expected)
+
+
+def test_a_sample_has_room_for_its_rows_alone() -> None:
+    drawn = sample_rows(torch.rand(50_000, 4).split(100), 1000)
+    assert drawn.shape == (1000, 4)
+    assert drawn.untyped_storage().nbytes() < 1.1 * drawn.nbytes
 
 
 def test_a_sample_is_uniform_and_whole_where_it_can_be() -> None:

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +88,34 @@ def test_the_weights_of_the_best_epoch_are_the_result(
     assert record["epoch"] == 4
     assert record["errors, % of image side"] == {"2": 3.0, "4": 1.0, "5": 2.0}
     assert json.loads((last / "train.json").read_text())["chosen"] == {}
+
+
+def test_what_follows_the_training_sees_the_chosen_weights_and_counts(
+    faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What `finish` fits depends on the weights that are kept, and is kept with them."""
+    seen = script(monkeypatch, [3.0, 1.0, 2.0])
+    given: list[dict[str, Tensor]] = []
+    changed: list[str] = []
+
+    def finish(self: Any, _: Any) -> None:
+        given.append({key: value.clone() for key, value in self.state_dict().items()})
+        with torch.no_grad():
+            name, parameter = next(self.named_parameters())
+            parameter.fill_(0.5)
+        changed.append(name)
+        time.sleep(0.5)
+
+    monkeypatch.setattr(methods.load("keynet"), "finish", finish)
+    train(RUN, settings_of(chosen_epoch="validation"), CPU, faces, tmp_path)
+    (before,) = given
+    assert equal(before, seen[1])
+    kept = weights_of(tmp_path)
+    assert [key for key in kept if not torch.equal(kept[key], before[key])] == changed
+    record = json.loads((tmp_path / "train.json").read_text())
+    steps = json.loads((tmp_path / "log.jsonl").read_text().splitlines()[-1])["seconds"]
+    assert record["seconds"] >= steps + 0.5
+    assert record["images_per_second"] == pytest.approx(record["images"] / steps, rel=0.02)
 
 
 def test_of_equal_epochs_the_first_counts_and_broken_ones_do_not(

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from torch import nn
 
 from partbench.errors import BadInput
 from partbench.nn import feature_networks
+from partbench.nn.activations import ActivationSettings, Backbone
 from partbench.nn.feature_networks import INCEPTION_FILE, FeatureNetwork, resized
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (2, 40, 48, 3), dtype=np.uint8)
@@ -83,6 +85,35 @@ def test_resizing_upwards_is_the_library_s() -> None:
     for mode in ("ttur", "pytorch", "clean"):
         found = resized(flat, (31, 29), mode)  # type: ignore[arg-type]
         torch.testing.assert_close(found, torch.full((1, 3, 31, 29), 200.0))
+
+
+def flags_of_cudnn() -> tuple[bool, bool, bool, bool]:
+    c = torch.backends.cudnn
+    return c.enabled, c.benchmark, c.deterministic, c.allow_tf32
+
+
+def test_frozen_networks_compute_in_whole_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever cuDNN was told before, and that holds again afterwards."""
+    seen = []
+    conv2d = torch.nn.functional.conv2d
+
+    def spy(*args: Any, **kwargs: Any) -> Any:
+        seen.append(flags_of_cudnn())
+        return conv2d(*args, **kwargs)
+
+    monkeypatch.setattr(torch.nn.functional, "conv2d", spy)
+    network = FeatureNetwork("random", None, "cpu")
+    activations = Backbone(
+        ActivationSettings(backbone="random", layer="stride4", window=None, pyramid=False)
+    )
+    with torch.backends.cudnn.flags(True, benchmark=True, deterministic=False, allow_tf32=True):
+        before = flags_of_cudnn()
+        network(np.zeros((2, 32, 32, 3), np.uint8))
+        of_features = len(seen)
+        activations(torch.zeros(2, 3, 32, 32))
+        assert flags_of_cudnn() == before == (True, True, False, True)
+    assert 0 < of_features < len(seen)
+    assert set(seen) == {(True, False, True, False)}
 
 
 def test_the_random_network_is_always_the_same() -> None:

@@ -102,6 +102,14 @@ def test_covariances_of_any_condition_keep_their_digits() -> None:
     assert found == pytest.approx([250e-10] * 2, abs=1e-11)
 
 
+def test_no_covariance_beside_one(recwarn: pytest.WarningsRecorder) -> None:
+    some = Statistics(0, np.zeros(3), np.diag([1.0, 2.0, 3.0]))
+    none = Statistics(0, np.array([2.0, 0.0, 0.0]), np.zeros((3, 3)))
+    assert frechet.distance(some, none) == pytest.approx(10)
+    assert frechet.distance(none, some) == pytest.approx(10)
+    assert not recwarn.list
+
+
 def test_all_images_alike() -> None:
     same = np.ones((5, 3))
     assert frechet.distance_of_features(same, same) == 0

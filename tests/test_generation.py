@@ -281,12 +281,55 @@ def test_few_images_must_be_asked_for(model: Path, tiny: Path) -> None:
         run(model, tiny, few=False)
     with pytest.raises(BadInput, match=f"{ENOUGH} generated and 32 real images"):
         run(model, tiny, few=False, images=ENOUGH)
-    with pytest.raises(BadInput, match="1 generated and 32 real images; give two or more"):
-        run(model, tiny, images=1)
-    with pytest.raises(BadInput, match="4 images have no 5 neighbours"):
-        run(model, tiny, images=4)
     few = run(model, tiny, images=4, only_distance=True)
     assert values(few, n=4)["fd_random"] > 0
+
+
+IMPOSSIBLE: dict[str, tuple[dict[str, Any], str]] = {
+    "few that were not asked for": ({"images": 100, "few": False}, "fewer than 2,048 .*few: true"),
+    "one": ({"images": 1}, "`images: 1`: give two or more"),
+    "no neighbours": ({"images": 4}, "4 images have no 5 neighbours; .*`only_distance`"),
+    "nor of precision": ({"images": 9, "neighbours": 9}, "9 images have no 9 neighbours"),
+    "no extrapolation": ({"images": 7}, "needs 8 or more; give more, or set `only_distance`"),
+    "no parts": ({"images": 9, "network": "inception"}, r"9 images make no 10 parts \(`splits`\)"),
+    "no resize": ({"resize": "clean"}, "`random` sees images at their own size, .*`resize: clean`"),
+}
+
+
+@pytest.mark.parametrize("name", IMPOSSIBLE)
+def test_settings_that_cannot_work_are_refused(name: str) -> None:
+    changes, message = IMPOSSIBLE[name]
+    with pytest.raises(BadInput, match=message):
+        GenerationSettings.parse(FEW | changes, "runs[0]")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"images": ENOUGH, "few": False},
+        {"images": 2, "only_distance": True},
+        {"images": 8},
+        {"images": 10, "network": "inception"},
+        {"network": "mobilenet", "resize": "clean"},
+    ],
+)
+def test_settings_that_barely_work(changes: dict[str, Any]) -> None:
+    GenerationSettings.parse(FEW | changes, "runs[0]")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"density_neighbours": 32}, "32 real images; 32 images have no 32 neighbours"),
+        ({"network": "inception", "splits": 33}, "32 images make no 33 parts"),
+    ],
+)
+def test_too_few_test_images_are_noticed_before_a_network_is_read(
+    changes: dict[str, Any], message: str, model: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr("partbench.probes.generation.load_network")
+    with pytest.raises(BadInput, match=message):
+        run(model, tiny, **changes)
 
 
 BROKEN: dict[str, tuple[Any, str]] = {

@@ -7,6 +7,7 @@ The state itself is a rule of each tensor's name and shape, so that no file of 1
 import hashlib
 import os
 import pickle
+import signal
 import subprocess
 import zlib
 from collections.abc import Mapping
@@ -38,7 +39,7 @@ from partbench.nn.released import COUNTER, Authors, Release, read_released
 from partbench.nn.released_dlp import authors as authors_of_dlp
 from partbench.released import load_released
 from partbench.run import Run, Runtime
-from partbench.train import train
+from partbench.train import Stopped, train
 
 REFERENCE = Path(__file__).parent / "reference"
 CPU = Runtime(device="cpu", threads=1)
@@ -485,6 +486,33 @@ def test_a_run_without_a_step(
         "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
     }
     assert not (tmp_path / "0" / "checkpoint.pt").exists()
+
+
+def stops_in_finish(self: Method, passes: Any) -> None:
+    """A `finish` that gets SIGTERM in its pass over the data."""
+    for _ in passes():
+        signal.raise_signal(signal.SIGTERM)
+
+
+def test_a_run_stopped_in_finish_still_names_its_weights(
+    parts_state: dict[str, Tensor],
+    tiny: Path,
+    tmp_path: Path,
+    root: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    place(root, UnsupParts, "cub", checkpoint(parts_state))
+    settings = resolve(UnsupParts, "cub+released", {}, "test")
+    run, out = Run("unsup_parts", "cub+released", "toy", 0), tmp_path / "run"
+    train(run, settings, CPU, tiny, tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        patch.setattr(UnsupParts, "finish", stops_in_finish)
+        with pytest.raises(Stopped, match="after the last step"):
+            train(run, settings, CPU, tiny, out)
+    assert (out / "checkpoint.pt").exists()
+    train(run, settings, CPU, tiny, out)
+    whole, resumed = (read_record(f / "train.json")["released"] for f in (tmp_path / "whole", out))
+    assert resumed == whole != {}
 
 
 def test_the_file_is_missing(tiny: Path, tmp_path: Path) -> None:

@@ -129,6 +129,8 @@ def _trace_of_root(covariance: Array, other: Array, error: float) -> float | Non
     values = linalg.eigvalsh(
         product, lower=True, overwrite_a=True, check_finite=False, driver="evd"
     )
+    if values[-1] <= 0:
+        return None
     rounding = np.finfo(np.float64).eps * values[-1]
     roots = np.sqrt(np.maximum(values, rounding))
     # An eigenvalue is off by the rounding of the largest, its root by half of that over the root.

@@ -24,6 +24,7 @@ from partbench.files import data_root
 from partbench.nn import perceptual
 from partbench.nn.crops import center_crop
 from partbench.nn.normalization import IMAGENET_MEAN_STD
+from partbench.nn.precision import without_tf32
 from partbench.nn.weights import IMAGENET_LABELS, NOTHING, read_state
 from partbench.settings import Settings, nearest
 
@@ -291,7 +292,7 @@ class Backbone:
         """
         if self.network is None:
             self.network = (build if images.is_meta else load)(self.settings)
-        with torch.no_grad():
+        with torch.no_grad(), without_tf32():
             return self.network.to(images.device, images.dtype)(images)
 
 

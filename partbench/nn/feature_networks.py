@@ -28,7 +28,7 @@ from partbench.files import data_root
 from partbench.nn import vit
 from partbench.nn.normalization import IMAGENET_MEAN_STD
 from partbench.nn.perceptual import FILES, Perceptual
-from partbench.nn.precision import exact
+from partbench.nn.precision import exact, without_tf32
 from partbench.nn.weights import open_file, wrong_content
 
 Network = Literal["inception", "dinov2", "mobilenet", "random"]
@@ -87,7 +87,7 @@ class FeatureNetwork:
         """Return the description of images uint8 [B, H, W, 3]."""
         pixels = torch.from_numpy(np.array(images)).to(self.device)
         pixels = pixels.permute(0, 3, 1, 2).float()
-        with torch.inference_mode(), exact(pixels):
+        with torch.inference_mode(), exact(pixels), without_tf32():
             if self.side and self.resize:
                 pixels = resized(pixels, (self.side, self.side), self.resize)
             # The code that resizes in [0, 1] counts from black to white; the others as in TF1.

@@ -11,12 +11,12 @@ that are measured without being asked for. Beside it stands its value for infini
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from partbench.data import fetch
 from partbench.data.archives import archives
@@ -33,7 +33,7 @@ from partbench.metrics.generation import (
     precision_recall,
 )
 from partbench.model import load_model_for
-from partbench.nn.feature_networks import FeatureNetwork, Network, Resize
+from partbench.nn.feature_networks import SIDES, FeatureNetwork, Network, Resize
 from partbench.outputs import generated_images
 from partbench.outputs.arrays import PICTURES
 from partbench.outputs.capability import offered_by
@@ -89,12 +89,53 @@ class GenerationSettings(Settings):
     density_neighbours: int = Field(5, ge=1, description="k of density and coverage")
     splits: int = Field(10, ge=1, description="parts of the Inception Score")
 
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        if self.resize is not None and SIDES[self.network] is None:
+            raise ValueError(
+                f"the network `{self.network}` sees images at their own size, so there is no "
+                f"`resize: {self.resize}`; leave `resize` out, or choose another network"
+            )
+        if self.images is not None and (fault := too_few(self, self.images)):
+            raise ValueError(f"`images: {self.images}`: {fault}")
+        return self
+
+
+def too_few(settings: GenerationSettings, images: int, classes: bool = True) -> str:
+    """Return why the measures that settings ask for cannot be had of so many images, or nothing.
+
+    Args:
+        settings: the probe's.
+        images: of the smaller set.
+        classes: whether a network that has classes tells those of the images, too; features that
+            are given come without.
+    """
+    if images < ENOUGH and not settings.few:
+        return (
+            f"of fewer than {ENOUGH:,} images the Frechet distance says more of their number than "
+            "of their quality. Give more, or set `few: true` (--few) to measure all the same"
+        )
+    if images < 2:
+        return "give two or more"
+    if settings.only_distance:
+        return ""
+    neighbours = max(settings.neighbours, settings.density_neighbours)
+    if images <= neighbours:
+        why = f"{images} images have no {neighbours} neighbours"
+    elif images < frechet.FEWEST:
+        why = f"the extrapolation to infinitely many images needs {frechet.FEWEST} or more"
+    elif classes and settings.network == "inception" and images < settings.splits:
+        why = f"{images} images make no {settings.splits} parts (`splits`) of the Inception Score"
+    else:
+        return ""
+    return f"{why}; give more, or set `only_distance`"
+
 
 class GenerationSetting(Setting):
     """What tells numbers of a metric apart."""
 
     n: int | None = Field(
-        None, ge=1, description="generated images; none: infinitely many, or it is not known"
+        None, ge=1, description="generated images that were measured; none: it is not known"
     )
     resize: Literal["", Resize] = ""
     stretched: bool = False
@@ -144,16 +185,12 @@ def metric_name(measure: str, network: str) -> str:
     return "_".join([*words, network])
 
 
-def check_number(generated: int, real: int, few: bool, where: str) -> None:
-    """Raise BadInput unless there are enough images, or few are asked for."""
-    if min(generated, real) < ENOUGH and not few:
-        raise BadInput(
-            f"{where}: {generated} generated and {real} real images; of fewer than {ENOUGH:,} the "
-            "Frechet distance says more of their number than of their quality. Give more, or set "
-            "`few: true` (--few) to measure all the same"
-        )
-    if min(generated, real) < 2:
-        raise BadInput(f"{where}: {generated} generated and {real} real images; give two or more")
+def check_number(
+    generated: int, real: int, settings: GenerationSettings, where: str, classes: bool = True
+) -> None:
+    """Raise BadInput unless there are enough images for what settings ask for; see `too_few`."""
+    if fault := too_few(settings, min(generated, real), classes):
+        raise BadInput(f"{where}: {generated} generated and {real} real images; {fault}")
 
 
 def load_network(settings: GenerationSettings, device: str) -> FeatureNetwork:
@@ -218,15 +255,9 @@ def compare(
         distance = frechet.distance_of_features(made.features, real.features)
         return Comparison({"fid": Measure(distance, "lower", "Frechet distance")}, None)
     pair = made.features, real.features
-    fewest = min(map(len, pair))
-    if fewest <= max(settings.neighbours, settings.density_neighbours):
-        raise BadInput(
-            f"{fewest} images have no {max(settings.neighbours, settings.density_neighbours)} "
-            "neighbours; give more, or set `only_distance`"
-        )
     outcomes = frechet.outcomes(*pair)
     endless = frechet.infinity(*pair, settings.draws, seed)
-    size = max(2, min(settings.subset_size, fewest // 2))
+    size = max(2, min(settings.subset_size, min(map(len, pair)) // 2))
     kernel = kernel_distance(*pair, settings.subsets, size, seed)
     near = precision_recall(*pair, settings.neighbours)
     cover = density_coverage(*pair, settings.density_neighbours)
@@ -288,7 +319,7 @@ class Generation(Probe):
                 "with single squares"
             )
         n = settings.images or len(test)
-        check_number(n, len(test), settings.few, f"probes.generation on {data}")
+        check_number(n, len(test), settings, f"probes.generation on {data}")
         network = load_network(settings, device)
         real = describe(network, batches(test.images), len(test), f"{run} real images")
         numbers = Numbers("", "lower")

@@ -70,8 +70,11 @@ def score(
     paths = (generated_path, real_path)
     both = " and ".join(map(str, paths))
     folders = {path: list_images(path, settings.images) for path in paths if path.is_dir()}
+    # The mean and covariance in a file tell the distance alone.
+    alone = settings.model_copy(update={"only_distance": True})
     for path, files in folders.items():
-        check_number(len(files), len(files), settings.few, str(path))
+        wanted = settings if len(folders) == len(set(paths)) else alone
+        check_number(len(files), len(files), wanted, str(path))
     network = None
     if folders:
         network = load_network(settings, "cuda" if torch.cuda.is_available() else "cpu")
@@ -84,8 +87,10 @@ def score(
 
     generated, real = (read(path) for path in paths)
     numbers = [_number(one) for one in (generated, real)]
+    sets = isinstance(generated, Described) and isinstance(real, Described)
     if known := [n for n in numbers if n]:
-        check_number(known[0], known[-1], settings.few, both)
+        wanted = settings if sets else alone
+        check_number(known[0], known[-1], wanted, both, generated_path in folders)
     dimensions = [_dimensions(one) for one in (generated, real)]
     if dimensions[0] != dimensions[1]:
         raise BadInput(
