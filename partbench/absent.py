@@ -13,17 +13,27 @@ from partbench.config import (
     Config,
     cells,
     data_settings,
+    load_probe,
     load_reader,
     method_settings,
     predicted_foreground,
+    probe_settings,
+    pseudo_labels,
+    scene_neighbours,
 )
 from partbench.data import fetch
 from partbench.data.archives import Archive, archives, files_read
+from partbench.data.prepared import WHOLE
 from partbench.data.reader import Reader
 from partbench.errors import BadInput
 from partbench.files import data_root
+from partbench.nn.feature_networks import DINOV2_FILE
+from partbench.nn.perceptual import FILES
 from partbench.nn.vit import TransformerSettings, lacking_weights
 from partbench.run import Run
+
+PLACED = {"dinov2": DINOV2_FILE, "mobilenet": FILES["mobilenet"]}
+"""Network that a probe or a search describes images by -> its file, which a person places."""
 
 
 def absent_cells(config: Config, results: Path) -> dict[str, str]:
@@ -42,9 +52,25 @@ def absent_cells(config: Config, results: Path) -> dict[str, str]:
         if (results / "data" / name / "meta.json").exists():
             return ""
         if predicted := predicted_foreground(config, name):
-            return of_data(predicted.of) or of_run(predicted.run)
+            used = filter(None, (predicted.of, predicted.found_in))
+            return _first(*map(of_data, used), of_run(predicted.run))
+        if clusters := pseudo_labels(config, name):
+            return _first(of_data(clusters.of), of_run(clusters.run))
+        if scenes := scene_neighbours(config, name):
+            search = scenes.neighbours
+            return _first(
+                of_data(scenes.of),
+                # Of images that keep their aspect the originals are read again.
+                of_files(scenes.of) if data_settings(config, scenes.of).crop in WHOLE else "",
+                *map(of_weights, search.fetched),
+                _lacking_file(search.weights or PLACED.get(search.network)),
+            )
+        return "" if (results / "data" / f"{name}.files.json").exists() else of_files(name)
+
+    @cache
+    def of_files(name: str) -> str:
         settings = data_settings(config, name)
-        if settings.subset or (results / "data" / f"{name}.files.json").exists():
+        if settings.subset:
             return ""
         cls = load_reader(config, name)
         if files := files_read(cls.__module__.rpartition(".")[2], settings):
@@ -65,14 +91,32 @@ def absent_cells(config: Config, results: Path) -> dict[str, str]:
         if isinstance(settings, TransformerSettings) and (lacking := lacking_weights(settings)):
             return lacking
         needed = methods.needed_weights(methods.load(run.method), settings)
-        return next(filter(None, [of_data(run.train), *map(of_weights, needed)]), "")
+        return _first(of_data(run.train), *map(of_weights, needed))
+
+    @cache
+    def of_probe(name: str, data: str) -> str:
+        settings = probe_settings(config, name, data)
+        network = getattr(settings, "network", "")
+        needed = load_probe(name).weights(settings)
+        return _first(*map(of_weights, needed), _lacking_file(PLACED.get(network)))
 
     reasons = {
-        str(cell): of_data(cell.eval) or of_run(cell.run)
+        str(cell): _first(of_data(cell.eval), of_run(cell.run), of_probe(cell.probe, cell.eval))
         for cell in cells(config)
         if not cell.skip and not (results / "cells" / f"{cell}.json").exists()
     }
     return {cell: reason for cell, reason in reasons.items() if reason}
+
+
+def _first(*reasons: str) -> str:
+    return next(filter(None, reasons), "")
+
+
+def _lacking_file(place: str | None) -> str:
+    """Return that a file below the data root, which settings ask for, is not there."""
+    if place is None or (path := data_root() / place).exists():
+        return ""
+    return f"{path} is missing: place it there, or set `network` to another one"
 
 
 def _lacking_folders(reader: Reader) -> str:

@@ -1,4 +1,7 @@
-"""The state of a probe that trains, kept in a file from which it resumes after a stop."""
+"""States of trainings, in files from which they resume after a stop.
+
+`save` and `load` keep that of a probe that trains.
+"""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -26,6 +29,8 @@ def save(path: Path, identity: str, state: Mapping[str, Any]) -> None:
 def load(path: Path, identity: str, device: torch.device) -> dict[str, Any] | None:
     """Return the state of exactly this fit, or None where it starts over.
 
+    A damaged file is moved aside.
+
     Args:
         path: what `save` wrote, if anything.
         identity: see `save`.
@@ -37,6 +42,13 @@ def load(path: Path, identity: str, device: torch.device) -> dict[str, Any] | No
         check_archive(path)
         state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
     except Exception as error:  # torch raises anything on a damaged file
-        print(f"{path} is damaged ({in_short(error)}); this classifier starts over", flush=True)
+        move_aside(path, "damaged", f"is damaged ({in_short(error)})")
         return None
     return state if state.get("identity") == identity else None
+
+
+def move_aside(path: Path, suffix: str, why: str) -> None:
+    """Keep a state that cannot be resumed out of the way, and say so."""
+    aside = path.with_name(f"{path.name}.{suffix}")
+    path.replace(aside)
+    print(f"{path} {why}: moved to {aside.name}, not resumed", flush=True)

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parent
 
 PLUMBING = {
+    "data.archives": "tells where official files are got, and which checksums they must have",
+    "data.fetch": "gets official files and verifies them, or ends a stage with a message",
     "data.placed": "tells when to prepare again, not what",
     "errors": "ends a stage with a message, so there is no result",
     "files": "writes bytes to the disk and reads the same bytes back",

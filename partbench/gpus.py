@@ -1,7 +1,8 @@
 """GPUs of their own for jobs that run side by side on one machine.
 
 On a cluster the scheduler gives each job its GPUs. On a machine with several, Snakemake only counts
-them, so that every job would take the first. Here a job takes those that no other job holds.
+them, so that every job would take the first. Here a job takes those that no other job of this user
+holds.
 """
 
 import os
@@ -9,6 +10,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from urllib.parse import quote, unquote
 
 from filelock import FileLock, Timeout
 
@@ -20,7 +22,7 @@ _held: list[FileLock] = []
 
 
 def claim(count: int) -> None:
-    """Hold GPUs that no other job of this machine holds, and see these alone; wait for them.
+    """Hold GPUs that no other job of this user holds here, and see these alone; wait for them.
 
     To be called before CUDA starts, which reads the environment once. Where no more GPUs are
     visible than the job needs, as on a cluster, there is nothing to choose.
@@ -52,7 +54,7 @@ def _visible() -> Sequence[str]:
 
 
 def _try(gpu: str) -> None:
-    lock = FileLock(_folder() / f"{gpu}.lock")
+    lock = FileLock(_folder() / f"{quote(gpu, safe='')}.lock")  # MIG names may have slashes
     try:
         lock.acquire(timeout=0)
     except Timeout:
@@ -61,7 +63,7 @@ def _try(gpu: str) -> None:
 
 
 def _names() -> list[str]:
-    return [Path(lock.lock_file).stem for lock in _held]
+    return [unquote(Path(lock.lock_file).stem) for lock in _held]
 
 
 def _release() -> None:

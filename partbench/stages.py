@@ -142,6 +142,7 @@ def _prepare(args: argparse.Namespace) -> None:
     from partbench.data.prepared import Prepared
     from partbench.data.sheet import write_sheet
 
+    _compute_until_slurm_ends_it()
     code = args.code or fingerprint.of_preparation(args.reader)
     prepare(_reader(args), args.data_set, args.out, args.workers, code)
     write_sheet(Prepared(args.out), args.out / "sheet.png")
@@ -152,17 +153,11 @@ def _foreground(args: argparse.Namespace) -> None:
     from partbench.data.prepared import Prepared
     from partbench.data.sheet import write_sheet
     from partbench.foreground import find_foreground
-    from partbench.model import device_of
-    from partbench.run import Runtime
 
-    _compute_until_slurm_ends_it()
-    runtime = Runtime.parse(json_object(args.runtime, "--runtime"), "runtime")
-    _claim_gpus(runtime)
-    device = device_of(runtime)
+    device, threads = _device(args)
     names.check(args.data_set, "--data-set")
     code = args.code or fingerprint.of_foreground()
     found_in = Path(args.found_in) if args.found_in else None
-    threads = runtime.threads
     find_foreground(args.data_set, args.model, args.data, args.out, device, threads, code, found_in)
     write_sheet(Prepared(args.out), args.out / "sheet.png")
 
@@ -171,18 +166,15 @@ def _scenes(args: argparse.Namespace) -> None:
     from partbench import fingerprint, names
     from partbench.data.prepared import Prepared
     from partbench.data.sheet import write_neighbour_sheet
-    from partbench.model import device_of
-    from partbench.run import Runtime
     from partbench.scenes import find_neighbours
     from partbench.search import SearchSettings
 
-    runtime = Runtime.parse(json_object(args.runtime, "--runtime"), "runtime")
-    device = device_of(runtime)
+    device, threads = _device(args)
     names.check(args.data_set, "--data-set")
     where = f"data.{args.data_set}.neighbours"
     settings = SearchSettings.parse(json_object(args.settings, "--settings"), where)
     code = args.code or fingerprint.of_scenes(Prepared(args.data).meta["reader"])
-    find_neighbours(args.data_set, args.data, args.out, settings, device, runtime.threads, code)
+    find_neighbours(args.data_set, args.data, args.out, settings, device, threads, code)
     write_neighbour_sheet(Prepared(args.out), args.out / "neighbours.png")
 
 
@@ -191,12 +183,10 @@ def _clusters(args: argparse.Namespace) -> None:
     from partbench.clustering import ClusterSettings
     from partbench.data.prepared import Prepared
     from partbench.data.sheet import write_cluster_sheet
-    from partbench.model import device_of, load_model
+    from partbench.model import load_model
     from partbench.pseudo_labels import find_clusters
-    from partbench.run import Runtime
 
-    runtime = Runtime.parse(json_object(args.runtime, "--runtime"), "runtime")
-    device, threads = device_of(runtime), runtime.threads
+    device, threads = _device(args)
     names.check(args.data_set, "--data-set")
     where = f"data.{args.data_set}"
     settings = ClusterSettings.parse(json_object(args.settings, "--settings"), where)
@@ -207,15 +197,14 @@ def _clusters(args: argparse.Namespace) -> None:
 
 def _train(args: argparse.Namespace) -> None:
     from partbench import fingerprint, method
-    from partbench.run import Run, Runtime
+    from partbench.run import Run
     from partbench.train import Stopped, train
 
     run = Run.parse(args.key, "--run")
     settings = method.load(run.method).Settings.parse(
         json_object(args.settings, "--settings"), args.key
     )
-    runtime = Runtime.parse(json_object(args.runtime, "--runtime"), "runtime")
-    _claim_gpus(runtime)
+    runtime = _runtime(args)
     code = args.code or fingerprint.of_training(run.method)
     try:
         train(run, settings, runtime, args.data, args.out, code)
@@ -226,12 +215,31 @@ def _train(args: argparse.Namespace) -> None:
         raise SystemExit(75) from None
 
 
-def _claim_gpus(runtime: Any) -> None:
-    """Hold GPUs of its own, if it computes on any; before anything asks CUDA."""
-    from partbench import gpus
+def _runtime(args: argparse.Namespace, gpu: bool = True) -> Any:
+    """Return how a stage is to compute.
 
-    if runtime.device != "cpu":
+    If it computes on GPUs, it holds some of its own from here on: nothing may ask CUDA before.
+
+    Args:
+        args: the stage's, with `runtime`.
+        gpu: whether it computes on GPUs where the runtime has any.
+    """
+    from partbench import gpus
+    from partbench.run import Runtime
+
+    runtime = Runtime.parse(json_object(args.runtime, "--runtime"), "runtime")
+    if gpu and runtime.device != "cpu":
         gpus.claim(runtime.devices)
+    return runtime
+
+
+def _device(args: argparse.Namespace) -> tuple[str, int]:
+    """Begin a stage that computes on one device to its end; return the device and the threads."""
+    from partbench.model import device_of
+
+    _compute_until_slurm_ends_it()
+    runtime = _runtime(args)
+    return device_of(runtime), runtime.threads
 
 
 def _compute_until_slurm_ends_it() -> None:
@@ -245,28 +253,21 @@ def _compute_until_slurm_ends_it() -> None:
 
 def _extract(args: argparse.Namespace) -> None:
     from partbench.extract import extract
-    from partbench.model import device_of
-    from partbench.run import Runtime
 
-    _compute_until_slurm_ends_it()
-    runtime = Runtime.parse(json_object(args.runtime, "--runtime"), "runtime")
-    _claim_gpus(runtime)
-    device = device_of(runtime)
+    device, threads = _device(args)
     needs = args.needs.split(",")
-    extract(args.model, args.data, needs, args.outputs, args.pictures, device, runtime.threads)
+    extract(args.model, args.data, needs, args.outputs, args.pictures, device, threads)
 
 
 def _probe(args: argparse.Namespace) -> None:
     from partbench import fingerprint, plugins
     from partbench.probe import Probe, measure
-    from partbench.run import Run, Runtime
+    from partbench.run import Run
 
     _compute_until_slurm_ends_it()
     cls = plugins.load("probes", args.probe, Probe)  # type: ignore[type-abstract]
     settings = cls.Settings.parse(json_object(args.settings, "--settings"), f"probes.{args.probe}")
-    runtime = Runtime.parse(json_object(args.runtime, "--runtime"), "runtime")
-    if cls.reads == "model":
-        _claim_gpus(runtime)
+    runtime = _runtime(args, gpu=cls.reads == "model")
     code = args.code or fingerprint.of_probe(cls)
     run = Run.parse(args.key, "--run")
     measure(cls(), run, args.source, args.data, settings, runtime, args.out, code)

@@ -26,6 +26,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from partbench import method as methods
+from partbench.checkpoint import move_aside
 from partbench.data.batch import Batch
 from partbench.data.crop import check_crop
 from partbench.data.loader import Loader, Schedule
@@ -358,13 +359,9 @@ class _Training:
             self._move_aside(path, "other", f"was begun with another {differ}")
         return None
 
-    def _move_aside(self, checkpoint: Path, suffix: str, why: str) -> None:
-        """Keep a checkpoint that cannot be resumed out of the way, and say so."""
-        if not self.fabric.is_global_zero:
-            return
-        aside = checkpoint.with_name(f"{checkpoint.name}.{suffix}")
-        checkpoint.replace(aside)
-        print(f"{checkpoint} {why}: moved to {aside.name}, not resumed", flush=True)
+    def _move_aside(self, path: Path, suffix: str, why: str) -> None:
+        if self.fabric.is_global_zero:
+            move_aside(path, suffix, why)
 
     def _finish(self, of_steps: float) -> None:
         """Write the model and its record, given the seconds that the steps took."""

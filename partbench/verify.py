@@ -58,8 +58,9 @@ def _checks(results: Path) -> Iterator[tuple[str, Callable[[], object]]]:
         train = model.with_name("train.json")
         yield "records of trainings", partial(read_record, train, model)
         yield "logs of trainings", partial(_check_log, model)
-    for path in sorted((results / "runs").glob("*/*/*/*/checkpoint*.pt")):
-        yield "checkpoints", partial(check_archive, path)
+    for path in sorted((results / "runs").glob("*/*/*/*/*.pt")):
+        if path.name != "model.pt":  # of trainings, and of probes that train
+            yield "checkpoints", partial(check_archive, path)
     for folder in sorted((results / "outputs").glob("*/*/*/*/*/*/")):
         for path in _listed(folder):
             yield "outputs", partial(verify, path, folder)

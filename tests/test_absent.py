@@ -123,3 +123,117 @@ def test_without_internet_every_file_that_is_not_there_is_waited_for(
 ) -> None:
     monkeypatch.setenv("PARTBENCH_OFFLINE", "1")
     assert set(absent(tmp_path)) == ROOMS | OTHERS | {"random_init/demo/stl10/0/stl10/linear"}
+
+
+DERIVED: dict[str, dict[str, Any]] = {
+    "found": {"of": "tight", "by": "foreground/demo/whole/0", "found_in": "birds"},
+    "clusters": {"of": "stl10", "by": "random_init/demo/rooms/0", "clusters": 2},
+    "scenes": {"of": "stl10", "neighbours": {}},
+    "whole-scenes": {"of": "whole", "neighbours": {"network": "random"}},
+    "placed-scenes": {"of": "toy", "neighbours": {"network": "mobilenet"}},
+    "timm-scenes": {"of": "toy", "neighbours": {"network": "timm/a", "weights": "a.pth"}},
+}
+"""Data sets that repeat others."""
+
+
+def derived(results: Path, **generation: Any) -> dict[str, str]:
+    """Return what is absent of cells on data sets that repeat others, and of generated images."""
+    base: dict[str, dict[str, Any]] = {
+        name: CONFIG["data"][name] for name in ("toy", "stl10", "rooms")
+    }
+    cut = {
+        "birds": {"reader": "cub", "size": 32, "crop": "whole", "border": "kept"},
+        "tight": {"reader": "cub", "size": 32, "crop": "tight"},
+        "whole": base["rooms"] | {"crop": "whole"},
+    }
+    values = {
+        "name": "test",
+        "seeds": [0],
+        "data": base | cut | DERIVED,
+        "probes": {"generation": generation},
+        "runs": [
+            {
+                "train": "toy",
+                "methods": {"random_init": ["demo"]},
+                "probes": {"linear": sorted(DERIVED)},
+            },
+            {"train": "toy", "methods": {"vae": ["demo"]}, "probes": {"generation": ["toy"]}},
+        ],
+    }
+    reasons = absent_cells(check(values, "test"), results)
+    return {cell.split("/", 4)[4].removesuffix("/linear"): why for cell, why in reasons.items()}
+
+
+def made(results: Path, *places: str) -> None:
+    for place in places:
+        (results / place).parent.mkdir(parents=True, exist_ok=True)
+        (results / place).touch()
+
+
+def test_data_that_repeat_others_wait_for_what_their_making_reads(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    by_hand = {"placed-scenes", "timm-scenes"}
+    assert derived(tmp_path).keys() == {"found", "clusters", "whole-scenes"} | by_hand
+    monkeypatch.setenv("PARTBENCH_OFFLINE", "1")
+    reasons = derived(tmp_path)
+    assert reasons.keys() == {*DERIVED, "toy/generation"}
+    for name in ("clusters", "scenes"):
+        assert reasons[name].startswith("the data set stl10 lacks")
+    assert reasons["found"].startswith("the data set tight lacks")
+    assert reasons["whole-scenes"].startswith("the data set whole lacks")
+    assert str(root / "weights/mobilenetV1X0.25_pretrain.tar") in reasons["placed-scenes"]
+    assert str(root / "a.pth") in reasons["timm-scenes"]
+    # Prepared data need no archive: the next thing that is lacking is named.
+    made(tmp_path, "data/tight/meta.json")
+    assert derived(tmp_path)["found"].startswith("the data set birds lacks")
+    made(tmp_path, "data/birds/meta.json", "data/stl10/meta.json")
+    reasons = derived(tmp_path)
+    assert reasons["found"].startswith("the data set whole lacks")  # its run learns from them
+    assert reasons["clusters"].startswith("the data set rooms lacks")
+    assert reasons["scenes"].startswith("the weights deepcluster_alexnet lacks")
+    made(tmp_path, "data/rooms/meta.json", "weights/deepcluster_alexnet.files.json")
+    assert derived(tmp_path).keys() == {"found", "whole-scenes", "toy/generation"} | by_hand
+    # The search reads images that keep their aspect once more.
+    made(tmp_path, "data/whole.files.json", "data/whole/meta.json")
+    reasons = derived(tmp_path)
+    assert reasons.keys() == {"whole-scenes", "toy/generation"} | by_hand
+    assert reasons["whole-scenes"].startswith("the data set whole lacks")
+    made(root, *(f"archives/{file.name}" for file in archives("indoor67")))
+    made(root, "a.pth", "weights/mobilenetV1X0.25_pretrain.tar")
+    assert derived(tmp_path).keys() == {"toy/generation"}
+
+
+def test_a_trained_run_is_enough_to_cluster_by(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PARTBENCH_OFFLINE", "1")
+    made(tmp_path, "data/stl10/meta.json")
+    assert "clusters" in derived(tmp_path)
+    made(tmp_path, "runs/random_init/demo/rooms/0/model.pt")
+    assert "clusters" not in derived(tmp_path)
+
+
+def test_what_was_derived_needs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PARTBENCH_OFFLINE", "1")
+    made(tmp_path, *(f"data/{name}/meta.json" for name in DERIVED))
+    assert derived(tmp_path).keys() == {"toy/generation"}
+
+
+def test_a_probe_waits_for_its_network(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "toy/generation" not in derived(tmp_path)  # Inception can be fetched
+    for network, file in (
+        ("dinov2", "weights/dinov2_vitl14_pretrain.pth"),
+        ("mobilenet", "weights/mobilenetV1X0.25_pretrain.tar"),
+    ):
+        assert str(root / file) in derived(tmp_path, network=network)["toy/generation"]
+        made(root, file)
+        assert "toy/generation" not in derived(tmp_path, network=network)
+    monkeypatch.setenv("PARTBENCH_OFFLINE", "1")
+    reason = derived(tmp_path)["toy/generation"]
+    assert reason.startswith("the weights inception lacks pt_inception-2015-12-05-6726825d.pth")
+    assert "toy/generation" not in derived(tmp_path, network="random")
+    made(root, *(file.gives[""] for file in archives("inception")))
+    assert "toy/generation" not in derived(tmp_path)

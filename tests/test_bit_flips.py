@@ -157,7 +157,17 @@ def test_verify_reads_everything(
     for kind, n in {"prepared data": 24, "models": 1, "cells": 1, "pictures": 1}.items():
         assert re.search(rf"^{kind} +{n} +0$", table, re.MULTILINE), table
     names = [name for kind, (name, _) in KINDS.items() if kind != "checkpoint"]
-    for name in names:
+    # States of a training and of probes that train, while they do.
+    states = [
+        f"runs/{RUN}/{name}.pt"
+        for name in ("checkpoint", "classify-toy.conv1.9", "transfer-toy.encoder.frozen")
+    ]
+    for name in states:
+        for folder in (whole, results):
+            shutil.copy(whole / "runs" / RUN / "model.pt", folder / name)
+    assert cli.main(["verify", str(results)]) == 0
+    assert re.search(r"^checkpoints +3 +0$", capsys.readouterr().out, re.MULTILINE)
+    for name in [*names, *states]:
         content = bytearray((results / name).read_bytes())
         content[len(content) // 2] ^= 4
         (results / name).write_bytes(content)

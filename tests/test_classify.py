@@ -321,10 +321,19 @@ def test_a_damaged_state_starts_over(
 ) -> None:
     model = make_model(tiny, tmp_path / "run")
     first = run(model, tiny, freeze=["conv1"])
-    for path in model.parent.glob("classify-*.pt"):
+    states = sorted(model.parent.glob("classify-*.pt"))
+    assert states
+    for path in states:
         path.write_bytes(path.read_bytes()[:1000])
-    assert_same_outcome(first, run(model, tiny, freeze=["conv1"]))
-    assert "is damaged" in capsys.readouterr().out
+    again = run(model, tiny, freeze=["conv1"])
+    assert_same_outcome(first, again)
+    printed = capsys.readouterr().out
+    for path in states:
+        aside = path.with_name(f"{path.name}.damaged")
+        assert f"{path} is damaged" in printed
+        assert f"moved to {aside.name}" in printed
+        assert aside.stat().st_size == 1000
+    assert sorted(again.scratch) == states  # what is removed after the cell
 
 
 @pytest.mark.parametrize("change", ["model", "data", "settings"])

@@ -5,14 +5,14 @@ import torch
 from torchvision.transforms.functional import center_crop as their_center_crop
 from torchvision.transforms.functional import ten_crop
 
-from partbench.nn.crops import VIEWS, center_crop, ten_crops
+from partbench.nn.crops import center_crop, ten_crops
 
 
 @pytest.mark.parametrize(("height", "width", "side"), [(240, 320, 224), (9, 9, 9), (8, 6, 4)])
 def test_ten_crops_are_torchvisions(height: int, width: int, side: int) -> None:
     frames = torch.rand(2, 3, 3, height, width, generator=torch.Generator().manual_seed(0))
     found = ten_crops(frames, side)
-    assert found.shape == (2, 3, VIEWS, 3, side, side)
+    assert found.shape == (2, 3, 10, 3, side, side)
     expected = torch.stack(ten_crop(frames.flatten(0, 1), side), 1)
     assert torch.equal(found.flatten(0, 1), expected)
     assert torch.equal(center_crop(frames, side), their_center_crop(frames, [side, side]))

@@ -252,6 +252,22 @@ def test_plumbing_exists_and_has_its_reasons() -> None:
     assert not {"settings", "method", "model", "probe", "train"} & PLUMBING.keys()
 
 
+@pytest.mark.parametrize("module", ["data/archives", "data/fetch"])
+def test_how_files_are_got_reruns_no_probe(module: str, tmp_path: Path) -> None:
+    entries = ("partbench.probe", "partbench.probes.generation")
+
+    def after(folder: str, module: str, edit: str) -> str:
+        root = tmp_path / folder / "partbench"
+        shutil.copytree(ROOT, root, ignore=shutil.ignore_patterns("__pycache__"))
+        path = root / f"{module}.py"
+        path.write_text(path.read_text() + edit)
+        return fingerprint(*entries, root=root)
+
+    new = "\nARCHIVES['new'] = (Archive(name='new', gives={}),)\n"
+    assert after("files", module, new) == fingerprint(*entries)
+    assert after("probe", "probes/generation", "\nENOUGH = 2\n") != fingerprint(*entries)
+
+
 def test_an_entry_must_exist(take: Take) -> None:
     with pytest.raises(ModuleNotFoundError, match=r"partbench\.entry"):
         take({"other": "x = 1\n"})

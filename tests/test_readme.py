@@ -59,6 +59,13 @@ def test_the_time_that_the_demo_takes() -> None:
     measured = json.loads((REPOSITORY / said[3]).read_text())
     assert int(said[1]) == round(measured["wall"] / 60)
     assert (said[2], measured["machine"]["used"]) == ("two", 2)
+    config = grid.read(REPOSITORY / "config" / "demo.yaml")
+    jobs = Counter(f"train_{run.method}" for run in grid.runs(config))
+    jobs.update(f"probe_{cell.probe}" for cell in grid.cells(config) if not cell.skip)
+    computed = ("train_", "probe_")
+    assert jobs == {
+        name: rule["jobs"] for name, rule in measured["rules"].items() if name.startswith(computed)
+    }
 
 
 def test_the_jobs_of_one_method_again() -> None:

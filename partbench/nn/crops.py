@@ -3,8 +3,6 @@
 import torch
 from torch import Tensor
 
-VIEWS = 10
-
 
 def center_crop(images: Tensor, side: int) -> Tensor:
     """Return the middle square of images [..., H, W], [..., side, side].

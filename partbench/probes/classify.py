@@ -137,9 +137,7 @@ class Classify(Probe):
                 "test accuracy": curve.accuracy().tolist(),
                 "held-out accuracy": chooser.accuracy().tolist(),
             }
-        left = [
-            path for path in scratch.parent.iterdir() if path.name.startswith(f"{scratch.name}.")
-        ]
+        left = sorted(scratch.parent.glob(f"{scratch.name}.*.pt"))
         return numbers.result(details, scratch=left)
 
     @classmethod

@@ -75,7 +75,7 @@ if SCENES:
         threads: CONFIG.runtime.threads
         resources:
             gpu=GPUS,
-            mem_mb=16000,
+            mem_mb=more(16000),
             runtime=1440,
         params:
             runtime=runtime,
@@ -106,7 +106,7 @@ if CLUSTERED:
         threads: CONFIG.runtime.threads
         resources:
             gpu=GPUS,
-            mem_mb=16000,
+            mem_mb=more(16000),
             runtime=480,
         params:
             runtime=runtime,

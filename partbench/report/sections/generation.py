@@ -39,7 +39,6 @@ class Details(BaseModel):
     """What the report reads of the probe's details."""
 
     network: str
-    real_images: int = Field(alias="real images")
     infinity: dict[str, Endless]
 
 
