@@ -25,13 +25,13 @@ from numpy.typing import NDArray
 from partbench import plugins
 from partbench.data.image import resize
 from partbench.data.loader import to_float
-from partbench.data.neighbours import NEIGHBOURS, QUADRANTS
+from partbench.data.neighbours import NEIGHBOURS, PLACES, QUADRANTS
 from partbench.data.prepared import Prepared
 from partbench.data.reader import Reader
 from partbench.derived import put_derived
 from partbench.errors import BadInput
 from partbench.files import aside_of, create_array, data_root, explained, locked, make_empty
-from partbench.nn.clusters import k_means, merge_small, principal_components
+from partbench.nn.clusters import faiss_on_gpu, k_means, merge_small, principal_components
 from partbench.nn.nearest import (
     Found,
     Lists,
@@ -48,7 +48,6 @@ from partbench.shards import Shards
 
 BLOCK = 1 << 14
 """Tiles in memory at once."""
-QUADRANT_NAMES = ("top left", "top right", "bottom left", "bottom right")
 
 
 def find_neighbours(
@@ -100,7 +99,7 @@ def find_neighbours(
                 try:
                     found = _search(rows, settings, pictures.groups(), work, torch.device(device))
                 except BadInput as error:
-                    raise BadInput(f"{data}, {QUADRANT_NAMES[i]} of {split}: {error}") from None
+                    raise BadInput(f"{data}, {PLACES[i]} of {split}: {error}") from None
                 neighbours[:, i], distances[:, i] = found
             neighbours.flush()
             distances.flush()
@@ -240,7 +239,7 @@ def _search(
     device: torch.device,
 ) -> Found:
     """Return the neighbours of the tiles of one quadrant."""
-    gpu = device.type == "cuda" and faiss.get_num_gpus() > 0
+    gpu = faiss_on_gpu(device.type == "cuda")
     n, large = len(rows), len(rows) >= settings.large
     chosen = np.arange(n)
     if large and n > settings.learnt:

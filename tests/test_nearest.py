@@ -15,7 +15,13 @@ from sklearn.neighbors import NearestNeighbors
 
 from partbench.errors import BadInput
 from partbench.nn import nearest
-from partbench.nn.clusters import Components, k_means, merge_small, principal_components
+from partbench.nn.clusters import (
+    Components,
+    faiss_on_gpu,
+    k_means,
+    merge_small,
+    principal_components,
+)
 from partbench.nn.nearest import NONE, Found, Lists, Wanted
 from partbench.shards import Shards
 
@@ -149,6 +155,16 @@ def test_k_means_finds_blobs_whatever_the_threads() -> None:
     np.testing.assert_array_equal(labels, nearest_centroid)
     for i in range(6):
         np.testing.assert_allclose(centroids[i], rows[labels == i].mean(0), rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "gpus", "expected"), [(True, 2, True), (True, 0, False), (False, 2, False)]
+)
+def test_faiss_computes_on_the_gpu_where_it_is_wanted_and_can(
+    wanted: bool, gpus: int, expected: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(faiss, "get_num_gpus", lambda: gpus)
+    assert faiss_on_gpu(wanted) is expected
 
 
 def test_small_clusters_join_the_nearest() -> None:
