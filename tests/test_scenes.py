@@ -197,6 +197,10 @@ def test_images_that_are_all_alike(tmp_path: Path) -> None:
         ({"network": "timm/resnet18"}, "give it for timm/resnet18"),
         ({"weights": "x.pth"}, "leave it out"),
         ({"side": 15}, "multiple of 2"),
+        (
+            {"network": "alexnet"},
+            "alexnet sees tiles of 224 px, and `side` is 16; leave `side` out",
+        ),
         ({"shortlist": 10}, "greater than 10"),
         ({"lists": 512, "large": 500}, "512 lists cannot be learnt from 500 tiles"),
         ({"lists": 4096, "learnt": 300}, "4096 lists cannot be learnt from 300 tiles"),
@@ -210,7 +214,7 @@ def test_settings_that_do_not_fit(settings: dict[str, Any], message: str) -> Non
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"network": "alexnet"}, r"deepcluster_alexnet.pth .*is missing"),
+        ({"network": "alexnet", "side": 224}, r"deepcluster_alexnet.pth .*is missing"),
         ({"network": "mobilenet"}, r"mobilenetV1X0.25_pretrain.tar .*is missing.*`network`"),
         ({"network": "timm/resnet18", "weights": "r.pth"}, r"r.pth .*is missing.*`weights`"),
         ({"network": "timm/resnot18", "weights": "r.pth"}, "timm has no network 'resnot18'"),
@@ -338,11 +342,15 @@ def test_a_network_of_timm_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_a_network_that_does_not_take_the_tiles(
-    authors_file: Path, toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("PARTBENCH_DATA", str(authors_file))
+    import timm
+
+    monkeypatch.setenv("PARTBENCH_DATA", str(tmp_path))
+    network: Any = timm.create_model("vit_tiny_patch16_224")
+    torch.save(network.state_dict(), tmp_path / "v.pth")
     with pytest.raises(BadInput, match=r"does not take tiles of 16 px .* set `side`"):
-        find(toy, tmp_path / "out", network="alexnet")
+        find(toy, tmp_path / "out", network="timm/vit_tiny_patch16_224", weights="v.pth")
 
 
 def test_the_real_mobilenet_finds_images_of_the_same_class(
