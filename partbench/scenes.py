@@ -118,7 +118,11 @@ class _Picture(NamedTuple):
 
 
 class _Pictures:
-    """The images of a split: the prepared squares, or the originals of those with their aspect."""
+    """The images of a split: the prepared squares, or the originals where these show more.
+
+    That is where the prepared images keep their aspect, or are smaller than the network's tiles:
+    distances of tiles have one scale then, whatever the size of the prepared images.
+    """
 
     def __init__(self, prepared: Prepared, split: str, settings: SearchSettings) -> None:
         self.prepared, self.name, self.settings = prepared, split, settings
@@ -136,8 +140,11 @@ class _Pictures:
         parsed = cls.Settings.parse(meta["settings"], str(prepared.folder))
         self.reader = cls(data_root(), parsed)
         self.names = (prepared.folder / f"{split}.names.txt").read_text().splitlines()
-        places = {n: i for i, n in enumerate(self.reader.splits()[split])} if self.whole else {}
-        self.places = [places[n] for n in self.names] if self.whole else []
+        self.places: list[int] = []
+        """Of the originals in the reader's split; empty where the prepared squares are read."""
+        if self.whole or settings.side > prepared.size:
+            places = {name: i for i, name in enumerate(self.reader.splits()[split])}
+            self.places = [places[name] for name in self.names]
 
     @property
     def whole(self) -> bool:
@@ -155,14 +162,17 @@ class _Pictures:
         """Read one image.
 
         Raises:
-            BadInput: the original is smaller than a tile, or cannot be read.
+            BadInput: the original cannot be read, or keeps its aspect and is smaller than a tile.
         """
-        if not self.whole:
+        if not self.places:
             return _Picture(self.split.images[row], None)
+        side, size = self.settings.side, self.prepared.size
         sample = self.reader.sample(self.name, self.places[row])
         left, top, right, bottom = box = self.reader.crop_box(sample)
+        if not self.whole:
+            edge = self.reader.settings.crop == "pad"
+            return _Picture(resize(sample.image, (side, side), box, nearest=False, edge=edge), None)
         short = min(right - left, bottom - top)
-        side, size = self.settings.side, self.prepared.size
         if short < side // 2:
             raise BadInput(
                 f"{self.reader.root}: {sample.name} is {right - left:g} x {bottom - top:g} px, "

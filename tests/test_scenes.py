@@ -1,6 +1,7 @@
 """The stage that finds neighbours: what it writes, for which images, and what it refuses."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from partbench.data.coco import COCO
 from partbench.data.image import resize
 from partbench.data.loader import Loader, Schedule, to_float
 from partbench.data.neighbours import NEIGHBOURS, QUADRANTS
-from partbench.data.prepared import Prepared
+from partbench.data.prepared import Prepared, Split
 from partbench.data.sheet import write_neighbour_sheet
 from partbench.errors import BadInput
 from partbench.integrity import Damaged
@@ -54,9 +55,18 @@ def scenes(toy: Path) -> Prepared:
     return find(toy, toy.parent / "scenes")
 
 
-def features_of(images: NDArray[np.uint8]) -> NDArray[np.float32]:
-    describe = TileFeatures("random", None, 16, CPU)
+def features_of(images: NDArray[np.uint8], side: int = 16) -> NDArray[np.float32]:
+    describe = TileFeatures("random", None, side, CPU)
     return describe(to_float(torch.from_numpy(np.array(images)))).numpy()
+
+
+def check_distances(split: Split, features: NDArray[np.float32]) -> None:
+    """Compare the distances with those of features [N, 4, D]."""
+    rows, distances = split.annotation("neighbours"), split.annotation("distances")
+    for quadrant in range(QUADRANTS):
+        own, near = features[:, quadrant], features[rows[:, quadrant], quadrant]
+        exact = ((own[:, None].astype(np.float64) - near) ** 2).sum(2)
+        np.testing.assert_allclose(distances[:, quadrant], exact, rtol=1e-3)
 
 
 def test_each_split_gets_its_neighbours_and_keeps_the_rest(toy: Path, scenes: Prepared) -> None:
@@ -76,11 +86,7 @@ def test_each_split_gets_its_neighbours_and_keeps_the_rest(toy: Path, scenes: Pr
         assert rows.max() < n
         assert (rows != np.arange(n)[:, None, None]).all()
         # Distances are those of the features of the same quadrant, nearest first.
-        features = features_of(split.images)
-        for quadrant in range(QUADRANTS):
-            own, near = features[:, quadrant], features[rows[:, quadrant], quadrant]
-            exact = ((own[:, None].astype(np.float64) - near) ** 2).sum(2)
-            np.testing.assert_allclose(distances[:, quadrant], exact, rtol=1e-3)
+        check_distances(split, features_of(split.images))
         assert (np.diff(distances, axis=2) >= 0).all()
     assert not (scenes.folder / "work").exists()
     assert not scenes.split("train").has("squashed")
@@ -404,12 +410,7 @@ def test_whole_images_are_squashed_and_their_squares_described(
         exact = image.reshape(16, 2, 16, 3, 3).mean((1, 3))
         assert np.abs(small - exact).max() <= 0.51
     squares = np.stack([image[:, 8:40] for image in images])
-    features = features_of_side(squares)
-    rows, distances = split.annotation("neighbours"), split.annotation("distances")
-    for quadrant in range(QUADRANTS):
-        own, near = features[:, quadrant], features[rows[:, quadrant], quadrant]
-        exact = ((own[:, None].astype(np.float64) - near) ** 2).sum(2)
-        np.testing.assert_allclose(distances[:, quadrant], exact, rtol=1e-3)
+    check_distances(split, features_of(squares, 32))
     # Squares at random places give other features, and the same ones again.
     once = find(tmp_path / "coco-prepared", tmp_path / "a", side=32)
     twice = find(tmp_path / "coco-prepared", tmp_path / "b", side=32)
@@ -431,9 +432,32 @@ def mixing() -> Any:
     return test_neighbours.settings(training_crop="window", epochs=1, batch_size=14)
 
 
-def features_of_side(images: NDArray[np.uint8]) -> NDArray[np.float32]:
-    describe = TileFeatures("random", None, 32, CPU)
-    return describe(to_float(torch.from_numpy(images))).numpy()
+def test_tiles_of_small_squares_are_cut_from_the_originals(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PARTBENCH_DATA", str(tmp_path))
+    made = coco_of(tmp_path, crop="center")
+    preparing.prepare(made, "coco", tmp_path / "squares", 1)
+    data = find(tmp_path / "squares", tmp_path / "out", side=32)
+    assert not data.split("train").has("squashed")
+    preparing.prepare(coco_of(tmp_path), "coco", tmp_path / "whole", 1)
+    whole = find(tmp_path / "whole", tmp_path / "same", square="center", side=32)
+    for name in ("train", "test"):
+        images = [made.sample(name, i).image[:, 8:40] for i in range(14)]
+        split = data.split(name)
+        check_distances(split, features_of(np.stack(images), 32))
+        # So a threshold of distances means the same, whether images keep their aspect or not.
+        for kind in ("neighbours", "distances"):
+            np.testing.assert_array_equal(
+                split.annotation(kind), whole.split(name).annotation(kind)
+            )
+    # Prepared images that are as large as tiles need no originals.
+    found = find(tmp_path / "squares", tmp_path / "small", side=16)
+    shutil.rmtree(tmp_path / "coco" / "train2017")
+    again = find(tmp_path / "squares", tmp_path / "again", side=16)
+    assert again.meta["checksum"] == found.meta["checksum"]
+    with pytest.raises(BadInput, match=r"train2017.*000000000001.jpg"):
+        find(tmp_path / "squares", tmp_path / "large", side=32)
 
 
 def test_area_resizing_is_the_mean_of_what_a_pixel_covers() -> None:
