@@ -25,7 +25,7 @@ from partbench.derived import put_derived
 from partbench.errors import BadInput
 from partbench.files import aside_of, create_array, explained, locked, make_empty
 from partbench.model import load_model
-from partbench.nn.clusters import k_means, principal_components
+from partbench.nn.clusters import faiss_on_gpu, k_means, principal_components
 from partbench.outputs.trunks import HasTrunks
 from partbench.progress import Progress
 from partbench.settings import nearest
@@ -86,7 +86,7 @@ def find_clusters(
     with locked(out.parent / f".{out.name}"), explained(aside):
         make_empty(aside)
         work = aside / "work"
-        gpu = device == "cuda"
+        gpu = faiss_on_gpu(device == "cuda")
         rows = _described(
             train, describe, work, torch.device(device), f"{run} features of {train.name}"
         )

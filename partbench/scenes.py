@@ -25,13 +25,13 @@ from numpy.typing import NDArray
 from partbench import plugins
 from partbench.data.image import resize
 from partbench.data.loader import to_float
-from partbench.data.neighbours import NEIGHBOURS, QUADRANTS
+from partbench.data.neighbours import NEIGHBOURS, PLACES, QUADRANTS
 from partbench.data.prepared import Prepared
 from partbench.data.reader import Reader
 from partbench.derived import put_derived
 from partbench.errors import BadInput
 from partbench.files import aside_of, create_array, data_root, explained, locked, make_empty
-from partbench.nn.clusters import k_means, merge_small, principal_components
+from partbench.nn.clusters import faiss_on_gpu, k_means, merge_small, principal_components
 from partbench.nn.nearest import (
     Found,
     Lists,
@@ -48,7 +48,6 @@ from partbench.shards import Shards
 
 BLOCK = 1 << 14
 """Tiles in memory at once."""
-QUADRANT_NAMES = ("top left", "top right", "bottom left", "bottom right")
 
 
 def find_neighbours(
@@ -100,7 +99,7 @@ def find_neighbours(
                 try:
                     found = _search(rows, settings, pictures.groups(), work, torch.device(device))
                 except BadInput as error:
-                    raise BadInput(f"{data}, {QUADRANT_NAMES[i]} of {split}: {error}") from None
+                    raise BadInput(f"{data}, {PLACES[i]} of {split}: {error}") from None
                 neighbours[:, i], distances[:, i] = found
             neighbours.flush()
             distances.flush()
@@ -119,7 +118,11 @@ class _Picture(NamedTuple):
 
 
 class _Pictures:
-    """The images of a split: the prepared squares, or the originals of those with their aspect."""
+    """The images of a split: the prepared squares, or the originals where these show more.
+
+    That is where the prepared images keep their aspect, or are smaller than the network's tiles:
+    distances of tiles have one scale then, whatever the size of the prepared images.
+    """
 
     def __init__(self, prepared: Prepared, split: str, settings: SearchSettings) -> None:
         self.prepared, self.name, self.settings = prepared, split, settings
@@ -137,8 +140,11 @@ class _Pictures:
         parsed = cls.Settings.parse(meta["settings"], str(prepared.folder))
         self.reader = cls(data_root(), parsed)
         self.names = (prepared.folder / f"{split}.names.txt").read_text().splitlines()
-        places = {n: i for i, n in enumerate(self.reader.splits()[split])} if self.whole else {}
-        self.places = [places[n] for n in self.names] if self.whole else []
+        self.places: list[int] = []
+        """Of the originals in the reader's split; empty where the prepared squares are read."""
+        if self.whole or settings.side > prepared.size:
+            places = {name: i for i, name in enumerate(self.reader.splits()[split])}
+            self.places = [places[name] for name in self.names]
 
     @property
     def whole(self) -> bool:
@@ -156,14 +162,17 @@ class _Pictures:
         """Read one image.
 
         Raises:
-            BadInput: the original is smaller than a tile, or cannot be read.
+            BadInput: the original cannot be read, or keeps its aspect and is smaller than a tile.
         """
-        if not self.whole:
+        if not self.places:
             return _Picture(self.split.images[row], None)
+        side, size = self.settings.side, self.prepared.size
         sample = self.reader.sample(self.name, self.places[row])
         left, top, right, bottom = box = self.reader.crop_box(sample)
+        if not self.whole:
+            edge = self.reader.settings.crop == "pad"
+            return _Picture(resize(sample.image, (side, side), box, nearest=False, edge=edge), None)
         short = min(right - left, bottom - top)
-        side, size = self.settings.side, self.prepared.size
         if short < side // 2:
             raise BadInput(
                 f"{self.reader.root}: {sample.name} is {right - left:g} x {bottom - top:g} px, "
@@ -240,7 +249,7 @@ def _search(
     device: torch.device,
 ) -> Found:
     """Return the neighbours of the tiles of one quadrant."""
-    gpu = device.type == "cuda" and faiss.get_num_gpus() > 0
+    gpu = faiss_on_gpu(device.type == "cuda")
     n, large = len(rows), len(rows) >= settings.large
     chosen = np.arange(n)
     if large and n > settings.learnt:

@@ -10,6 +10,8 @@ from partbench.settings import Settings, nearest
 
 CODES = 256
 """Values of a byte of a code; as many tiles are needed to learn them."""
+ALEXNET_SIDE = 224
+"""Pixels; AlexNet's dense layers take the activations of images of this side alone."""
 LEAST_PER_CLUSTER = 39
 """Images for each cluster, below which faiss takes k-means for ill-posed."""
 
@@ -27,7 +29,10 @@ class SearchSettings(Settings):
         None, min_length=1, description="file below the data root, of a network of timm"
     )
     side: int = Field(
-        224, ge=8, multiple_of=2, description="of a tile as the network sees it, pixels"
+        ALEXNET_SIDE,
+        ge=8,
+        multiple_of=2,
+        description="of a tile as the network sees it, pixels; alexnet takes no other",
     )
     square: Literal["random", "center"] = Field(
         "random",
@@ -92,6 +97,11 @@ class SearchSettings(Settings):
             raise ValueError(
                 "`weights` names the file of a network of timm, and of no other; "
                 + ("leave it out" if own else f"give it for {self.network}")
+            )
+        if self.network == "alexnet" and self.side != ALEXNET_SIDE:
+            raise ValueError(
+                f"alexnet sees tiles of {ALEXNET_SIDE} px, and `side` is {self.side}; leave `side` "
+                "out, or set `network` to another"
             )
         tiles = min(self.large, self.learnt)
         if self.lists > tiles:

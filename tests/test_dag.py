@@ -432,7 +432,7 @@ def test_neighbours_are_found_once_and_again_when_their_settings_change(tmp_path
     module.write_text(module.read_text().replace("BASE = 1 << 16", "BASE = 1 << 15"))
     assert rules(here.planned(here.configure(SCENES), *target)) == ["scenes"]
     alexnet = copy.deepcopy(SCENES)
-    alexnet["data"]["toy-scenes"]["neighbours"]["network"] = "alexnet"
+    alexnet["data"]["toy-scenes"]["neighbours"] = {"network": "alexnet"}
     planned = rules(here.planned(here.configure(alexnet), *target))
     assert planned == ["fetch_weights", "scenes"]
 

@@ -15,7 +15,13 @@ from sklearn.neighbors import NearestNeighbors
 
 from partbench.errors import BadInput
 from partbench.nn import nearest
-from partbench.nn.clusters import Components, k_means, merge_small, principal_components
+from partbench.nn.clusters import (
+    Components,
+    faiss_on_gpu,
+    k_means,
+    merge_small,
+    principal_components,
+)
 from partbench.nn.nearest import NONE, Found, Lists, Wanted
 from partbench.shards import Shards
 
@@ -151,6 +157,16 @@ def test_k_means_finds_blobs_whatever_the_threads() -> None:
         np.testing.assert_allclose(centroids[i], rows[labels == i].mean(0), rtol=1e-3)
 
 
+@pytest.mark.parametrize(
+    ("wanted", "gpus", "expected"), [(True, 2, True), (True, 0, False), (False, 2, False)]
+)
+def test_faiss_computes_on_the_gpu_where_it_is_wanted_and_can(
+    wanted: bool, gpus: int, expected: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(faiss, "get_num_gpus", lambda: gpus)
+    assert faiss_on_gpu(wanted) is expected
+
+
 def test_small_clusters_join_the_nearest() -> None:
     centroids = np.array([[0.0], [1.0], [10.0], [12.5], [50.0]], np.float32)
     labels = np.repeat([0, 1, 2, 3], [20, 3, 4, 5])
@@ -258,6 +274,71 @@ def test_missing_neighbours_are_searched_for_or_repeated(tmp_path: Path) -> None
     same((kept[0][4:5], kept[1][4:5]), (near[4:5], distances[4:5]))
     with pytest.raises(BadInput, match="looks like the same quadrant of all others"):
         nearest.complete(store, found, everything(300, above=1e9), True, False)
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_others_are_found_behind_any_number_of_the_same_picture(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: bool
+) -> None:
+    monkeypatch.setattr(nearest, "BASE", 70)
+    monkeypatch.setattr(nearest, "FLOATS", 2000)
+    rows = blobs(160)
+    rows[40:100] = rows[40]
+    labels = np.ones(160, int)
+    labels[40:100] = 0  # a cluster of the same picture alone
+    store, wanted = shards(tmp_path, rows, 50), everything(160, above=1e-6)
+    found = nearest.in_clusters(store, labels, wanted, gpu=False)
+    assert (found[0][40:100] == NONE).all()
+    found = nearest.complete(store, found, wanted, whole, gpu=False)
+    others = np.flatnonzero(labels)
+    pairs = ((rows[40].astype(np.float64) - rows[others]) ** 2).sum(1)
+    order = pairs.argsort()[:10]
+    assert (found[0][40:100] == others[order]).all()
+    np.testing.assert_allclose(found[1][40:100], np.tile(pairs[order], (60, 1)), rtol=1e-4)
+
+
+def test_all_are_searched_for_few_queries_at_once_where_many_are_compared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(nearest, "FLOATS", 2000)
+    rows = blobs(300)
+    rows[20:] = rows[20]
+    store, wanted = shards(tmp_path, rows), everything(300, above=1e-6)
+    most = []
+    search = nearest._search
+
+    def watched(queries: Any, base: Any, k: int, gpu: bool) -> Any:
+        most.append((k, len(queries)))
+        return search(queries, base, k, gpu)
+
+    monkeypatch.setattr(nearest, "_search", watched)
+    found = nearest.of_all(store, np.arange(300), wanted, gpu=False)
+    assert (found[0][20:] < 20).all()
+    assert (found[0] != NONE).all()
+    assert max(k for k, _ in most) == 300
+    assert max(k * queries for k, queries in most) <= 2000
+
+
+def test_the_gpu_is_asked_for_no_more_neighbours_than_it_finds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def knn_gpu(_: Any, queries: Any, base: Any, k: int) -> Any:
+        asked.append(k)
+        return faiss.knn(queries, base, k)
+
+    monkeypatch.setattr(faiss, "knn_gpu", knn_gpu, raising=False)
+    monkeypatch.setattr(nearest, "_gpu", lambda: None)
+    rows = np.concatenate([np.repeat(blobs(1), 2100, 0), blobs(200, seed=1)])
+    store, wanted = shards(tmp_path, rows), everything(2300, above=1e-6)
+    own = np.array([0, 2200])
+    found = nearest.of_all(store, own, wanted, gpu=True)
+    same(found, nearest.of_all(store, own, wanted, gpu=False))
+    assert (found[0] >= 2100 - 1).all()
+    # faiss's `GPU_MAX_SELECTION_K`.
+    assert 41 in asked
+    assert max(asked) <= 2048
 
 
 # ---------------------------------------------------------------------------- inverted file

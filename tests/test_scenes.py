@@ -1,6 +1,7 @@
 """The stage that finds neighbours: what it writes, for which images, and what it refuses."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from partbench.data.coco import COCO
 from partbench.data.image import resize
 from partbench.data.loader import Loader, Schedule, to_float
 from partbench.data.neighbours import NEIGHBOURS, QUADRANTS
-from partbench.data.prepared import Prepared
+from partbench.data.prepared import Prepared, Split
 from partbench.data.sheet import write_neighbour_sheet
 from partbench.errors import BadInput
 from partbench.integrity import Damaged
@@ -54,9 +55,18 @@ def scenes(toy: Path) -> Prepared:
     return find(toy, toy.parent / "scenes")
 
 
-def features_of(images: NDArray[np.uint8]) -> NDArray[np.float32]:
-    describe = TileFeatures("random", None, 16, CPU)
+def features_of(images: NDArray[np.uint8], side: int = 16) -> NDArray[np.float32]:
+    describe = TileFeatures("random", None, side, CPU)
     return describe(to_float(torch.from_numpy(np.array(images)))).numpy()
+
+
+def check_distances(split: Split, features: NDArray[np.float32]) -> None:
+    """Compare the distances with those of features [N, 4, D]."""
+    rows, distances = split.annotation("neighbours"), split.annotation("distances")
+    for quadrant in range(QUADRANTS):
+        own, near = features[:, quadrant], features[rows[:, quadrant], quadrant]
+        exact = ((own[:, None].astype(np.float64) - near) ** 2).sum(2)
+        np.testing.assert_allclose(distances[:, quadrant], exact, rtol=1e-3)
 
 
 def test_each_split_gets_its_neighbours_and_keeps_the_rest(toy: Path, scenes: Prepared) -> None:
@@ -76,11 +86,7 @@ def test_each_split_gets_its_neighbours_and_keeps_the_rest(toy: Path, scenes: Pr
         assert rows.max() < n
         assert (rows != np.arange(n)[:, None, None]).all()
         # Distances are those of the features of the same quadrant, nearest first.
-        features = features_of(split.images)
-        for quadrant in range(QUADRANTS):
-            own, near = features[:, quadrant], features[rows[:, quadrant], quadrant]
-            exact = ((own[:, None].astype(np.float64) - near) ** 2).sum(2)
-            np.testing.assert_allclose(distances[:, quadrant], exact, rtol=1e-3)
+        check_distances(split, features_of(split.images))
         assert (np.diff(distances, axis=2) >= 0).all()
     assert not (scenes.folder / "work").exists()
     assert not scenes.split("train").has("squashed")
@@ -197,6 +203,10 @@ def test_images_that_are_all_alike(tmp_path: Path) -> None:
         ({"network": "timm/resnet18"}, "give it for timm/resnet18"),
         ({"weights": "x.pth"}, "leave it out"),
         ({"side": 15}, "multiple of 2"),
+        (
+            {"network": "alexnet"},
+            "alexnet sees tiles of 224 px, and `side` is 16; leave `side` out",
+        ),
         ({"shortlist": 10}, "greater than 10"),
         ({"lists": 512, "large": 500}, "512 lists cannot be learnt from 500 tiles"),
         ({"lists": 4096, "learnt": 300}, "4096 lists cannot be learnt from 300 tiles"),
@@ -210,7 +220,7 @@ def test_settings_that_do_not_fit(settings: dict[str, Any], message: str) -> Non
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"network": "alexnet"}, r"deepcluster_alexnet.pth .*is missing"),
+        ({"network": "alexnet", "side": 224}, r"deepcluster_alexnet.pth .*is missing"),
         ({"network": "mobilenet"}, r"mobilenetV1X0.25_pretrain.tar .*is missing.*`network`"),
         ({"network": "timm/resnet18", "weights": "r.pth"}, r"r.pth .*is missing.*`weights`"),
         ({"network": "timm/resnot18", "weights": "r.pth"}, "timm has no network 'resnot18'"),
@@ -338,11 +348,15 @@ def test_a_network_of_timm_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_a_network_that_does_not_take_the_tiles(
-    authors_file: Path, toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("PARTBENCH_DATA", str(authors_file))
+    import timm
+
+    monkeypatch.setenv("PARTBENCH_DATA", str(tmp_path))
+    network: Any = timm.create_model("vit_tiny_patch16_224")
+    torch.save(network.state_dict(), tmp_path / "v.pth")
     with pytest.raises(BadInput, match=r"does not take tiles of 16 px .* set `side`"):
-        find(toy, tmp_path / "out", network="alexnet")
+        find(toy, tmp_path / "out", network="timm/vit_tiny_patch16_224", weights="v.pth")
 
 
 def test_the_real_mobilenet_finds_images_of_the_same_class(
@@ -396,12 +410,7 @@ def test_whole_images_are_squashed_and_their_squares_described(
         exact = image.reshape(16, 2, 16, 3, 3).mean((1, 3))
         assert np.abs(small - exact).max() <= 0.51
     squares = np.stack([image[:, 8:40] for image in images])
-    features = features_of_side(squares)
-    rows, distances = split.annotation("neighbours"), split.annotation("distances")
-    for quadrant in range(QUADRANTS):
-        own, near = features[:, quadrant], features[rows[:, quadrant], quadrant]
-        exact = ((own[:, None].astype(np.float64) - near) ** 2).sum(2)
-        np.testing.assert_allclose(distances[:, quadrant], exact, rtol=1e-3)
+    check_distances(split, features_of(squares, 32))
     # Squares at random places give other features, and the same ones again.
     once = find(tmp_path / "coco-prepared", tmp_path / "a", side=32)
     twice = find(tmp_path / "coco-prepared", tmp_path / "b", side=32)
@@ -423,9 +432,32 @@ def mixing() -> Any:
     return test_neighbours.settings(training_crop="window", epochs=1, batch_size=14)
 
 
-def features_of_side(images: NDArray[np.uint8]) -> NDArray[np.float32]:
-    describe = TileFeatures("random", None, 32, CPU)
-    return describe(to_float(torch.from_numpy(images))).numpy()
+def test_tiles_of_small_squares_are_cut_from_the_originals(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PARTBENCH_DATA", str(tmp_path))
+    made = coco_of(tmp_path, crop="center")
+    preparing.prepare(made, "coco", tmp_path / "squares", 1)
+    data = find(tmp_path / "squares", tmp_path / "out", side=32)
+    assert not data.split("train").has("squashed")
+    preparing.prepare(coco_of(tmp_path), "coco", tmp_path / "whole", 1)
+    whole = find(tmp_path / "whole", tmp_path / "same", square="center", side=32)
+    for name in ("train", "test"):
+        images = [made.sample(name, i).image[:, 8:40] for i in range(14)]
+        split = data.split(name)
+        check_distances(split, features_of(np.stack(images), 32))
+        # So a threshold of distances means the same, whether images keep their aspect or not.
+        for kind in ("neighbours", "distances"):
+            np.testing.assert_array_equal(
+                split.annotation(kind), whole.split(name).annotation(kind)
+            )
+    # Prepared images that are as large as tiles need no originals.
+    found = find(tmp_path / "squares", tmp_path / "small", side=16)
+    shutil.rmtree(tmp_path / "coco" / "train2017")
+    again = find(tmp_path / "squares", tmp_path / "again", side=16)
+    assert again.meta["checksum"] == found.meta["checksum"]
+    with pytest.raises(BadInput, match=r"train2017.*000000000001.jpg"):
+        find(tmp_path / "squares", tmp_path / "large", side=32)
 
 
 def test_area_resizing_is_the_mean_of_what_a_pixel_covers() -> None:

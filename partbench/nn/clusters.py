@@ -21,6 +21,11 @@ NOISE = 1e-9
 """Components with less than this share of the largest variance are rounding errors."""
 
 
+def faiss_on_gpu(wanted: bool) -> bool:
+    """Return whether faiss computes on the GPU, if it is wanted there: some builds cannot."""
+    return wanted and faiss.get_num_gpus() > 0
+
+
 class Components(NamedTuple):
     """The principal components of rows."""
 
@@ -161,8 +166,7 @@ def centres(
     """
     faiss.omp_set_num_threads(torch.get_num_threads())
     seed = int(torch.randint(2**31 - 1, ()).item())
-    gpu = on_gpu and faiss.get_num_gpus() > 0
-    clustering = _clustering(rows.numpy(), k, iterations, seed, gpu, restarts)
+    clustering = _clustering(rows.numpy(), k, iterations, seed, faiss_on_gpu(on_gpu), restarts)
     return torch.from_numpy(clustering.centroids)
 
 

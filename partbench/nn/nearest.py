@@ -1,5 +1,6 @@
 """The nearest neighbours of descriptors: exactly inside clusters, or of an inverted file."""
 
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,6 +23,8 @@ BASE = 1 << 16
 """Rows that are searched at once, where all are."""
 FLOATS = 1 << 24
 """Numbers that are compared at once."""
+MOST_ON_GPU = 2048
+"""Neighbours that faiss finds on a GPU: the selection there holds its lists in registers."""
 Found = tuple[NDArray[np.int64], NDArray[np.float32]]
 """Rows, nearest first, and squared distances, [n, count] each; `NONE` and inf where too few."""
 
@@ -72,24 +75,26 @@ def in_clusters(rows: Shards, labels: NDArray[np.int64], wanted: Wanted, gpu: bo
         for members in np.split(order, ends[:-1]):
             inside = rows.take(members)
             inside -= inside.mean(0)  # so that little cancels in distances
-            todo, k = np.arange(len(members)), 2 * wanted.neighbours + 1
-            while len(todo):
-                k = min(k, len(members))
-                short = []
-                for some in _parts(todo, QUERIES):
-                    near = _search(inside[some], inside, k, gpu)
-                    near = near[0], _distances(inside[some], near[0], inside)
-                    chosen = wanted.choose(members[some], (members[near[0]], near[1]))
-                    _put(found, members[some], chosen)
-                    short.append(some[chosen[0][:, -1] == NONE])
-                todo = np.concatenate(short) if k < len(members) else todo[:0]
-                k *= 2
+            _put(found, members, _in_cluster(inside, members, wanted, gpu))
             progress.advance(len(members))
     return found
 
 
+def _in_cluster(
+    inside: NDArray[np.float32], members: NDArray[np.int64], wanted: Wanted, gpu: bool
+) -> Found:
+    def look(some: NDArray[np.int64], k: int) -> Found:
+        near = _search(inside[some], inside, k, gpu)
+        distances = _distances(inside[some], near, inside)
+        return wanted.choose(members[some], (members[near], distances))
+
+    return _widened(look, len(members), wanted, 2 * wanted.neighbours + 1, len(members))
+
+
 def of_all(rows: Shards, own: NDArray[np.int64], wanted: Wanted, gpu: bool) -> Found:
     """Return the nearest of all rows of some rows, by exact search of one block after another.
+
+    However many rows show the same picture, the others are found.
 
     Args:
         rows: [n, D].
@@ -97,18 +102,44 @@ def of_all(rows: Shards, own: NDArray[np.int64], wanted: Wanted, gpu: bool) -> F
         wanted: which neighbours count.
         gpu: whether to search on the GPU.
     """
-    queries = rows.take(own)
-    near = _nothing(len(own), 4 * wanted.neighbours + 1)
-    for start, block in rows.blocks(BASE):
-        k = min(len(block), near[0].shape[1])
-        here, _ = _search(queries, block, k, gpu)
-        both = (
-            np.concatenate([near[0], here + start], 1),
-            np.concatenate([near[1], _distances(queries, here, block)], 1),
-        )
-        order = np.argsort(both[1], 1, kind="stable")[:, : near[0].shape[1]]
-        near = np.take_along_axis(both[0], order, 1), np.take_along_axis(both[1], order, 1)
-    return wanted.choose(own, near)
+
+    def look(some: NDArray[np.int64], k: int) -> Found:
+        queries = rows.take(own[some])
+        near = _nothing(len(some), k)
+        for start, block in rows.blocks(BASE):
+            here = _search(queries, block, min(k, len(block)), gpu)
+            both = (
+                np.concatenate([near[0], here + start], 1),
+                np.concatenate([near[1], _distances(queries, here, block)], 1),
+            )
+            order = np.argsort(both[1], 1, kind="stable")[:, :k]
+            near = np.take_along_axis(both[0], order, 1), np.take_along_axis(both[1], order, 1)
+        return wanted.choose(own[some], near)
+
+    return _widened(look, len(own), wanted, 4 * wanted.neighbours + 1, len(rows))
+
+
+def _widened(
+    look: Callable[[NDArray[np.int64], int], Found], n: int, wanted: Wanted, k: int, most: int
+) -> Found:
+    """Return the neighbours of `n` queries, each among as many of the nearest rows as it takes.
+
+    Args:
+        look: returns those that count among the `k` nearest, of some of the queries.
+        n: queries.
+        wanted: which neighbours count.
+        k: nearest rows to begin with.
+        most: rows that there are.
+    """
+    found = _nothing(n, wanted.neighbours)
+    todo = np.arange(n)
+    while len(todo):
+        k = min(k, most)
+        for some in _parts(todo, min(QUERIES, max(FLOATS // k, 1))):
+            _put(found, some, look(some, k))
+        todo = todo[found[0][todo, -1] == NONE] if k < most else todo[:0]
+        k *= 4
+    return found
 
 
 class Lists(NamedTuple):
@@ -252,12 +283,10 @@ def _parts(values: NDArray[np.int64], size: int) -> list[NDArray[np.int64]]:
 
 def _search(
     queries: NDArray[np.float32], base: NDArray[np.float32], k: int, gpu: bool
-) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    if gpu:
-        distances, near = faiss.knn_gpu(_gpu(), queries, base, k)
-    else:
-        distances, near = faiss.knn(queries, base, k)
-    return near, distances
+) -> NDArray[np.int64]:
+    if gpu and k <= MOST_ON_GPU:
+        return np.asarray(faiss.knn_gpu(_gpu(), queries, base, k)[1])
+    return np.asarray(faiss.knn(queries, base, k)[1])
 
 
 @cache
