@@ -10,6 +10,7 @@ The new data set is a folder of links to the arrays of the old one, with the arr
 `partbench.data.neighbours` lists.
 """
 
+import hashlib
 import shutil
 from collections import deque
 from collections.abc import Iterator
@@ -30,7 +31,18 @@ from partbench.data.prepared import Prepared
 from partbench.data.reader import Reader
 from partbench.derived import put_derived
 from partbench.errors import BadInput
-from partbench.files import aside_of, create_array, data_root, explained, locked, make_empty
+from partbench.files import (
+    aside_of,
+    create_array,
+    data_root,
+    explained,
+    locked,
+    make_empty,
+    read_json,
+    sync,
+    write_json,
+)
+from partbench.integrity import CHECKSUMS, read_record
 from partbench.nn.clusters import faiss_on_gpu, k_means, merge_small, principal_components
 from partbench.nn.nearest import (
     Found,
@@ -61,6 +73,8 @@ def find_neighbours(
 ) -> None:
     """Write the data set `data` again, with the neighbours of its images.
 
+    Splits that a stopped process had finished are not searched again.
+
     Args:
         name: of the new data set.
         data: folder of the prepared data set.
@@ -86,26 +100,80 @@ def find_neighbours(
     describe = TileFeatures(settings.network, settings.weights, settings.side, torch.device(device))
     aside = aside_of(out)
     with locked(out.parent / f".{out.name}"), explained(aside):
-        make_empty(aside)
-        work = aside / "work"
-        for split, about in prepared.meta["splits"].items():
-            shape = (about["n"], QUADRANTS, NEIGHBOURS)
-            neighbours = create_array(aside / f"{split}.neighbours.npy", np.int64, shape)
-            distances = create_array(aside / f"{split}.distances.npy", np.float32, shape)
-            work.mkdir()
-            pictures = _Pictures(prepared, split, settings)
-            label = f"tiles of {split}"
-            for i, rows in enumerate(_describe(pictures, describe, aside, threads, label)):
-                try:
-                    found = _search(rows, settings, pictures.groups(), work, torch.device(device))
-                except BadInput as error:
-                    raise BadInput(f"{data}, {PLACES[i]} of {split}: {error}") from None
-                neighbours[:, i], distances[:, i] = found
-            neighbours.flush()
-            distances.flush()
-            shutil.rmtree(work)
+        finished = _Finished(aside, prepared, describe, settings, code)
+        for split in prepared.meta["splits"]:
+            if split not in finished.splits:
+                _find_in_split(_Pictures(prepared, split, settings), describe, aside, threads)
+                finished.add(split)
+        finished.path.unlink()
         about = {"of": prepared.meta["data_set"], **settings.model_dump(mode="json")}
         put_derived(prepared, aside, out, name, code, {"neighbours": about})
+
+
+class _Finished:
+    """The splits whose arrays are on the disk, so that a stopped search can be resumed.
+
+    Args:
+        folder: of the arrays; emptied where they are of another search.
+        prepared: the data set.
+        describe: the network.
+        settings: how to search.
+        code: fingerprint of the code.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        prepared: Prepared,
+        describe: TileFeatures,
+        settings: SearchSettings,
+        code: str,
+    ) -> None:
+        self.folder, self.path = folder, folder / "finished.json"
+        side = 2 * describe.side
+        picture = torch.linspace(0, 1, 3 * side**2).view(1, 3, side, side)
+        self.begun = {
+            "of": [prepared.meta, read_record(prepared.folder / CHECKSUMS)["files"]],
+            "settings": settings.model_dump(mode="json"),
+            "code": code,
+            # A file of weights may be replaced meanwhile.
+            "network": hashlib.sha256(describe(picture).cpu().numpy().tobytes()).hexdigest(),
+        }
+        there = read_json(self.path) if self.path.exists() else {}
+        self.splits: list[str] = there.get("splits", [])
+        if there.get("begun") != self.begun:
+            make_empty(folder)
+            self.splits = []
+
+    def add(self, split: str) -> None:
+        """Note that a split is whole."""
+        for path in self.folder.glob("*.npy"):
+            sync(path)  # to the disk, before the note says so
+        self.splits.append(split)
+        write_json(self.path, {"begun": self.begun, "splits": self.splits})
+
+
+def _find_in_split(
+    pictures: "_Pictures", describe: TileFeatures, folder: Path, threads: int
+) -> None:
+    """Write the neighbours of the images of a split, and their distances."""
+    split = pictures.name
+    shape = (len(pictures.names), QUADRANTS, NEIGHBOURS)
+    neighbours = create_array(folder / f"{split}.neighbours.npy", np.int64, shape)
+    distances = create_array(folder / f"{split}.distances.npy", np.float32, shape)
+    work = folder / "work"
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir()
+    for i, rows in enumerate(_describe(pictures, describe, folder, threads, f"tiles of {split}")):
+        try:
+            found = _search(rows, pictures.settings, pictures.groups(), work, describe.device)
+        except BadInput as error:
+            where = f"{pictures.prepared.folder}, {PLACES[i]} of {split}"
+            raise BadInput(f"{where}: {error}") from None
+        neighbours[:, i], distances[:, i] = found
+    neighbours.flush()
+    distances.flush()
+    shutil.rmtree(work)
 
 
 class _Picture(NamedTuple):

@@ -15,6 +15,7 @@ from PIL import Image
 
 from partbench import cli
 from partbench import config as grid
+from partbench import scenes as finding
 from partbench.data import prepare as preparing
 from partbench.data.coco import COCO
 from partbench.data.image import resize
@@ -151,6 +152,71 @@ def test_the_same_picture_is_no_neighbour(tmp_path: Path) -> None:
     assert (rows % 30 != (np.arange(60) % 30)[:, None, None]).all()
     rows = find(folder, tmp_path / "all", duplicates=0).split("train").annotation("neighbours")
     assert (rows[:, 0, 0] % 30 == np.arange(60) % 30).mean() > 0.9
+
+
+def test_finished_splits_outlast_a_stop(
+    toy: Path, scenes: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    describe = finding._describe
+    described: list[str] = []
+
+    def stop(pictures: Any, *others: Any) -> Any:
+        described.append(pictures.name)
+        if len(described) == 2:
+            raise KeyboardInterrupt
+        return describe(pictures, *others)
+
+    monkeypatch.setattr(finding, "_describe", stop)
+    out = tmp_path / "scenes"
+    with pytest.raises(KeyboardInterrupt):
+        find(toy, out)
+    assert not out.exists()
+    resumed = find(toy, out)
+    assert described == ["test", "train", "train", "val"]
+    assert resumed.meta["checksum"] == scenes.meta["checksum"]
+    assert resumed.meta["splits"] == scenes.meta["splits"]
+    names = [{path.name for path in made.folder.iterdir()} for made in (resumed, scenes)]
+    assert names[0] == names[1]
+
+
+@pytest.mark.parametrize("change", ["settings", "data", "network"])
+def test_another_search_starts_over(
+    change: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PARTBENCH_DATA", str(tmp_path))
+    data = prepare_toy(tmp_path, kind="scenes", train=20, test=12, val=11)
+    settings: dict[str, Any] = {"network": "timm/resnet18", "weights": "r.pth", "side": 32}
+    write_resnet(tmp_path / "r.pth", 0)
+    describe = finding._describe
+
+    def stop(pictures: Any, *others: Any) -> Any:
+        if pictures.name == "train":
+            raise KeyboardInterrupt
+        return describe(pictures, *others)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(finding, "_describe", stop)
+        with pytest.raises(KeyboardInterrupt):
+            find(data, tmp_path / "out", **settings)
+    if change == "settings":
+        settings["duplicates"] = 0.5
+    elif change == "data":
+        images = np.load(data / "test.images.npy")
+        np.save(data / "test.images.npy", images[::-1])
+        preparing.write_checksums(data)
+    else:
+        write_resnet(tmp_path / "r.pth", 1)
+    resumed = find(data, tmp_path / "out", **settings)
+    whole = find(data, tmp_path / "whole", **settings)
+    assert resumed.meta["checksum"] == whole.meta["checksum"]
+
+
+def write_resnet(path: Path, seed: int) -> None:
+    import timm
+
+    torch.manual_seed(seed)
+    network: Any = timm.create_model("resnet18", num_classes=0)
+    torch.save(network.state_dict(), path)
 
 
 def test_the_sheet_shows_references_and_their_neighbours(scenes: Prepared, tmp_path: Path) -> None:
