@@ -22,7 +22,7 @@ from partbench import plugins
 from partbench.data.batch import Batch
 from partbench.method import DataInfo, Method
 from partbench.methods.vae import VAE
-from partbench.nn import perceptual, vit
+from partbench.nn import activations, perceptual, vit
 from partbench.outputs.capability import capabilities, members, offered_by
 
 NAMES = plugins.names("methods", Method)  # type: ignore[type-abstract]
@@ -51,12 +51,15 @@ def images(method: Method) -> Tensor:
 
 
 def batch(method: Method) -> Batch:
+    several = [CLASSES] if method.learns_from == "attributes" else []
     return Batch(
         images(method),
-        fake_cuda(BATCH, dtype=torch.long),
+        fake_cuda(BATCH, *several, dtype=torch.long),
         fake_cuda(BATCH, LANDMARKS, 3),
         fake_cuda(BATCH, SIZE, SIZE),
         fake_cuda(BATCH, SIZE, SIZE, dtype=torch.uint8),
+        fake_cuda(BATCH, 4, 3, SIZE, SIZE),
+        fake_cuda(BATCH, 4),
     )
 
 
@@ -67,18 +70,28 @@ CALLS: dict[str, Callable[[Any], object]] = {
     "part_maps": lambda method: method.part_maps(images(method)),
     "whole_part_maps": lambda method: method.whole_part_maps(images(method)),
     "reconstruct": lambda method: method.reconstruct(images(method)),
-    "generate": lambda method: method.generate(BATCH),
+    "generate": lambda method: method.generate(batch(method)),
     "move": lambda method: method.move(images(method), 1, (0.1, 0.2)),
-    "trunk": lambda method: method.trunk()(images(method)),
+    "trunks": lambda method: [trunk(images(method)) for trunk in method.trunks().values()],
+    "descriptors": lambda method: method.descriptors(images(method)),
+    "replaced": lambda method: method.replaced(batch(method)),
     "predict": lambda method: method.predict(images(method)[:, :2], 3),
     "predict_told": lambda method: method.predict_told(images(method), 2),
     "normalize": lambda method: method.normalize(images(method)),
 }
 
 
+LOADS: dict[Any, Callable[..., nn.Module]] = {
+    module: module.load for module in (activations, perceptual, vit)
+}
+"""What loads frozen networks."""
 OPTIONAL = {"whole_part_maps"}
 """Members that a method may have beside those of a capability."""
 WAITS = {
+    **dict.fromkeys(
+        ("compact_bilinear", "fisher_vectors", "fv_vae", "pooling", "vlad"),
+        "activations that are not finite are refused",
+    ),
     "dff": "activations that are not finite are refused",
     "dino_parts": "the number of clusters found decides the shapes",
 }
@@ -90,19 +103,24 @@ def _where_the_mode_cannot_follow(monkeypatch: pytest.MonkeyPatch) -> None:
     # cuDNN's sampler has no fake counterpart; torch's own has.
     monkeypatch.setattr(torch.backends.cudnn, "enabled", False)
     # Frozen networks are loaded in the middle of a call, to the processor, then moved.
-    for module in (perceptual, vit):
-        monkeypatch.setattr(module, "load", loaded_on_fake_gpu(module.load))
+    for module, load in LOADS.items():
+        monkeypatch.setattr(module, "load", loaded_on_fake_gpu(load))
     monkeypatch.setattr(nn.Module, "to", lambda module, *_, **__: module)
     # What is drawn on the processor on purpose has values.
-    draw = torch.randperm
+    for name in ("randint", "randperm"):
+        monkeypatch.setattr(torch, name, with_values(getattr(torch, name)))
 
-    def randperm(*arguments: Any, **options: Any) -> Tensor:
+
+def with_values(draw: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Let a function that draws give real tensors where it is told the processor."""
+
+    def drawn(*arguments: Any, **options: Any) -> Tensor:
         if options.get("device") != "cpu":
             return draw(*arguments, **options)
         with unset_fake_temporarily():
             return draw(*arguments, **options)
 
-    monkeypatch.setattr(torch, "randperm", randperm)
+    return drawn
 
 
 def loaded_on_fake_gpu(load: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
@@ -111,6 +129,8 @@ def loaded_on_fake_gpu(load: Callable[..., nn.Module]) -> Callable[..., nn.Modul
     def there(*arguments: Any) -> nn.Module:
         with unset_fake_temporarily(), pytest.MonkeyPatch.context() as patch:
             patch.setattr(nn.Module, "to", to)
+            for module, own in LOADS.items():  # one may call another
+                patch.setattr(module, "load", own)
             network = load(*arguments)
         move(network)
         return network
@@ -122,9 +142,11 @@ def loaded_on_fake_gpu(load: Callable[..., nn.Module]) -> Callable[..., nn.Modul
 def on_fake_gpu(cls: type[Method]) -> Iterator[Any]:
     variant = "demo" if "demo" in cls.REDUCED else "paper"
     settings = methods.resolve(cls, variant, {}, "test")
-    data = DataInfo(SIZE, CLASSES, LANDMARKS, FRAMES if cls.reads == "clips" else 0, "center", "")
+    frames = FRAMES if cls.reads == "clips" else 0
+    told = {"attributes": CLASSES, "clusters": CLASSES}
+    data = DataInfo(SIZE, CLASSES, LANDMARKS, frames, "center", "", **told)
+    method = cls(settings, data)
     with FakeTensorMode():
-        method = cls(settings, data)
         move(method)
         yield method
 

@@ -133,7 +133,7 @@ def have_changed(prepared: Path, root: Path, contents: bool = False) -> bool:
 def prepared_bytes(reader: Reader) -> int:
     """Return the size of the prepared images of a data set in bytes, or 0 if it is unknown."""
     settings, counts = reader.settings, reader.counts
-    width, height = reader.shape
+    width, height = reader.prepared_shape
     canvases = CANVAS**2 if settings.crop in WHOLE else 1
     usual = sum(counts.values()) * reader.frames * 3 * width * height * canvases
     if not settings.wide:

@@ -326,7 +326,7 @@ def convert(reader: Reader, sample: Sample, split: str = "test") -> dict[str, ND
     size, height, width = reader.settings.size, *sample.image.shape[-3:-1]
     box, crop = reader.crop_box(sample), reader.settings.crop
     whole = crop in WHOLE
-    shape = _whole_shape(size, box) if whole else reader.shape
+    shape = _whole_shape(size, box) if whole else reader.prepared_shape
     area = reader.settings.resample == "area"
 
     def cut(

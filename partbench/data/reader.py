@@ -166,7 +166,7 @@ class Reader(ABC):
             return None
 
     @property
-    def shape(self) -> tuple[int, int]:
+    def prepared_shape(self) -> tuple[int, int]:
         """Width and height of prepared images that do not keep an aspect of their own."""
         return self.settings.size, self.settings.size
 

@@ -72,7 +72,7 @@ class UCF101(Reader):
         return int(self.settings.frames)
 
     @property
-    def shape(self) -> tuple[int, int]:
+    def prepared_shape(self) -> tuple[int, int]:
         """Width and height of prepared frames."""
         size = self.settings.size
         return (round(4 / 3 * size) if self.settings.crop == "frame" else size), size

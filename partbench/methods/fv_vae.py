@@ -153,8 +153,8 @@ class FVVAE(Encoding):
             of_training=False,
         ),
         Deviation(
-            "25 frames of a clip and C = 100 are what action recognition takes; their own values "
-            "are not at hand, nor is the loss of their machines. Here: hinge, a free intercept, "
+            "Action recognition takes 25 frames of a clip and C = 100; their own values are not at "
+            "hand, nor is the loss of their machines. Here: hinge, a free intercept, "
             "and vectors that are not standardised.",
             "nowhere at hand",
             "Small: accuracies hardly depend on C where vectors have norm 1.",

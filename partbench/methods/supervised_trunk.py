@@ -169,7 +169,7 @@ class SupervisedTrunk(Method):
                 for image, (x, y) in zip(images, corners, strict=True)
             ]
             return torch.stack(cut).contiguous(memory_format=torch.channels_last)
-        draw = np.random.default_rng(int(torch.randint(2**31, (), device="cpu")))
+        draw = np.random.default_rng(torch.randint(2**31, (1,), device="cpu").tolist())
         levels = (255 * images).round().to(torch.uint8).movedim(1, -1)
         return RandomCrops.drawn(len(images), side, draw).of(levels)
 
