@@ -62,7 +62,9 @@ onstart:
 
 onsuccess:
     FORKSERVER.stop()
-    shell("python -m partbench outcome {RESULTS:q}")
+    # Where only some files were asked for, the configuration is not among them.
+    if Path(RESULTS, "config.json").exists():
+        shell("python -m partbench outcome {RESULTS:q}")
 
 
 onerror:

@@ -266,16 +266,17 @@ def checksum(folder: Path) -> str:
 
 
 def test_the_prepared_bytes_do_not_depend_on_the_number_of_processes(
-    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(preparing, "CHUNK", 5)
     settings = {"size": 32, **TINY}
+    prepare(reader(Toy, tmp_path, **settings), "toy", tmp_path / "whole", 1)
+    monkeypatch.setattr(preparing, "CHUNK", 5)
     for workers in (1, 3):
         prepare(reader(Toy, tmp_path, **settings), "toy", tmp_path / str(workers), workers)
     one, three = content(tmp_path / "1"), content(tmp_path / "3")
     assert one == three
-    assert one == content(tiny)  # nor on where the chunks end
-    assert Prepared(tiny).meta["checksum"] == checksum(tiny)
+    assert one == content(tmp_path / "whole")  # nor on where the chunks end
+    assert Prepared(tmp_path / "whole").meta["checksum"] == checksum(tmp_path / "whole")
 
 
 @pytest.mark.parametrize("workers", [1, 2])

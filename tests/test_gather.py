@@ -746,6 +746,7 @@ def test_the_mean_over_official_splits(own: bool, tmp_path: Path) -> None:
             "status": "done",
             "role": "floor",
             "random": True,
+            "pretrained_on": "",
             "reduced": False,
             "subset": split == "ucf101-2",
             "note": "",
