@@ -91,7 +91,7 @@ def stopped(whole: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("model.pt", "train.json"):
         (results / "runs" / RUN / name).unlink()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("partbench.train._Training._finish", lambda _: None)
+        patch.setattr("partbench.train._Training._finish", lambda *_: None)
         assert cli.main(commands(results)["train"]) == 0
     assert (results / "runs" / RUN / "checkpoint.pt").exists()
     return results
