@@ -18,6 +18,7 @@ html_static_path = ["static"]
 html_css_files = ["docs.css"]
 html_copy_source = False
 html_show_sphinx = False
+html_show_copyright = False
 myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3
 # Docstrings here quote code in single backticks, as Markdown does.
