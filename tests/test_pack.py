@@ -1,6 +1,7 @@
 """Packs: a results folder goes out whole, comes back checked, and joins others."""
 
 import json
+import re
 import shutil
 import zipfile
 from collections.abc import Callable
@@ -250,6 +251,55 @@ def test_the_failures_go_with_the_pack(results: Callable[..., Path], tmp_path: P
     table = pd.read_parquet(tmp_path / "joined" / "metrics.parquet").set_index("seed")
     assert table.loc[1, "status"] == "failed"
     assert table.loc[1, "reason"] == "partbench: the number is NaN"
+
+
+def signed(folder: Path, **changes: object) -> Path:
+    """Return a results folder whose records say that they come from a commit, or as changed."""
+    for path in (*folder.glob("cells/*/*/*/*/*/*.json"), *folder.glob("runs/*/*/*/*/train.json")):
+        record = read_record(path)
+        provenance = record["provenance"] | {"commit": "ab" * 20, "dirty": False} | changes
+        write_record(path, record | {"provenance": provenance})
+    return folder
+
+
+def test_a_leaderboard_shows_what_passes_the_checks(
+    results: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good = signed(results("good", {"raw_pixels": ["paper"]}, [0]))
+    few = signed(results("few", {"random_init": ["demo"]}, [0, 1]))
+    whole = signed(results("whole", {"random_init": ["demo"]}, [0, 1, 2]))
+    dirty = signed(results("dirty", {"raw_pixels": ["paper"]}, [0]), dirty=True)
+    lost = signed(results("lost", {"raw_pixels": ["paper"]}, [0]), commit="", device="")
+    old = signed(results("old", {"raw_pixels": ["paper"]}, [0]))
+    for path in old.glob("cells/*/*/*/*/*/*.json"):
+        record = read_record(path)
+        write_record(path, record | {"version": record["version"] + 1})
+    other = signed(results("other", {"raw_pixels": ["paper"]}, [0]))
+    for path in other.glob("cells/*/*/*/*/*/*.json"):
+        record = read_record(path)
+        write_record(path, record | {"data_checksum": "0" * 64})
+    packs = []
+    for folder in (good, few, whole, dirty, lost, old, other):
+        packs.append(str(tmp_path / f"{folder.name}.zip"))
+        pack(folder, Path(packs[-1]))
+    board = tmp_path / "board"
+    assert cli.main(["leaderboard", *packs, "--out", str(board)]) == 0
+    said = capsys.readouterr().out
+    assert "good.zip: accepted" in said
+    assert "whole.zip: accepted" in said
+    assert "few.zip: refused\n  random_init/demo on toy: 2 of 3 seeds" in said
+    assert "dirty.zip: refused\n  the code differed from its commit" in said
+    assert "lost.zip: refused\n  the provenance lacks commit, device" in said
+    assert re.search(r"old\.zip: refused\n  the probe linear measured by version", said)
+    assert re.search(r"other\.zip: refused\n.*\n.*data_checksum is", said)
+    methods = pd.read_parquet(board / "summary.parquet")["method"]
+    assert set(methods) == {"raw_pixels", "random_init"}
+    assert "raw_pixels" in (board / "report" / "index.html").read_text()
+    # Once more, over the old one; a community's checks need the exit status.
+    assert cli.main(["leaderboard", *packs[:1], "--out", str(board), "--strict"]) == 0
+    with pytest.raises(SystemExit, match="1"):
+        cli.main(["leaderboard", *packs[:2], "--out", str(board), "--strict"])
+    assert cli.main(["leaderboard", packs[1], "--out", str(board)]) == 1
 
 
 def test_the_commands(
