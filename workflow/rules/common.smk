@@ -42,9 +42,14 @@ ENVIRONMENT = f"{workflow.basedir}/environment.yml"
 
 try:
     # Snakemake has read the files, and taken the last of keys that are given twice.
+    FOLDER = None  # paths of plugins count from the file that names them
     for path in workflow.configfiles:
-        read_mapping(Path(path))
-    CONFIG = grid.check(config, " + ".join(map(str, workflow.configfiles)))
+        if (
+            "plugins" in (given := read_mapping(Path(path)))
+            and given["plugins"] == config["plugins"]
+        ):
+            FOLDER = Path(path).parent
+    CONFIG = grid.check(config, " + ".join(map(str, workflow.configfiles)), FOLDER)
     RESULTS = f"results/{CONFIG.name}"
     check_places(Path(RESULTS))
     # What waits for a file that a person must place does not hold up the rest.
