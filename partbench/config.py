@@ -1,6 +1,7 @@
 """A configuration file, validated, and the grid of runs and cells that it asks for."""
 
 import json
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -53,6 +54,11 @@ class Config(Settings):
     comparable: bool = Field(
         True, description="false: a reduced configuration, never compared with published numbers"
     )
+    plugins: Once[str] = Field(
+        default_factory=list,
+        description="folders of methods, readers and probes beside partbench's; relative paths "
+        "count from the configuration file",
+    )
     runtime: Runtime = Runtime()
     data: ByName[dict[str, Any]] = Field(
         min_length=1,
@@ -87,15 +93,19 @@ def read(path: Path) -> Config:
     Raises:
         BadInput: see `read_mapping` and `check`.
     """
-    return check(read_mapping(path), str(path))
+    return check(read_mapping(path), str(path), path.parent)
 
 
-def check(values: Mapping[str, Any], where: str) -> Config:
+def check(values: Mapping[str, Any], where: str, folder: Path | None = None) -> Config:
     """Validate a configuration down to every method's, reader's and probe's own settings.
+
+    Its plugins are found from here on, in this process and in those that it starts.
 
     Args:
         values: the keys and values.
         where: the file they come from, for messages.
+        folder: that the paths of `plugins` count from; default: the present one, which they count
+            from in what is returned.
 
     Raises:
         BadInput: a key, method, variant, data set, reader or probe is unknown (the message names
@@ -103,6 +113,9 @@ def check(values: Mapping[str, Any], where: str) -> Config:
             capability only; the data lack what a method learns from or a probe measures.
     """
     config = Config.parse(values, where)
+    folders = [os.path.relpath((folder or Path()) / path) for path in config.plugins]
+    plugins.add([*map(Path, folders)], f"{where}: plugins")
+    config = config.model_copy(update={"plugins": folders})
     for name in config.data:
         _check_foreground(config, name, where)
         _check_neighbours(config, name, where)

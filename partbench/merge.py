@@ -109,6 +109,7 @@ def merge_configs(sources: Sequence[Source], name: str) -> Config:
         "seeds": sorted({seed for source in sources for seed in source.config.seeds}),
         "comparable": all(source.config.comparable for source in sources),
         "runtime": Runtime().model_dump(mode="json"),
+        "plugins": list(dict.fromkeys(p for source in sources for p in source.config.plugins)),
         "data": _joined(sources, "data", lambda config: set(config.data)),
         "settings": _joined(
             sources, "settings", lambda config: {m for b in config.runs for m in b.methods}

@@ -117,8 +117,9 @@ def _configuration(args: argparse.Namespace) -> None:
     from partbench.integrity import write_record
 
     values = json_object(args.json, "--json")
-    config.check(values, "--json")
-    write_record(args.out, values)
+    folders = config.check(values, "--json").plugins
+    here = args.out.parent
+    write_record(args.out, values | {"plugins": [os.path.relpath(path, here) for path in folders]})
 
 
 def _fetch(args: argparse.Namespace) -> None:
@@ -137,15 +138,19 @@ def _fetch_weights(args: argparse.Namespace) -> None:
 
 
 def _prepare(args: argparse.Namespace) -> None:
-    from partbench import fingerprint
+    from partbench import fingerprint, plugins
     from partbench.data.prepare import prepare
     from partbench.data.prepared import Prepared
     from partbench.data.sheet import write_sheet
+    from partbench.integrity import write_record
+    from partbench.provenance import READER, origin
 
     _compute_until_slurm_ends_it()
     code = args.code or fingerprint.of_preparation(args.reader)
     prepare(_reader(args), args.data_set, args.out, args.workers, code)
     write_sheet(Prepared(args.out), args.out / "sheet.png")
+    for plugin in plugins.used():
+        write_record(args.out / READER, origin(plugin))
 
 
 def _foreground(args: argparse.Namespace) -> None:
@@ -279,7 +284,7 @@ def _report(args: argparse.Namespace) -> None:
     from partbench.report import page
 
     where = args.results / "config.json"
-    settings = config.check(read_record(where), str(where))
+    settings = config.check(read_record(where), str(where), args.results)
     tables = gather.gather(settings, args.results)
     gather.write(tables, args.results)
     page.write(args.results, args.out, published.load())

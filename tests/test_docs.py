@@ -43,6 +43,8 @@ ELSEWHERE = {
     "partbench report --results results/joined --out report/joined/index.html": (
         "the stage of the workflow; tests/test_dag.py"
     ),
+    "partbench run demo": "the demo; tests/test_run.py",
+    "partbench run paper -- --profile slurm -n": "tests/test_run.py",
     "partbench score generation generated/ real/ --images 10000": (
         "takes the Inception network; tests/test_generation.py"
     ),

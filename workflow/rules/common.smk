@@ -8,14 +8,12 @@ from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 
-sys.path.insert(0, workflow.basedir)
 # The jobs run the same Python as Snakemake does, with partbench from this checkout, wherever
-# `--directory` puts the results.
-os.environ.update(
-    PATH=f"{Path(sys.executable).parent}:{os.getenv('PATH', '')}",
-    PYTHONPATH=f"{workflow.basedir}:{os.getenv('PYTHONPATH', '')}".rstrip(":"),
-    PYTHONSAFEPATH="1",
-)
+# `--directory` puts the results. An installed partbench is where Python finds it.
+os.environ.update(PATH=f"{Path(sys.executable).parent}:{os.getenv('PATH', '')}", PYTHONSAFEPATH="1")
+if Path(workflow.basedir, "partbench").is_dir():
+    sys.path.insert(0, workflow.basedir)
+    os.environ["PYTHONPATH"] = f"{workflow.basedir}:{os.getenv('PYTHONPATH', '')}".rstrip(":")
 # Jobs stand side by side: threads that wait must not spin.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 # glibc gives a freed batch back to the kernel and takes it anew, page by page: a fifth of the
@@ -42,9 +40,14 @@ ENVIRONMENT = f"{workflow.basedir}/environment.yml"
 
 try:
     # Snakemake has read the files, and taken the last of keys that are given twice.
+    FOLDER = None  # paths of plugins count from the file that names them
     for path in workflow.configfiles:
-        read_mapping(Path(path))
-    CONFIG = grid.check(config, " + ".join(map(str, workflow.configfiles)))
+        if (
+            "plugins" in (given := read_mapping(Path(path)))
+            and given["plugins"] == config["plugins"]
+        ):
+            FOLDER = Path(path).parent
+    CONFIG = grid.check(config, " + ".join(map(str, workflow.configfiles)), FOLDER)
     RESULTS = f"results/{CONFIG.name}"
     check_places(Path(RESULTS))
     # What waits for a file that a person must place does not hold up the rest.
