@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from PIL import Image
 from test_annotations import CSV, MAPS, POINTS, prepared, write
 
@@ -13,10 +14,12 @@ from partbench.data.ccp import CCP
 from partbench.data.celeba import read_landmarks
 from partbench.data.prepared import Prepared
 from partbench.extract import extract
+from partbench.metrics import part_agreement
 from partbench.probes.landmarks import Landmarks, LandmarkSettings
 from partbench.probes.linear import Linear, LinearSettings
 from partbench.probes.parts import Parts, PartSettings
 from partbench.run import Run, Runtime
+from partbench.score.parts import score
 from partbench.train import train
 
 CPU = Runtime(device="cpu", threads=1)
@@ -99,4 +102,13 @@ def test_real_clothes_from_png_to_parts(shared_data: Path, tmp_path: Path) -> No
     result = Parts().run(outputs, data.folder, PartSettings(least_share=0.001), 0, "cpu")
     values = {number.metric: number.value for number in result.metrics}
     assert {"fg_nmi", "fg_ari", "nmi", "mean_iou", "part_consistency"} <= values.keys()
+    # The headline, of the same arrays by the command and by the library.
+    true = data.split("test").annotation("parts")
+    pred = np.load(outputs / "test.labels.npy")
+    np.savez(tmp_path / "parts.npz", true=true, pred=pred)
+    told = score(tmp_path / "parts.npz", ignore=[255], background=0)
+    found = part_agreement(true, pred, ignore=[0, 255])
+    for name in ("nmi", "ari", "mean_iou"):
+        assert told[f"fg_{name}"] == pytest.approx(values[f"fg_{name}"], rel=1e-9, abs=1e-9)
+        assert told[f"fg_{name}"] == getattr(found, name).value
     assert 0 <= values["fg_nmi"] <= values["oracle_fg_nmi"] <= 100 + 1e-9

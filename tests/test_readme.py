@@ -5,7 +5,9 @@ import re
 import textwrap
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from checkout import REPOSITORY
 from PIL import Image
@@ -101,3 +103,21 @@ def test_your_own_images(
     assert "ok    birds: train 2 of 2, test 2 of 2" in capsys.readouterr().out
     assert main(["plan", str(config)]) == 0
     assert re.search(r"total +9 +9 ", capsys.readouterr().out)
+
+
+def test_the_rulers_in_python() -> None:
+    """The two programs run one after the other, as they are read."""
+    programs = re.findall(r"\n\n((?:    from partbench\.metrics.*\n)(?:(?:    .*)?\n)+)", TEXT)
+    assert len(programs) == 2
+    draw = np.random.default_rng(0)
+    given: dict[str, Any] = {
+        f"{split}_{what}": draw.normal(size=(20, k, 2))
+        for split in ("train", "test")
+        for what, k in (("points", 4), ("landmarks", 3))
+    }
+    true = draw.choice([0, 3, 11, 255], (6, 8, 8))
+    given |= {"true": true, "pred": true % 8}
+    given |= {"loader": [(true[:4], true[:4]), (true[4:], true[4:])], "model": lambda x: x % 8}
+    exec(textwrap.dedent(programs[0]), given)
+    exec(textwrap.dedent(programs[1]), given)
+    assert given["ruler"].compute() == given["agreement"]
