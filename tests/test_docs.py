@@ -10,6 +10,7 @@ import textwrap
 from collections import Counter
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import numpy as np
@@ -159,6 +160,25 @@ def test_your_own_images(
     assert "ok    birds: train 2 of 2, test 2 of 2" in capsys.readouterr().out
     assert main(["plan", str(config)]) == 0
     assert re.search(r"total +9 +9 ", capsys.readouterr().out)
+
+
+def test_the_rulers_in_python() -> None:
+    """The two programs run one after the other, as they are read."""
+    text = (REPOSITORY / "docs" / "measure.md").read_text()
+    programs = re.findall(r"\n\n((?:    from partbench\.metrics.*\n)(?:(?:    .*)?\n)+)", text)
+    assert len(programs) == 2
+    draw = np.random.default_rng(0)
+    given: dict[str, Any] = {
+        f"{split}_{what}": draw.normal(size=(20, k, 2))
+        for split in ("train", "test")
+        for what, k in (("points", 4), ("landmarks", 3))
+    }
+    true = draw.choice([0, 3, 11, 255], (6, 8, 8))
+    given |= {"true": true, "pred": true % 8}
+    given |= {"loader": [(true[:4], true[:4]), (true[4:], true[4:])], "model": lambda x: x % 8}
+    exec(textwrap.dedent(programs[0]), given)
+    exec(textwrap.dedent(programs[1]), given)
+    assert given["ruler"].compute() == given["agreement"]
 
 
 class Page(HTMLParser):

@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 
 from partbench.config import check
 from partbench.data import prepare as prepare_module
+from partbench.data.clips import read_clip
 from partbench.data.prepare import prepare
 from partbench.data.prepared import Prepared
-from partbench.data.ucf101 import COUNTS, UCF101, read_clip
+from partbench.data.ucf101 import COUNTS, UCF101
 from partbench.errors import BadInput
 
 WIDTH, HEIGHT = 48, 32

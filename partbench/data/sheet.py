@@ -8,6 +8,7 @@ from PIL import Image, ImageDraw
 
 from partbench.data.neighbours import NEIGHBOURS, QUADRANTS
 from partbench.data.prepared import Prepared, Split
+from partbench.data.reader import UNSURE
 from partbench.files import atomic
 
 COLUMNS, ROWS = 12, 4
@@ -22,9 +23,9 @@ COLOURS = ("#e69f00", "#56b4e9", "#009e73", "#f0e442", "#0072b2", "#d55e00", "#c
 def write_sheet(prepared: Prepared, path: Path) -> None:
     """Write a png of samples spread evenly over a split: test, or the first if there is no test.
 
-    The background of a mask is darkened and parts are tinted. Visible landmarks are dots, each in
-    its own colour. Boxes are drawn as white outlines, and the class is written below the image. A
-    clip shows its middle frame.
+    The background of a mask is darkened, parts are tinted, and unsure pixels are white. Visible
+    landmarks are dots, each in its own colour. Boxes are drawn as white outlines, and the class is
+    written below the image. A clip shows its middle frame.
     """
     name = "test" if "test" in prepared.meta["splits"] else next(iter(prepared.meta["splits"]))
     split = prepared.split(name)
@@ -134,4 +135,5 @@ def _tint(image: NDArray[np.uint8], parts: NDArray[np.uint8]) -> NDArray[np.uint
     palette = np.array([[0, 0, 0], *(list(bytes.fromhex(c[1:])) for c in COLOURS)], np.uint8)
     numbers = np.where(parts == 0, 0, (parts - 1) % len(COLOURS) + 1)
     mixed = (0.55 * image + 0.45 * palette[numbers]).astype(np.uint8)
-    return np.where(parts[..., None] > 0, mixed, image)
+    tinted = np.where(parts[..., None] > 0, mixed, image)
+    return np.where(parts[..., None] == UNSURE, np.uint8(255), tinted)
