@@ -104,6 +104,8 @@ class Data(NamedTuple):
     """Of its test split, uint8 [N, S, S], likewise."""
     changed: bool = False
     """Whether the files that it was prepared from have changed since."""
+    neighbours: Path | None = None
+    """A picture of its images' neighbours, if they were searched for."""
 
 
 class PictureRecord(NamedTuple):
@@ -173,7 +175,9 @@ def read(folder: Path) -> Results:
         parts = _opened(path.with_name("test.parts.npy"), ())
         shown = sheet if sheet.exists() else None
         changed = _has_changed(path.parent)
-        data.append(Data(path.parent.name, _json(path), shown, images, parts, changed))
+        found = path.with_name("neighbours.png")
+        near = found if found.exists() else None
+        data.append(Data(path.parent.name, _json(path), shown, images, parts, changed, near))
     pictures: dict[Path, PictureRecord] = {}
     for path in sorted((folder / "cells").glob("*/*/*/*/*/*.pictures.npz")):
         # Each extraction draws all that the run offers, so one probe's pictures do for the others.
