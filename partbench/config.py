@@ -302,6 +302,12 @@ def _check_clusters(config: Config, name: str, where: str) -> None:
             f"{place}.by: {by.method} offers no trunks, hence no features to cluster; name a run "
             "of a method that does, such as `lorbms`"
         )
+    parts = methods.load(by.method).trunk_names
+    if clusters.part not in parts:
+        raise BadInput(
+            f"{place}.part: {by.method} has no part '{clusters.part}'; "
+            f"{nearest(clusters.part, parts)}"
+        )
     _check_crops(config, by.train, by.method, [by.variant], f"{place}.by")
 
 

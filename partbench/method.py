@@ -152,6 +152,8 @@ class Method(nn.Module, ABC):
     shares_batch: ClassVar[bool] = True
     """Whether all updates of a step see the same samples; if not, each sees an equal part of the
     step's batch, which `batch_size` counts as a whole."""
+    trunk_names: ClassVar[tuple[str, ...]] = ("encoder",)
+    """The keys of `trunks()`, if it has any; configurations are read before a network is built."""
     protocol: ClassVar[RegressionOrigins] = RegressionOrigins()
     """Where the paper's regression from keypoints to landmarks counts from."""
 

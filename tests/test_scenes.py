@@ -222,14 +222,14 @@ def write_resnet(path: Path, seed: int) -> None:
 def test_the_sheet_shows_references_and_their_neighbours(scenes: Prepared, tmp_path: Path) -> None:
     write_neighbour_sheet(scenes, tmp_path / "sheet.png")
     sheet = np.asarray(Image.open(tmp_path / "sheet.png").convert("RGB"))
-    assert sheet.shape == (10 * 130, 13 * 116 - 4, 3)
+    assert sheet.shape == (24 + 10 * 138, 13 * 116 + 4 * 16 - 4, 3)
     split = scenes.split("train")
     shown = np.asarray(Image.fromarray(split.images[0]).resize((112, 112), 0))
-    np.testing.assert_array_equal(sheet[:112, :112], shown)
+    np.testing.assert_array_equal(sheet[24:136, :112], shown)
     # The last neighbour of the last quadrant: that quadrant is bright.
     image = split.images[split.annotation("neighbours")[0, 3, 9]]
     shown = np.asarray(Image.fromarray(image).resize((112, 112), 0))
-    tile = sheet[:112, 12 * 116 : 12 * 116 + 112]
+    tile = sheet[24:136, 12 * 116 + 64 : 12 * 116 + 176]
     np.testing.assert_array_equal(tile[56:, 56:], shown[56:, 56:])
     np.testing.assert_array_equal(tile[:56, :56], shown[:56, :56] // 3)
 

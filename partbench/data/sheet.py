@@ -4,9 +4,9 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 
-from partbench.data.neighbours import NEIGHBOURS, QUADRANTS
+from partbench.data.neighbours import NEIGHBOURS, PLACES, QUADRANTS
 from partbench.data.prepared import Prepared, Split
 from partbench.data.reader import UNSURE
 from partbench.files import atomic
@@ -48,18 +48,22 @@ def write_neighbour_sheet(prepared: Prepared, path: Path) -> None:
     """Write a png of images with neighbours of their quadrants, of the split that trainings use.
 
     A row shows an image, then for each quadrant the nearest, a middle and the last neighbour, with
-    the squared distance below. A neighbour's other quadrants are darkened.
+    its rank and the squared distance below. A neighbour's other quadrants are darkened.
     """
     split = prepared.split("unlabeled" if "unlabeled" in prepared.meta["splits"] else "train")
     rows, distances = split.annotation("neighbours"), split.annotation("distances")
     images = split.annotation("squashed") if split.has("squashed") else split.images
     ranks = (0, NEIGHBOURS // 2, NEIGHBOURS - 1)
     count = min(REFERENCES, len(split))
-    width, height = TILE + 4, TILE + 18
-    sheet = Image.new("RGB", ((1 + len(ranks) * QUADRANTS) * width - 4, count * height), "white")
-    draw, half = ImageDraw.Draw(sheet), prepared.size // 2
+    side, between, line_height, head = TILE + 4, 16, TILE + 26, 24
+    group = len(ranks) * side + between  # the columns of a quadrant
+    size = (side + QUADRANTS * group - 4, head + count * line_height)
+    sheet, half = Image.new("RGB", size, "white"), prepared.size // 2
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(17)
+    for quadrant, place in enumerate(PLACES):
+        draw.text((side + quadrant * group + between, 0), place, "black", font)
     for line, index in enumerate(np.linspace(0, len(split) - 1, count).astype(int).tolist()):
-        y = line * height
+        y = head + line * line_height
         sheet.paste(_enlarged(images[index]), (0, y))
         for quadrant in range(QUADRANTS):
             for column, rank in enumerate(ranks):
@@ -68,10 +72,10 @@ def write_neighbour_sheet(prepared: Prepared, path: Path) -> None:
                 top, left = half * (quadrant // 2), half * (quadrant % 2)
                 part = slice(top, top + half), slice(left, left + half)
                 shown[part] = image[part]
-                x = (1 + len(ranks) * quadrant + column) * width
+                x = side + quadrant * group + between + column * side
                 sheet.paste(_enlarged(shown), (x, y))
                 distance = distances[index, quadrant, rank]
-                draw.text((x, y + TILE), f"{rank + 1}: {distance:.4g}", fill="black")
+                draw.text((x, y + TILE), f"{rank + 1}: {distance:.3g}", "black", font)
     with atomic(path) as aside:
         sheet.save(aside, format="png")
 

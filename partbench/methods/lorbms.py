@@ -205,6 +205,7 @@ class LORBMS(Method):
     paper = "lorbms"
     phases = ("generator", "generator", "classifier", "discriminator")
     shares_batch = False
+    trunk_names = ("encoder", "discriminator")
     deviations = (
         Deviation(
             "They keep the epoch of lowest FID on the test images. Here the last epoch counts, and "

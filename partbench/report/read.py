@@ -108,6 +108,8 @@ class Data(NamedTuple):
     """Whether the files that it was prepared from have changed since."""
     reader: Mapping[str, Any] = {}
     """Where its reader comes from, see `partbench.provenance.origin`; empty of partbench's own."""
+    neighbours: Path | None = None
+    """A picture of its images' neighbours, if they were searched for."""
 
 
 class PictureRecord(NamedTuple):
@@ -178,7 +180,9 @@ def read(folder: Path) -> Results:
         shown = sheet if sheet.exists() else None
         changed = _has_changed(path.parent)
         reader = _json(path.with_name(READER))
-        data.append(Data(path.parent.name, _json(path), shown, images, parts, changed, reader))
+        found = path.with_name("neighbours.png")
+        near = found if found.exists() else None
+        data.append(Data(path.parent.name, _json(path), shown, images, parts, changed, reader, near))
     pictures: dict[Path, PictureRecord] = {}
     for path in sorted((folder / "cells").glob("*/*/*/*/*/*.pictures.npz")):
         # Each extraction draws all that the run offers, so one probe's pictures do for the others.
