@@ -11,7 +11,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Run the command."""
-    from partbench import config, published
+    from partbench import config, official_splits, published
 
-    addresses = config.addresses(config.read(args.config))
+    addresses = official_splits.addresses(config.read(args.config))
     print(published.coverage(published.load(), (published.CellAddress(*a) for a in addresses)))

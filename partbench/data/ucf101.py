@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -191,14 +191,21 @@ class UCF101(Reader):
             BadInput: the clip is missing; see also `read_clip`.
         """
         name = self._names[split][index]
+        clip = read_clip(self._path(name), self.settings.frames)
+        label = self._labels[name.partition("/")[0].lower()]
+        return Sample(name, clip, label=label, group=label * GROUPS + self._group(name))
+
+    def pairs(self, split: str, index: int) -> NDArray[np.uint8]:
+        """Return each frame of a clip with the next one of its video; see `Reader.pairs`."""
+        return read_pairs(self._path(self._names[split][index]), self.settings.frames)
+
+    def _path(self, name: str) -> Path:
         file = self._file(name)
         if file is None:
             raise BadInput(
                 f"{self.root / 'UCF-101'}: {name} is missing; place it there, or set `subset: true`"
             )
-        label = self._labels[name.partition("/")[0].lower()]
-        clip = read_clip(self.root / file, self.settings.frames)
-        return Sample(name, clip, label=label, group=label * GROUPS + self._group(name))
+        return self.root / file
 
     def _group(self, name: str) -> int:
         """Return the number of the film that a clip was cut from, among those of its action."""
@@ -222,29 +229,57 @@ def read_clip(path: Path, count: int) -> NDArray[np.uint8]:
         BadInput: the video is missing, is truncated, cannot be decoded, has no frames, or has
             frames of several sizes.
     """
+    return _read(path, lambda length: _middles(length, count))
+
+
+def read_pairs(path: Path, count: int) -> NDArray[np.uint8]:
+    """Return the frames of `read_clip`, each with the next one, uint8 [count, 2, H, W, 3].
+
+    Of the last frame of the video, it is the pair before.
+
+    Raises:
+        BadInput: as `read_clip` does; or the video has a single frame.
+    """
+
+    def places(length: int) -> list[int]:
+        firsts = [min(first, max(length - 2, 0)) for first in _middles(length, count)]
+        return [place for first in firsts for place in (first, first + 1)]
+
+    frames = _read(path, places, least=2)
+    return frames.reshape(count, 2, *frames.shape[1:])
+
+
+def _middles(length: int, count: int) -> list[int]:
+    return [(2 * i + 1) * length // (2 * count) for i in range(count)]
+
+
+def _read(path: Path, places: Callable[[int], list[int]], least: int = 1) -> NDArray[np.uint8]:
+    """Return the frames of a video of `least` frames or more, at places given its length."""
     try:
         with path.open("rb") as file:
             start = file.read(8)
         # The decoder does not report a missing end.
         if start[:4] == b"RIFF" and int.from_bytes(start[4:], "little") + 8 > path.stat().st_size:
             raise _broken(path, "it is truncated")
-        frames, assumed_length, length = _decode(path, count, None)
-        if length == 0:
-            raise _broken(path, "it has no frames")
+        frames, assumed_length, length = _decode(path, places, None)
+        if length < least:
+            raise _broken(path, "it has a single frame" if length else "it has no frames")
         if length != assumed_length:
-            frames, _, _ = _decode(path, count, length)
+            frames, _, _ = _decode(path, places, length)
     except (av.FFmpegError, OSError) as error:
         raise _broken(path, str(error.strerror)) from None
-    return np.stack(frames)
+    return np.stack([frames[place] for place in places(length)])
 
 
-def _decode(path: Path, count: int, length: int | None) -> tuple[list[NDArray[np.uint8]], int, int]:
-    """Return `count` frames of a video, the length assumed to select them, and the true length.
+def _decode(
+    path: Path, places: Callable[[int], list[int]], length: int | None
+) -> tuple[dict[int, NDArray[np.uint8]], int, int]:
+    """Return frames of a video by place, the length assumed to select them, and the true length.
 
     The assumed length is `length`, or by default that of the file's header. The header may be
     wrong, so decoding continues to the end, beyond the last selected frame.
     """
-    frames: list[NDArray[np.uint8]] = []
+    frames: dict[int, NDArray[np.uint8]] = {}
     true_length = 0
     with av.open(str(path)) as container:
         if not container.streams.video:
@@ -252,7 +287,7 @@ def _decode(path: Path, count: int, length: int | None) -> tuple[list[NDArray[np
         stream = container.streams.video[0]
         stream.codec_context.thread_count = 1  # parallel work is over clips, one process each
         assumed_length = stream.frames if length is None else length
-        selected = [(2 * i + 1) * assumed_length // (2 * count) for i in range(count)]
+        selected = set(places(assumed_length))
         size = None
         for number, frame in enumerate(container.decode(stream)):
             size = size or (frame.width, frame.height)
@@ -263,8 +298,7 @@ def _decode(path: Path, count: int, length: int | None) -> tuple[list[NDArray[np
                     f"those before it are {size[0]} x {size[1]}",
                 )
             if number in selected:
-                image = np.asarray(frame.to_ndarray(format="rgb24"), np.uint8)
-                frames += [image] * selected.count(number)
+                frames[number] = np.asarray(frame.to_ndarray(format="rgb24"), np.uint8)
             true_length = number + 1
     return frames, assumed_length, true_length
 
