@@ -24,6 +24,7 @@ from partbench.method import DataInfo, Method
 from partbench.nn import activations
 from partbench.nn.activations import ActivationSettings, Backbone, cut_window, describe
 from partbench.nn.crops import ten_crops
+from partbench.nn.flow import turned
 from partbench.nn.pca import principal_components
 from partbench.nn.sample import sample_rows
 
@@ -106,7 +107,10 @@ class Encoding(Method):
         described = []
         for some in frames.split(max(AT_ONCE // views, 1)):
             if views > 1:
-                squares = ten_crops(some, s.window).flatten(0, 1)
+                squares = ten_crops(some, s.window)
+                if self.data.is_flow:
+                    squares[:, 5:] = turned(squares[:, 5:])
+                squares = squares.flatten(0, 1)
             else:
                 squares = cut_window(some, s.window, at_random=False)
             described.append(describe(self.activations(squares), s.block_norm, s.pyramid))

@@ -106,6 +106,8 @@ class DataInfo(NamedTuple):
     """Number of attributes, 0 if there are none."""
     clusters: int = 0
     """Number of clusters, 0 if there are none."""
+    is_flow: bool = False
+    """Whether its images are pictures of optical flow."""
 
 
 class Method(nn.Module, ABC):

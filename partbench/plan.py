@@ -19,11 +19,13 @@ from partbench.config import (
     data_settings,
     load_reader,
     method_settings,
+    optical_flow,
     predicted_foreground,
     probe_settings,
     pseudo_labels,
     runs,
     scene_neighbours,
+    second_stream,
 )
 from partbench.data.archives import files_read
 from partbench.data.batch import UNSUPERVISED, Batch
@@ -246,6 +248,10 @@ def _check_data(config: Config, name: str) -> list[str]:
         return [f"ok    {name}: {scenes.of} with the neighbours of its images"]
     if clusters := pseudo_labels(config, name):
         return [f"ok    {name}: {clusters.of} with clusters of what {clusters.by} sees"]
+    if flow := optical_flow(config, name):
+        return [f"ok    {name}: optical flow of {flow.of} by {flow.flow.network}"]
+    if second := second_stream(config, name):
+        return [f"ok    {name}: {second.of} with what {second.by} sees of {second.stream}"]
     files = files_read(config.data[name]["reader"], settings)
     missing = [file for file in files if not file.ready(data_root())]
     if missing and not settings.subset and all(file.urls for file in missing):
@@ -268,6 +274,9 @@ def _counts(config: Config, name: str) -> Mapping[str, int]:
 
 
 def _disk(config: Config, name: str) -> int | None:
+    """Return the bytes of a prepared data set; None if they are not known."""
+    if second_stream(config, name):  # links, and features as long as the method makes them
+        return None
     reader = load_reader(config, name)(data_root(), data_settings(config, name))
     return prepared_bytes(reader) or None
 

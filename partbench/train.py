@@ -138,6 +138,7 @@ class _Training:
             data.meta.get("foreground", {}).get("by", ""),
             data.attributes,
             data.clusters,
+            data.is_flow,
         )
         self.method: Method = cls(settings, about)
         self.method.to(memory_format=torch.channels_last)

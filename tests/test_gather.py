@@ -24,11 +24,9 @@ from partbench.comparisons import (
 )
 from partbench.config import (
     Config,
-    addresses,
     check,
     method_settings,
     probe_settings,
-    split_means,
 )
 from partbench.errors import BadInput
 from partbench.files import sha256
@@ -36,6 +34,7 @@ from partbench.gather import gather, summarize, write
 from partbench.integrity import read_record, write_record
 from partbench.metrics.intervals import by_group, over_seeds_and_samples
 from partbench.metrics.paired import holm, paired_difference, welch_difference
+from partbench.official_splits import addresses, split_means
 from partbench.outcome import outcome
 from partbench.probe import FORMAT, GROUP_COLUMN, Probe
 from partbench.probes.classify import Classify

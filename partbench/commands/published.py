@@ -12,7 +12,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Run the command."""
-    from partbench import config, published, shipped
+    from partbench import config, official_splits, published, shipped
 
-    addresses = config.addresses(config.read(shipped.configuration(args.config)))
+    addresses = official_splits.addresses(config.read(shipped.configuration(args.config)))
     print(published.coverage(published.load(), (published.CellAddress(*a) for a in addresses)))

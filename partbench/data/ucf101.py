@@ -7,9 +7,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field
 
-from partbench.data.clips import read_clip
+from partbench.data.clips import read_clip, read_pairs
 from partbench.data.reader import DataSettings, Reader, Sample
 from partbench.errors import BadInput
 
@@ -189,14 +191,21 @@ class UCF101(Reader):
             BadInput: the clip is missing; see also `read_clip`.
         """
         name = self._names[split][index]
+        clip = read_clip(self._path(name), self.settings.frames)
+        label = self._labels[name.partition("/")[0].lower()]
+        return Sample(name, clip, label=label, group=label * GROUPS + self._group(name))
+
+    def pairs(self, split: str, index: int) -> NDArray[np.uint8]:
+        """Return each frame of a clip with the next one of its video; see `Reader.pairs`."""
+        return read_pairs(self._path(self._names[split][index]), self.settings.frames)
+
+    def _path(self, name: str) -> Path:
         file = self._file(name)
         if file is None:
             raise BadInput(
                 f"{self.root / 'UCF-101'}: {name} is missing; place it there, or set `subset: true`"
             )
-        label = self._labels[name.partition("/")[0].lower()]
-        clip = read_clip(self.root / file, self.settings.frames)
-        return Sample(name, clip, label=label, group=label * GROUPS + self._group(name))
+        return self.root / file
 
     def _group(self, name: str) -> int:
         """Return the number of the film that a clip was cut from, among those of its action."""

@@ -4,7 +4,7 @@
 """
 
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from numpy.typing import NDArray
@@ -16,6 +16,7 @@ from partbench.outputs.arrays import AGAIN, SPLITS, open_array, write_arrays
 from partbench.outputs.capability import Capability, call_of, check_tensor
 
 
+@runtime_checkable
 class HasFeatures(Protocol):
     """A method that describes an image by a vector."""
 

@@ -182,7 +182,9 @@ def read(folder: Path) -> Results:
         reader = _json(path.with_name(READER))
         found = path.with_name("neighbours.png")
         near = found if found.exists() else None
-        data.append(Data(path.parent.name, _json(path), shown, images, parts, changed, reader, near))
+        data.append(
+            Data(path.parent.name, _json(path), shown, images, parts, changed, reader, near)
+        )
     pictures: dict[Path, PictureRecord] = {}
     for path in sorted((folder / "cells").glob("*/*/*/*/*/*.pictures.npz")):
         # Each extraction draws all that the run offers, so one probe's pictures do for the others.

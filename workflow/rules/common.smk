@@ -69,6 +69,8 @@ SCENES = {name: scenes for name in CONFIG.data if (scenes := grid.scene_neighbou
 CLUSTERED = {
     name: clusters for name in CONFIG.data if (clusters := grid.pseudo_labels(CONFIG, name))
 }
+FLOWS = {name: flow for name in CONFIG.data if (flow := grid.optical_flow(CONFIG, name))}
+STREAMS = {name: second for name in CONFIG.data if (second := grid.second_stream(CONFIG, name))}
 METHODS = sorted({run.method for run in grid.runs(CONFIG)})
 PROBES = sorted({cell.probe for cell in FITTING})
 PROBE_CLASSES = {probe: plugins.load("probes", probe, Probe) for probe in PROBES}
@@ -160,6 +162,43 @@ def settings_of_clusters(wildcards):
 
 def code_of_clusters(wildcards):
     return fingerprint.of_clusters(CLUSTERED[wildcards.data_set].run.method)
+
+
+def data_of_flow(wildcards):
+    return f"{RESULTS}/data/{FLOWS[wildcards.data_set].of}/meta.json"
+
+
+def weights_of_flow(wildcards):
+    fetched = FLOWS[wildcards.data_set].flow.fetched
+    return [f"{RESULTS}/weights/{name}.files.json" for name in fetched]
+
+
+def settings_of_flow(wildcards):
+    return grid.dump(FLOWS[wildcards.data_set].flow)
+
+
+def code_of_flow(wildcards):
+    return fingerprint.of_flow(CONFIG.data[FLOWS[wildcards.data_set].of]["reader"])
+
+
+def model_of_second_stream(wildcards):
+    return f"{RESULTS}/runs/{STREAMS[wildcards.data_set].run}/model.pt"
+
+
+def data_of_first_stream(wildcards):
+    return f"{RESULTS}/data/{STREAMS[wildcards.data_set].of}/meta.json"
+
+
+def data_of_second_stream(wildcards):
+    return f"{RESULTS}/data/{STREAMS[wildcards.data_set].stream}/meta.json"
+
+
+def folder_of_stream(wildcards, input):
+    return str(Path(input.stream).parent)
+
+
+def code_of_second_stream(wildcards):
+    return fingerprint.of_second_stream(STREAMS[wildcards.data_set].run.method)
 
 
 def data_set_settings(wildcards):
