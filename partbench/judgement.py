@@ -36,6 +36,8 @@ BOTH_ALONE = "both have one seed"
 METHOD_INCOMPLETE = "the method lacks seeds"
 OTHER_INCOMPLETE = "the other lacks seeds"
 BOTH_INCOMPLETE = "both lack seeds"
+OTHER_FAILED = "the other has no number"
+UNDEFINED = "a seed has no finite number"
 NOTHING_TO_TEST = "neither has a spread: no outcome by sample, and the seed changes nothing"
 
 Outcome = Literal["better", "same", "worse", "untested"]

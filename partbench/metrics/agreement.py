@@ -9,6 +9,8 @@ from partbench.metrics.intervals import percentiles
 
 DRAWS = 2000
 """Resampled sets of methods."""
+BLOCK = 256
+"""Runs that are compared with all others at once."""
 FEWEST = 5
 """Methods below which there is no interval: resampling so few shows nothing."""
 
@@ -75,13 +77,16 @@ def _pairs(
 ) -> tuple[NDArray[np.float64], ...]:
     """Return [n, n] sums over pairs of runs, by their methods: sign x sign y, |sign x|, |sign y|.
 
-    Runs are taken one at a time, so memory grows with methods squared, not with runs squared.
+    Runs are taken block by block, so memory does not grow with runs squared.
     """
+    member = np.zeros((len(x), n))
+    member[np.arange(len(x)), index] = 1
     sums = tuple(np.zeros((n, n)) for _ in range(3))
-    for i, method in enumerate(index):
-        of_x, of_y = np.sign(x - x[i]), np.sign(y - y[i])
+    for start in range(0, len(x), BLOCK):
+        rows = slice(start, start + BLOCK)
+        of_x, of_y = (np.sign(values[rows, None] - values) for values in (x, y))
         for total, pairs in zip(sums, (of_x * of_y, np.abs(of_x), np.abs(of_y)), strict=True):
-            total[method] += np.bincount(index, weights=pairs, minlength=n)
+            total += member[rows].T @ (pairs @ member)
     return sums
 
 
