@@ -31,7 +31,7 @@ from partbench.probes.parts import PartSetting
 from partbench.published import Claim
 from partbench.report import sections as fragments
 from partbench.report import text
-from partbench.report.compare import best_floor, gain_statement, outcome, statements
+from partbench.report.compare import gain_statement, outcome, statements
 from partbench.report.keypoint_tiles import TILE, keypoint_tile
 from partbench.report.page import palette, write
 from partbench.report.panels import panel_views
@@ -50,6 +50,7 @@ from partbench.report.sections.parts import (
     strips,
     subject_of,
 )
+from partbench.standings import ends
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 PROBE = """<script>
@@ -907,7 +908,7 @@ def test_another_methods_untrained_network_is_no_bar() -> None:
     [said] = statements(group, pd.DataFrame(compared))
     assert said.state == "beats"
     assert said.text == "beats raw pixels by 2.0 [1.0, 3.0] (p = 0.012)."
-    assert best_floor(group) == 1.0
+    assert ends(group).floor == 1.0
 
 
 @pytest.mark.parametrize(

@@ -113,13 +113,6 @@ def ordered(group: pd.DataFrame) -> pd.DataFrame:
     return group.sort_values("mean", ascending=not higher, kind="stable")
 
 
-def best_floor(group: pd.DataFrame) -> float:
-    """Return the best mean of the floor controls that every method of a group must beat, or NaN."""
-    floors = group[(group["role"] == "floor") & ~group["variant"].map(is_untrained).astype(bool)]
-    best = ordered(floors.dropna(subset=["mean"]))
-    return float(best["mean"].iloc[0]) if len(best) else float("nan")
-
-
 def _statement(
     row: Mapping[Any, Any],
     pairs: Mapping[tuple[str, str], Mapping[Any, Any]],

@@ -12,13 +12,13 @@ from partbench.report import figures, text
 from partbench.report.compare import (
     NO_FLOOR,
     Statement,
-    best_floor,
     gain_statement,
     ordered,
     statements,
 )
 from partbench.report.read import Results, records
 from partbench.report.section import Section, View
+from partbench.standings import ends
 
 CELL = ["method", "variant", "train", "eval", "probe"]
 
@@ -139,7 +139,7 @@ def group_view(
     unit, better = one["unit"], one["better"]
     # A constant of the data is nobody's merit: it is shown, and nobody is held against it.
     reference = bool(one["reference"])
-    floor = float("nan") if reference else best_floor(group)
+    floor = float("nan") if reference else ends(group).floor
     key = text.address(*(one[column] for column in GROUP))
     setting = titles.get(one["setting"], one["setting"])
     title = one["metric"] + (f", {setting}" if setting else "")
