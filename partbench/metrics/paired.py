@@ -103,12 +103,17 @@ def paired_by_seed(a: ArrayLike, b: ArrayLike) -> Difference:
     Raises:
         ValueError: the shapes do not fit, a value is not finite, or there is one seed.
     """
+    return differences([parts_by_seed(a, b)])[0]
+
+
+def parts_by_seed(a: ArrayLike, b: ArrayLike) -> Parts:
+    """Return what `paired_by_seed` tests; its arguments and errors are the same."""
     first, second = _outcomes(a, b)
     if len(first) != len(second) or len(first) < 2:
         raise ValueError(
             f"both must have the same seeds, at least two: {len(first)}, {len(second)}"
         )
-    return differences([Parts(*crossed(first - second))])[0]
+    return Parts(*crossed(first - second))
 
 
 def welch_difference(
