@@ -25,7 +25,16 @@ from partbench.judgement import (
     why_untested,
 )
 from partbench.metrics.intervals import by_group
-from partbench.metrics.paired import Difference, Parts, differences, holm, paired_parts, welch_parts
+from partbench.metrics.paired import (
+    Difference,
+    Parts,
+    Profile,
+    differences,
+    holm,
+    parts_of,
+    profile,
+    welch_parts,
+)
 from partbench.probe import GROUP_COLUMN
 
 GROUP = ["train", "eval", "probe", "metric", "setting"]
@@ -106,11 +115,20 @@ class Comparison(NamedTuple):
         return differences([self.parts])[0] if self.parts else None
 
 
-def compare(method: Measured, control: Measured) -> Comparison:
+def compare(
+    method: Measured,
+    control: Measured,
+    profiles: dict[tuple[str, str, bytes], Profile] | None = None,
+) -> Comparison:
     """Return what the test of a method against another needs, by sample where that is known.
 
     Samples that do not count for a seed of either are left out of both. Without outcomes by sample,
     or if fewer than two count, the test is over seeds.
+
+    Args:
+        method: the method.
+        control: what it is compared with.
+        profiles: of the methods of a group, by name and the samples that count; filled as needed.
 
     Raises:
         ValueError: they were measured on different numbers of samples.
@@ -125,15 +143,32 @@ def compare(method: Measured, control: Measured) -> Comparison:
     a, b = method.outcomes, control.outcomes
     if a is not None and b is not None:
         common = a.counted & b.counted
-        # Outcomes of less than two groups show no spread.
-        pair = [outcomes.draws(common) for outcomes in (a, b)] if common.any() else []
-        if pair and pair[0].shape[1] > 1:
-            parts = paired_parts(*pair, **random)
+        known = profiles if profiles is not None else {}
+        one, other = (_profile(number, common, known) for number in (method, control))
+        if one is not None and other is not None:
+            parts = parts_of(one, other)
             return Comparison(parts, parts.difference, int(common.sum()), reason)
     if not (method.random or control.random):
         return Comparison(None, difference, 0, NOTHING_TO_TEST)
     parts = welch_parts(method.values, control.values, **random)
     return Comparison(parts, difference, 0, reason)
+
+
+def _profile(
+    number: Measured,
+    common: NDArray[np.bool_],
+    known: dict[tuple[str, str, bytes], Profile],
+) -> Profile | None:
+    """Return a method's profile over the samples that count; None of fewer than two draws."""
+    key = (number.method, number.variant, common.tobytes())
+    if key not in known:
+        if number.outcomes is None or not common.any():
+            return None
+        draws = number.outcomes.draws(common)
+        if draws.shape[1] < 2:  # outcomes of less than two groups show no spread
+            return None
+        known[key] = profile(draws, random=number.random)
+    return known[key]
 
 
 def comparisons(table: pd.DataFrame, results: Path) -> pd.DataFrame:
@@ -207,8 +242,9 @@ def _tested(
     against: Sequence[tuple[tuple[str, str], tuple[str, str], Relation]],
 ) -> list[dict[str, Any]]:
     """Return the rows of one group, tested at once."""
+    profiles: dict[tuple[str, str, bytes], Profile] = {}
     pairs = [
-        compare(measured[one], measured[other])
+        compare(measured[one], measured[other], profiles)
         if other in measured
         else Comparison(None, float("nan"), 0, OTHER_FAILED)
         for one, other, _ in against

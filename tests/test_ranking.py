@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from partbench.metrics.aggregate import interquartile_mean, probability_of_improvement
-from partbench.metrics.agreement import FEWEST, rank_agreement
+from partbench.metrics.agreement import FEWEST, _pairs, _tau, rank_agreement
 from partbench.metrics.ranking import letters, pareto_front, rank_groups, scaled
 
 
@@ -241,3 +241,25 @@ def test_how_often_the_interval_holds_the_truth(methods: int, seeds: int) -> Non
 def test_rulers_that_do_not_fit() -> None:
     with pytest.raises(ValueError, match="must be"):
         rank_agreement([1.0], [1.0, 2.0])
+
+
+def test_copies_of_a_method_are_not_compared_with_each_other() -> None:
+    """By enumeration: runs of copies are pairs within a copy, and across different methods."""
+    draw = np.random.default_rng(3)
+    index = np.array([0, 0, 1, 1, 1, 2])
+    x, y = draw.integers(0, 4, (2, 6)).astype(float)
+    taken = [2, 1, 3]
+    runs = [
+        (method, copy, run)
+        for method, times in enumerate(taken)
+        for copy in range(times)
+        for run in np.flatnonzero(index == method)
+    ]
+    sums = np.zeros(3)
+    for (m, c, i), (n, d, j) in combinations(runs, 2):
+        if m != n or c == d:
+            of_x, of_y = np.sign(x[i] - x[j]), np.sign(y[i] - y[j])
+            sums += [of_x * of_y, abs(of_x), abs(of_y)]
+    expected = sums[0] / math.sqrt(sums[1] * sums[2])
+    found = _tau(np.array([taken], float), *_pairs(x, y, index, 3))
+    assert found[0] == pytest.approx(expected)

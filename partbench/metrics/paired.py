@@ -22,6 +22,7 @@ LEAST_P = 1e-100
 HALVINGS = 60
 """Of the range of log p, 230: more than its float64 can tell apart."""
 NONE = Spread(0.0, 1.0)
+ONE_SEED = "a method that depends on the seed has one seed, which shows no spread"
 
 
 class Difference(NamedTuple):
@@ -41,6 +42,19 @@ class Parts(NamedTuple):
     difference: float
     seeds: Spread
     samples: Spread
+
+
+class Profile(NamedTuple):
+    """The outcomes of one method, as far as comparisons need them."""
+
+    by_sample: NDArray[np.float64]
+    """[N], means over seeds."""
+    by_seed: NDArray[np.float64]
+    """[S], means over samples."""
+    rest: float
+    """What the rest adds to the variance of the mean; 0 where the seed changes nothing."""
+    random: bool
+    """Whether the seed changes the outcomes."""
 
 
 def paired_difference(
@@ -80,13 +94,31 @@ def paired_parts(
 ) -> Parts:
     """Return what `paired_difference` tests; its arguments and errors are the same."""
     first, second = _outcomes(a, b)
-    by_sample = first.mean(0) - second.mean(0)
+    return parts_of(profile(first, random=a_random), profile(second, random=b_random))
+
+
+def profile(outcomes: NDArray[np.float64], *, random: bool) -> Profile:
+    """Return what a method brings into each of its comparisons.
+
+    Args:
+        outcomes: [S, N], finite.
+        random: whether the seed changes them.
+
+    Raises:
+        ValueError: the seed changes them, and there is one.
+    """
+    if random and len(outcomes) < 2:
+        raise ValueError(ONE_SEED)
+    counted = rest(outcomes) if random else 0.0
+    return Profile(outcomes.mean(0), outcomes.mean(1), counted, random)
+
+
+def parts_of(a: Profile, b: Profile) -> Parts:
+    """Return what the test of two methods needs."""
+    by_sample = a.by_sample - b.by_sample
     n = len(by_sample)
-    seeds = _of_seeds([(first.mean(1), a_random), (second.mean(1), b_random)])
-    counted = sum(
-        rest(table) for table, random in ((first, a_random), (second, b_random)) if random
-    )
-    own = max(float(by_sample.var(ddof=1)) / n - counted, 0.0)
+    seeds = _of_seeds([(a.by_seed, a.random), (b.by_seed, b.random)])
+    own = max(float(by_sample.var(ddof=1)) / n - a.rest - b.rest, 0.0)
     return Parts(float(by_sample.mean()), seeds, Spread(own, n - 1))
 
 
@@ -189,7 +221,7 @@ def _outcomes(a: ArrayLike, b: ArrayLike) -> tuple[NDArray[np.float64], NDArray[
 def _of_seeds(methods: Sequence[tuple[NDArray[np.float64], bool]]) -> Spread:
     """Return the joint spread of the means over seeds, of (values by seed, random) pairs."""
     if any(random and len(values) < 2 for values, random in methods):
-        raise ValueError("a method that depends on the seed has one seed, which shows no spread")
+        raise ValueError(ONE_SEED)
     parts = [
         Spread(float(values.var(ddof=1)) / len(values), len(values) - 1)
         for values, random in methods
