@@ -525,6 +525,30 @@ def test_files_that_are_missing_or_of_another_encoding(tmp_path: Path) -> None:
     assert folder(tmp_path, **CSV).sample("train", 0).visible.tolist() == [True]  # type: ignore[union-attr]
 
 
+def test_what_a_data_set_has_is_known_without_reading_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The configuration is checked at the start of each job, so nothing long may be read."""
+    write(coco(annotated(tmp_path)) / "boxes.csv", BOXES, [[name, 0, 0, 9, 9] for name in ALL])
+
+    def read(*arguments: Any) -> None:
+        raise AssertionError("read")
+
+    monkeypatch.setattr("partbench.data.folder.read_marks", read)
+
+    def has(*files: str) -> list[bool | None]:
+        mine = folder(tmp_path, annotations=list(files))
+        return [mine.has(name) for name in ("landmarks", "visible", "box", "mask", "parts")]
+
+    assert has() == [False, False, False, False, False]
+    assert has("landmarks.csv") == [True, True, False, False, False]
+    assert has("boxes.csv") == [False, False, True, False, False]
+    assert has("boxes.csv", "landmarks.csv")[:3] == [True, True, True]
+    assert has("coco.json")[:3] == [None, None, None]
+    assert has("boxes.csv", "absent.csv")[:3] == [None, None, True]
+    assert folder(tmp_path, masks=".mask.png").has("mask") is True
+
+
 def spoil_coco(*path: Any, value: Any) -> Callable[[dict[str, Any]], None]:
     def changed(document: dict[str, Any]) -> None:
         at: Any = document

@@ -19,6 +19,7 @@ from partbench.data.annotation_files import (
     Images,
     Places,
     landmark_names,
+    may_hold,
     place,
     read_marks,
     where,
@@ -116,8 +117,11 @@ class Folder(Reader):
 
     def has(self, annotation: str) -> bool | None:
         """Return whether samples have an annotation; see `Reader.has`."""
-        if annotation in ("box", "objects", "attributes") and not self.settings.annotations:
-            return False
+        if annotation in ("landmarks", "visible", "box"):  # reading all of them takes long
+            what = "box" if annotation == "box" else "landmarks"
+            files = [self._folder / name for name in self.settings.annotations]
+            found = {may_hold(path, what) for path in files}
+            return True if True in found else None if None in found else False
         if annotation == "mask":
             return bool(self.settings.masks or self.settings.parts)
         return super().has(annotation)
