@@ -91,7 +91,8 @@ CSV = {"annotations": ["landmarks.csv"]}
 
 
 def test_landmarks_of_a_csv(tmp_path: Path) -> None:
-    data = prepared(annotated(tmp_path), **CSV, crop="stretch")
+    mine = folder(annotated(tmp_path), **CSV, crop="stretch")
+    data = prepared(tmp_path, **mine.settings.model_dump(mode="json"))  # as the workflow gives them
     assert data.meta["landmark_names"] == list(NAMES)
     train, test = data.split("train"), data.split("test")
     assert train.annotation("labels").tolist() == [0, 0, 1, 1]

@@ -44,6 +44,8 @@ SHOWN = 3
 """Ignored files that the line about them names."""
 
 
+LABELS = "labels.yaml"
+"""The file of labels that need not be there, as long as none are needed."""
 Ending = Annotated[str, Field(pattern=r"^([\w.-]*\.png)?$", max_length=64)]
 
 
@@ -80,7 +82,7 @@ class FolderSettings(DataSettings):
         "is background, 255 unsure; empty: there is none",
     )
     labels: FolderPath = Field(
-        "labels.yaml", description="file of the names of parts and landmarks below `path`"
+        LABELS, description="file of the names of parts and landmarks below `path`"
     )
     frames: int = Field(
         0,
@@ -183,7 +185,7 @@ class Folder(Reader):
     @cached_property
     def _labels(self) -> Labels:
         path = self._folder / self.settings.labels
-        if path.exists() or "labels" in self.settings.model_fields_set:
+        if path.exists() or self.settings.labels != LABELS:
             return read_labels(path)
         return Labels()
 
