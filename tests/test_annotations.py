@@ -91,7 +91,8 @@ CSV = {"annotations": ["landmarks.csv"]}
 
 
 def test_landmarks_of_a_csv(tmp_path: Path) -> None:
-    data = prepared(annotated(tmp_path), **CSV, crop="stretch")
+    mine = folder(annotated(tmp_path), **CSV, crop="stretch")
+    data = prepared(tmp_path, **mine.settings.model_dump(mode="json"))  # as the workflow gives them
     assert data.meta["landmark_names"] == list(NAMES)
     train, test = data.split("train"), data.split("test")
     assert train.annotation("labels").tolist() == [0, 0, 1, 1]
@@ -523,6 +524,30 @@ def test_files_that_are_missing_or_of_another_encoding(tmp_path: Path) -> None:
     text = "\ufeff" + "image,landmark,x,y\n" + "".join(f"{n},eye,1,2\n" for n in ALL)
     (tmp_path / "landmarks.csv").write_text(text, encoding="utf-8")  # as Excel saves it
     assert folder(tmp_path, **CSV).sample("train", 0).visible.tolist() == [True]  # type: ignore[union-attr]
+
+
+def test_what_a_data_set_has_is_known_without_reading_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The configuration is checked at the start of each job, so nothing long may be read."""
+    write(coco(annotated(tmp_path)) / "boxes.csv", BOXES, [[name, 0, 0, 9, 9] for name in ALL])
+
+    def read(*arguments: Any) -> None:
+        raise AssertionError("read")
+
+    monkeypatch.setattr("partbench.data.folder.read_marks", read)
+
+    def has(*files: str) -> list[bool | None]:
+        mine = folder(tmp_path, annotations=list(files))
+        return [mine.has(name) for name in ("landmarks", "visible", "box", "mask", "parts")]
+
+    assert has() == [False, False, False, False, False]
+    assert has("landmarks.csv") == [True, True, False, False, False]
+    assert has("boxes.csv") == [False, False, True, False, False]
+    assert has("boxes.csv", "landmarks.csv")[:3] == [True, True, True]
+    assert has("coco.json")[:3] == [None, None, None]
+    assert has("boxes.csv", "absent.csv")[:3] == [None, None, True]
+    assert folder(tmp_path, masks=".mask.png").has("mask") is True
 
 
 def spoil_coco(*path: Any, value: Any) -> Callable[[dict[str, Any]], None]:

@@ -7,11 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from test_annotations import CSV, MAPS, POINTS, prepared, write
+from test_annotations import BOXES, CSV, MAPS, POINTS, prepared, write
 
 from partbench import method as methods
 from partbench.data.ccp import CCP
 from partbench.data.celeba import read_landmarks
+from partbench.data.cub import CUB, LANDMARKS
+from partbench.data.prepare import prepare
 from partbench.data.prepared import Prepared
 from partbench.extract import extract
 from partbench.metrics import part_agreement
@@ -75,6 +77,44 @@ def test_real_faces_from_a_csv_to_landmarks_and_classes(shared_data: Path, tmp_p
     outputs = measured("raw_pixels", data, tmp_path, {"features"}, "paper")
     result = Linear().run(outputs, data.folder, LinearSettings(cs=(1e-3,)), 0, "cpu")
     assert any(number.metric == "top1" and number.value > 50 for number in result.metrics)
+
+
+def test_real_birds_are_those_of_their_own_reader(shared_data: Path, tmp_path: Path) -> None:
+    """The same images by CUB's reader and as a person's own: the same arrays, bit for bit."""
+    values = {"size": 48, "crop": "box", "classes": [1, 2], "subset": True}
+    cub = CUB(shared_data, CUB.Settings.parse(values | {"limit": {"train": 8, "test": 6}}, "test"))
+    prepare(cub, "cub", tmp_path / "cub", workers=1)
+    official = Prepared(tmp_path / "cub")
+    points: list[list[Any]] = []
+    boxes: list[list[Any]] = []
+    for split in ("train", "test"):
+        every = list(cub.splits()[split])
+        for name in (tmp_path / "cub" / f"{split}.names.txt").read_text().splitlines():
+            sample = cub.sample(split, every.index(name))
+            path = tmp_path / split / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes((shared_data / "CUB_200_2011" / "images" / name).read_bytes())
+            marks = zip(LANDMARKS, sample.landmarks, sample.visible, strict=True)  # type: ignore[arg-type]
+            points += [[name, k, *xy.tolist(), int(seen)] for k, xy, seen in marks]
+            x, y, *sides = sample.box.tolist()  # type: ignore[union-attr]
+            boxes.append([name, x + 0.5, y + 0.5, *sides])
+    write(tmp_path / "points.csv", POINTS, points)
+    write(tmp_path / "boxes.csv", BOXES, boxes)
+    mine = prepared(tmp_path, annotations=["points.csv", "boxes.csv"], size=48, crop="box")
+    assert mine.meta["landmark_names"] == list(LANDMARKS)
+    for split in ("train", "test"):
+        names = (tmp_path / "cub" / f"{split}.names.txt").read_text().splitlines()
+        by_name = sorted(range(len(names)), key=names.__getitem__)
+        for kind in ("images", "labels", "landmarks", "visible", "box"):
+            one, other = (
+                data.split(split).images if kind == "images" else data.split(split).annotation(kind)
+                for data in (mine, official)
+            )
+            np.testing.assert_array_equal(one, other[by_name], err_msg=f"{split} {kind}")
+    outputs = measured("random_keypoints", mine, tmp_path, {"keypoints"}, "paper")
+    chosen = LandmarkSettings(normaliser="box", few_shot=(), held_out=0.0)
+    numbers = Landmarks().run(outputs, mine.folder, chosen, 0, "cpu").metrics
+    assert any(number.metric == "box_error" and number.value > 0 for number in numbers)
 
 
 def test_real_clothes_from_png_to_parts(shared_data: Path, tmp_path: Path) -> None:

@@ -26,6 +26,8 @@ VISIBLE = {"1": True, "true": True, "0": False, "false": False}
 HEADERS = (
     "image,landmark,x,y,visible (`visible` may be left out), or image,x,y,width,height for boxes"
 )
+LONGEST_HEADER = 1000
+"""Bytes of a first line."""
 MOST_FAULTS = 20
 """Faults of a file that one message lists."""
 OCCLUDED, SHOWN = 1, 2
@@ -76,6 +78,24 @@ class Places(NamedTuple):
     has_landmarks: bool
     """Whether any image of the split has."""
     has_boxes: bool
+
+
+def may_hold(path: Path, what: str) -> bool | None:
+    """Return whether a file has landmarks or boxes, by its first line; None if that does not tell.
+
+    Args:
+        path: the file, which may be missing.
+        what: `landmarks` or `box`.
+    """
+    if is_coco(path):
+        return None
+    try:
+        with path.open("rb") as file:
+            header = file.readline(LONGEST_HEADER).decode("utf-8-sig")
+    except (OSError, UnicodeDecodeError):
+        return None
+    columns = {column.strip() for column in header.split(",")}
+    return ("landmark" if what == "landmarks" else "width") in columns
 
 
 def read_marks(path: Path, occluded: bool) -> list[Mark]:

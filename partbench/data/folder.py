@@ -19,6 +19,7 @@ from partbench.data.annotation_files import (
     Images,
     Places,
     landmark_names,
+    may_hold,
     place,
     read_marks,
     where,
@@ -43,6 +44,8 @@ SHOWN = 3
 """Ignored files that the line about them names."""
 
 
+LABELS = "labels.yaml"
+"""The file of labels that need not be there, as long as none are needed."""
 Ending = Annotated[str, Field(pattern=r"^([\w.-]*\.png)?$", max_length=64)]
 
 
@@ -79,7 +82,7 @@ class FolderSettings(DataSettings):
         "is background, 255 unsure; empty: there is none",
     )
     labels: FolderPath = Field(
-        "labels.yaml", description="file of the names of parts and landmarks below `path`"
+        LABELS, description="file of the names of parts and landmarks below `path`"
     )
     frames: int = Field(
         0,
@@ -116,8 +119,11 @@ class Folder(Reader):
 
     def has(self, annotation: str) -> bool | None:
         """Return whether samples have an annotation; see `Reader.has`."""
-        if annotation in ("box", "objects", "attributes") and not self.settings.annotations:
-            return False
+        if annotation in ("landmarks", "visible", "box"):  # reading all of them takes long
+            what = "box" if annotation == "box" else "landmarks"
+            files = [self._folder / name for name in self.settings.annotations]
+            found = {may_hold(path, what) for path in files}
+            return True if True in found else None if None in found else False
         if annotation == "mask":
             return bool(self.settings.masks or self.settings.parts)
         return super().has(annotation)
@@ -179,7 +185,7 @@ class Folder(Reader):
     @cached_property
     def _labels(self) -> Labels:
         path = self._folder / self.settings.labels
-        if path.exists() or "labels" in self.settings.model_fields_set:
+        if path.exists() or self.settings.labels != LABELS:
             return read_labels(path)
         return Labels()
 
