@@ -28,9 +28,11 @@ def project(name: str, profile: str | None, folder: Path) -> list[Path]:
         folder: where to write.
 
     Raises:
-        BadInput: a name is not valid, or a file or folder is there already.
+        BadInput: a name is not valid or taken, or a file or folder is there already.
     """
     names.check(name, "NAME")
+    if name in shipped.configurations():
+        raise BadInput(f"NAME is '{name}', a configuration of partbench's own; choose another")
     if profile is not None and profile not in PROFILES:
         raise BadInput(f"--profile: no profile '{profile}'; {nearest(profile, PROFILES)}")
     configuration = folder / f"{name}.yaml"
