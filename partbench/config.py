@@ -120,7 +120,9 @@ def check(values: Mapping[str, Any], where: str, folder: Path | None = None) -> 
             capability only; the data lack what a method learns from or a probe measures.
     """
     config = Config.parse(values, where)
-    folders = [os.path.relpath((folder or Path()) / path) for path in config.plugins]
+    folders = [
+        os.path.relpath((folder or Path()) / Path(path).expanduser()) for path in config.plugins
+    ]
     plugins.add([*map(Path, folders)], f"{where}: plugins")
     config = config.model_copy(update={"plugins": folders})
     for name in config.data:

@@ -4,6 +4,7 @@ In a checkout these files lie at the top; an installed partbench has them in `pa
 """
 
 import os
+import re
 from pathlib import Path
 
 from partbench.errors import BadInput, shown
@@ -18,21 +19,26 @@ def folder() -> Path:
     return share if share.is_dir() else HERE.parent
 
 
+def configurations() -> list[str]:
+    """Return the names of the configurations that come with partbench."""
+    return sorted(path.stem for path in (folder() / "config").glob("*.yaml"))
+
+
 def configuration(name: str) -> Path:
-    """Return the file of a configuration.
+    """Return the file of a configuration, which may not exist if a path is given.
 
     Args:
         name: a file, or the name of a configuration that comes with partbench, such as "demo".
 
     Raises:
-        BadInput: there is no such file or configuration.
+        BadInput: a word is neither.
     """
-    own = folder() / "config"
-    if (path := Path(name)).is_file():
+    path = Path(name)
+    if name in configurations() and not path.is_file():
+        return near(folder() / "config" / f"{name}.yaml")
+    if path.exists() or not re.fullmatch(r"[\w-]+", name):
         return path
-    if (path := own / f"{name}.yaml").is_file() and "/" not in name:
-        return near(path)
-    hint = nearest(name, (path.stem for path in own.glob("*.yaml")))
+    hint = nearest(name, configurations())
     raise BadInput(
         f"no configuration {shown(name)}: no such file, and none of this name comes with "
         f"partbench; {hint} `partbench init` writes one"

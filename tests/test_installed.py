@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from checkout import PARTS, REPOSITORY, Checkout
 
@@ -18,6 +19,7 @@ from partbench import __version__
 pytestmark = pytest.mark.timeout(600)
 UV = [sys.executable, "-m", "uv", "--offline", "--quiet"]
 SHARED = [name for name in PARTS if name not in ("partbench", "pyproject.toml")]
+EXAMPLE = REPOSITORY / "examples" / "partbench-example"
 TINY = """
 name: tiny
 comparable: false
@@ -65,7 +67,10 @@ def wheel(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def call(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Call:
-    """Run a command of an environment that has the wheel, and sees packages but no checkout."""
+    """Run a command of an environment that has the wheel, and sees packages but no checkout.
+
+    The example package is installed there too.
+    """
     environment = tmp_path_factory.mktemp("environment")
     subprocess.run([*UV, "venv", "--python", sys.executable, str(environment)], check=True)
     python = environment / "bin" / "python"
@@ -75,6 +80,8 @@ def call(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Call:
     (site / "packages.pth").write_text(sysconfig.get_path("purelib") + "\n")
     install = ["pip", "install", "--no-deps", "--no-index", "--python", str(python)]
     subprocess.run([*UV, *install, str(wheel)], check=True)
+    copy = shutil.copytree(EXAMPLE, environment / "example")  # a build leaves files in its folder
+    subprocess.run([*UV, *install, "--no-build-isolation", str(copy)], check=True)
     hidden = ("PARTBENCH_DATA", "PYTHONPATH", "SNAKEMAKE_PROFILE", "VIRTUAL_ENV")
 
     def call(*command: str, cwd: Path, status: int = 0) -> str:
@@ -132,6 +139,30 @@ def test_a_profile_comes_along(call: Call, tmp_path: Path) -> None:
     command = ("partbench", "run", "demo", "--", "-n", "--profile")
     assert "mem_mb=12000" in call(*command, "laptop", cwd=tmp_path)
     assert "\ntotal" in call(*command, "slurm", cwd=tmp_path)
+
+
+def test_the_example_package_is_found_and_measured(call: Call, tmp_path: Path) -> None:
+    shutil.copy(EXAMPLE / "shades.yaml", tmp_path)
+    call("partbench", "run", "shades.yaml", cwd=tmp_path)
+    table = pd.read_csv(tmp_path / "results/shades/metrics.csv")
+    assert set(table["status"]) == {"done"}
+    assert (table["value"] > 90).all()
+    page = (tmp_path / "report/shades/index.html").read_text()
+    for what in ("method autoencoder", "reader shades", "probe centroid"):
+        assert f"{what}: partbench-example 1.0.0, not a git checkout" in page
+
+
+def test_the_tests_of_the_example_package_pass(call: Call, tmp_path: Path) -> None:
+    shutil.copytree(EXAMPLE / "tests", tmp_path / "tests")
+    found = call("python", "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests", cwd=tmp_path)
+    assert "6 passed" in found
+
+
+def test_a_plugin_begins_from_the_wheel(call: Call, tmp_path: Path) -> None:
+    call("partbench", "new", "method", "mine", cwd=tmp_path)
+    assert (tmp_path / "plugins/methods/mine.py").is_file()
+    refused = call("partbench", "new", "method", "other", "--checkout", cwd=tmp_path, status=1)
+    assert "this partbench is installed" in refused
 
 
 def test_a_run_ends_in_its_page(call: Call, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from checkout import Checkout
 
 from partbench import config, fingerprint, method, plugins
 from partbench.cli import main
+from partbench.data.prepare import _begin_work, _Work
 from partbench.data.reader import Reader
 from partbench.errors import BadInput
 from partbench.method import Method
@@ -327,17 +328,15 @@ def test_a_package_installed_from_a_repository_says_its_commit(
     assert (record["commit"], record["dirty"]) == (40 * "a", False)
 
 
-def _label(reader: Reader) -> int | None:
-    return reader.sample("train", 1).label
-
-
 @pytest.mark.parametrize("start", ["fork", "forkserver", "spawn"])
 def test_a_reader_reaches_the_processes_that_decode(tmp_path: Path, start: str) -> None:
+    """A process that starts empty imports the plugin when it unpickles the reader."""
     plugins.add([write(tmp_path / "mine")], "test")
     cls: Any = load("data", "squares")
     reader = cls(tmp_path, cls.Settings.parse({"size": 32}, "test"))
-    with ProcessPoolExecutor(1, mp_context=get_context(start)) as pool:
-        assert pool.submit(_label, reader).result() == 1
+    work = (_Work(reader, "train", tmp_path, []),)
+    with ProcessPoolExecutor(1, get_context(start), _begin_work, work) as pool:
+        assert pool.submit(max, 1, 2).result() == 2
 
 
 MISTAKES: dict[str, tuple[dict[str, str], str]] = {

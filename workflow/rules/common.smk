@@ -13,7 +13,7 @@ from snakemake.exceptions import WorkflowError
 os.environ.update(PATH=f"{Path(sys.executable).parent}:{os.getenv('PATH', '')}", PYTHONSAFEPATH="1")
 if Path(workflow.basedir, "partbench").is_dir():
     sys.path.insert(0, workflow.basedir)
-    os.environ["PYTHONPATH"] = f"{workflow.basedir}:{os.getenv('PYTHONPATH', '')}".rstrip(":")
+    os.environ.update(PYTHONPATH=f"{workflow.basedir}:{os.getenv('PYTHONPATH', '')}".rstrip(":"))
 # Jobs stand side by side: threads that wait must not spin.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 # glibc gives a freed batch back to the kernel and takes it anew, page by page: a fifth of the
