@@ -23,15 +23,7 @@ from torch.optim import Adadelta, Optimizer
 
 from partbench.data.batch import Batch
 from partbench.deviations import Deviation
-from partbench.encoding import (
-    BIRDS,
-    DEMO,
-    RES5C,
-    SUBSET,
-    TEN_CROPS,
-    Encoding,
-    EncodingSettings,
-)
+from partbench.encoding import COMMON, DEMO, SUBSET, Encoding, EncodingSettings
 from partbench.errors import BadInput
 from partbench.method import UNTRAINED, DataInfo, ReleasedSettings
 from partbench.nn import activations, released_fv_vae
@@ -91,14 +83,13 @@ class FVVAE(Encoding):
         "split1": {},
         "split2": {},
         "split3": {},
-        "res5c": RES5C,
+        **COMMON,
         # 5,000 steps over 5,994 images.
-        "birds": {**BIRDS, "images_per_epoch": None, "epochs": 109},
+        "birds": {**COMMON["birds"], "images_per_epoch": None, "epochs": 109},
         "linear_encoder": {"encoder_layers": 1},
         "no_classification": {"classification": 0.0},
         "end_to_end": {"end_to_end": True},
         "legacy_norm": {"column_norm": "all"},
-        "ten_crops": TEN_CROPS,
         "untrained": UNTRAINED,
     }
     REDUCED = {
