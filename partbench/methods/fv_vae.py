@@ -152,6 +152,15 @@ class FVVAE(Encoding):
             of_training=False,
         ),
         Deviation(
+            "Which network sees their optical flow, what it learnt from, how flow is drawn and how "
+            "the scores of two streams are weighted is not at hand. Here it is the network of the "
+            "frames, RAFT's flow as pictures of motion and speed, and equal weights.",
+            "nowhere at hand",
+            "Probably lower on flow if theirs had learnt flow; `end_to_end` trains ours on it.",
+            unless=("birds",),
+            of_training=False,
+        ),
+        Deviation(
             "How long they train on birds is not stated; here for as many steps as on videos.",
             "nowhere at hand",
             "Unknown.",
