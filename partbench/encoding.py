@@ -7,7 +7,7 @@ of the whole clip is normalised.
 
 import tempfile
 from abc import abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,10 +28,13 @@ from partbench.nn.flow import turned
 from partbench.nn.pca import principal_components
 from partbench.nn.sample import sample_rows
 
-RES5C = {"backbone": "resnet152", "layer": "res5c"}
-TEN_CROPS = {"views": 10}
-BIRDS = {"layer": "conv5_4", "window": None, "pyramid": False}
-"""448 px and the 28 x 28 activations of VGG-19: 784 descriptors."""
+COMMON: Mapping[str, Mapping[str, Any]] = {
+    "res5c": {"backbone": "resnet152", "layer": "res5c"},
+    "birds": {"layer": "conv5_4", "window": None, "pyramid": False},
+    "ten_crops": {"views": 10},
+}
+"""Variants that every encoding has; `birds` are the 28 x 28 activations of VGG-19 at 448 px: 784
+descriptors."""
 DEMO = {"backbone": "random", "layer": "stride4", "window": None, "block_norm": 64.0}
 SUBSET = {"backbone": "mobilenet", "layer": "stride16", "window": None, "block_norm": 79.0}
 AT_ONCE = 32

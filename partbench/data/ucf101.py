@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -153,18 +153,17 @@ class UCF101(Reader):
                         "lists again"
                     )
 
-    def _check_classes(self, names: dict[str, list[str]]) -> None:
+    def check_used(self, used: Mapping[str, Sequence[str]]) -> None:
         """Refuse, with `BadInput`, test clips of actions of which there is no training clip."""
-        there = {s: [name for name in n if self._file(name)] for s, n in names.items()}
-        if not all(there.values()) or len(there) < 2:
+        if not all(used.values()) or len(used) < 2:
             return
-        actions = {s: Counter(name.partition("/")[0] for name in n) for s, n in there.items()}
+        actions = {s: Counter(name.partition("/")[0] for name in n) for s, n in used.items()}
         if lacking := sorted(actions["test"].keys() - actions["train"].keys()):
             listed = ", ".join(f"{name} ({actions['test'][name]})" for name in lacking)
             raise BadInput(
                 f"{self.root / 'UCF-101'}: test clips, but no training clip of the list "
                 f"{self._list('train').name}, are there of: {listed}; place training clips of "
-                "these actions, or take their test clips away"
+                "these actions that can be decoded, or take their test clips away"
             )
 
     def _list(self, split: str) -> Path:
@@ -177,7 +176,8 @@ class UCF101(Reader):
             BadInput: the folder of clips or a list is missing, or a list is invalid, or a subset
                 has no clip, or test clips of an action without training clips.
         """
-        self._check_classes(self._names)
+        there = {s: [name for name in n if self._file(name)] for s, n in self._names.items()}
+        self.check_used(there)
         return dict(self._names)
 
     def present(self, split: str) -> Sequence[int]:

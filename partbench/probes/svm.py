@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from partbench.errors import BadInput
 from partbench.metrics.accuracy import label_ranks
 from partbench.metrics.feature_blocks import linear_scores
-from partbench.metrics.held_out import draw_held_out
+from partbench.metrics.held_out import hold_out
 from partbench.metrics.svm import Gram, Loss, Machines, gram, solve
 
 FloatArray = NDArray[np.float64]
@@ -199,13 +199,7 @@ def fit_machines(
     classes, codes = np.unique(labels, return_inverse=True)
     if len(classes) < 2:
         raise BadInput(f"{where}: only the class {classes[0]}; a classifier needs at least two.")
-    held = draw_held_out(codes, held_out, np.random.default_rng(seed), groups)
-    if not held.any():
-        units = "sample" if groups is None else "group"
-        raise BadInput(
-            f"{where}: every class has a single {units}, so none can be held out to choose C; "
-            f"give at least two {units}s of some class."
-        )
+    held = hold_out(codes, held_out, np.random.default_rng(seed), groups, where)
     samples = gram(features, standardize)
     accuracy = _held_out_accuracy(samples, codes, len(classes), held, cs, loss)
     # Of equal accuracies the heaviest penalty.

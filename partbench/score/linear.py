@@ -108,7 +108,7 @@ def score(
         if settings.solver == "svm":
             machines = svm_of(*given, train.groups)
             return _of_machines(machines, settings, train, test, seed)
-        result = linear_probe(*given)
+        result = linear_probe(*given, train.groups)
     except BadInput as error:
         raise BadInput(f"{train_path} and {test_path}: {error}") from None
     return {
