@@ -253,6 +253,28 @@ def test_clips_and_images_without_equal_quadrants(tmp_path: Path) -> None:
         find(odd, tmp_path / "out")
 
 
+@pytest.mark.parametrize("small_clusters", ["merge", "repeat"])
+def test_a_cluster_of_fewer_images_than_neighbours(
+    toy: Path, tmp_path: Path, small_clusters: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def six_apart(rows: NDArray[np.float32], *_: Any) -> Any:
+        labels = (np.arange(len(rows)) < 6).astype(np.int64)
+        return labels, np.stack([rows[labels == label].mean(0) for label in (0, 1)])
+
+    monkeypatch.setattr("partbench.scenes.k_means", six_apart)
+    found = find(toy, tmp_path / "out", small_clusters=small_clusters).split("train")
+    rows = np.array(found.annotation("neighbours"))
+    assert (rows != np.arange(len(rows))[:, None, None]).all()
+    assert np.isfinite(found.annotation("distances")).all()
+    several = [len(np.unique(rows[i, j])) for i in range(6) for j in range(4)]
+    if small_clusters == "merge":
+        assert several == [10] * 24
+        assert (rows[:6] >= 6).any()
+    else:  # the five others of the cluster, again and again
+        assert several == [5] * 24
+        assert (rows[:6] < 6).all()
+
+
 def test_images_that_are_all_alike(tmp_path: Path) -> None:
     folder = prepare_toy(tmp_path, train=20, test=11, val=11)
     np.save(folder / "train.images.npy", np.zeros_like(np.load(folder / "train.images.npy")))
