@@ -1,6 +1,5 @@
 """A configuration file, validated, and the grid of runs and cells that it asks for."""
 
-import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -446,8 +445,3 @@ def cells(config: Config) -> list[Cell]:
                             cell = Cell(Run(name, variant, block.train, seed), data, probe, skip)
                             by_path[str(cell)] = cell
     return list(by_path.values())
-
-
-def dump(settings: Settings) -> str:
-    """Return settings as one line of json with sorted keys, to pass on a command line."""
-    return json.dumps(settings.model_dump(mode="json"), sort_keys=True)

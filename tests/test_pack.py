@@ -11,11 +11,12 @@ import pandas as pd
 import pytest
 
 from partbench import cli, gather
-from partbench.config import Config, check, dump, method_settings
+from partbench.config import Config, check, method_settings
 from partbench.errors import BadInput
 from partbench.integrity import read_record, write_record
 from partbench.merge import merge
 from partbench.pack import MANIFEST, opened, pack
+from partbench.settings import dump
 
 
 @pytest.fixture(scope="module")

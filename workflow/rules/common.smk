@@ -33,6 +33,7 @@ from partbench.method import Method, needed_weights
 from partbench.outputs.capability import offered_by
 from partbench.probe import Probe
 from partbench.scheduling import look_again_once
+from partbench.settings import dump
 from partbench.strict_yaml import read_mapping
 
 look_again_once()
@@ -141,7 +142,7 @@ def weights_of_scenes(wildcards):
 
 
 def settings_of_scenes(wildcards):
-    return grid.dump(SCENES[wildcards.data_set].neighbours)
+    return dump(SCENES[wildcards.data_set].neighbours)
 
 
 def code_of_scenes(wildcards):
@@ -157,7 +158,7 @@ def data_of_clusters(wildcards):
 
 
 def settings_of_clusters(wildcards):
-    return grid.dump(CLUSTERED[wildcards.data_set].clustering)
+    return dump(CLUSTERED[wildcards.data_set].clustering)
 
 
 def code_of_clusters(wildcards):
@@ -174,7 +175,7 @@ def weights_of_flow(wildcards):
 
 
 def settings_of_flow(wildcards):
-    return grid.dump(FLOWS[wildcards.data_set].flow)
+    return dump(FLOWS[wildcards.data_set].flow)
 
 
 def code_of_flow(wildcards):
@@ -202,7 +203,7 @@ def code_of_second_stream(wildcards):
 
 
 def data_set_settings(wildcards):
-    return grid.dump(grid.data_settings(CONFIG, wildcards.data_set))
+    return dump(grid.data_settings(CONFIG, wildcards.data_set))
 
 
 # A change of a parameter that is made from input or output makes no job run again, so settings
@@ -211,7 +212,7 @@ def train_settings(method):
     """Return the function of the wildcards that gives a run's settings."""
 
     def settings(wildcards):
-        return grid.dump(grid.method_settings(CONFIG, method, wildcards.variant))
+        return dump(grid.method_settings(CONFIG, method, wildcards.variant))
 
     return settings
 
@@ -243,7 +244,7 @@ def probe_settings(probe):
     """Return the function of the wildcards that gives a cell's settings."""
 
     def settings(wildcards):
-        return grid.dump(grid.probe_settings(CONFIG, probe, wildcards.eval))
+        return dump(grid.probe_settings(CONFIG, probe, wildcards.eval))
 
     return settings
 
@@ -261,7 +262,7 @@ def weights_of_probe(probe):
 
 def runtime(wildcards, output):
     """Return how to compute; made from output, so that more threads train nothing again."""
-    return grid.dump(CONFIG.runtime)
+    return dump(CONFIG.runtime)
 
 
 def more(amount):
