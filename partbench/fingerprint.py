@@ -105,7 +105,7 @@ def of_report(root: Path = ROOT) -> str:
     modules = [_module(root, path) for path in files if path.suffix == ".py"]
     digest = hashlib.sha256(fingerprint("partbench.gather", *modules, root=root).encode())
     for path in [*files, root / "published.csv"]:
-        if path.suffix in (".html", ".css", ".js", ".csv"):
+        if path.suffix in (".html", ".css", ".js", ".csv", ".bib"):
             digest.update(path.read_bytes())
     return digest.hexdigest()[:12]
 
