@@ -4,13 +4,13 @@ A group is one metric in one setting, of all methods that were trained and measu
 data. Its tests share one Holm correction.
 """
 
+from collections import OrderedDict
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from pyarrow.parquet import read_schema
 
 from partbench.metrics.intervals import by_group
 from partbench.metrics.paired import Difference, holm, paired_difference, welch_difference
@@ -117,7 +117,7 @@ def comparisons(table: pd.DataFrame, results: Path) -> pd.DataFrame:
 
     `difference` is the method's mean less the control's, in the unit of the number, with its 95 %
     interval; `p` is two-sided, and `p_holm` is corrected for all tests of the group. At most the
-    outcomes of one method and of the group's controls are in memory at once.
+    outcomes of one method and of the group's controls are in memory at once, beside `FILES`.
 
     Args:
         table: rows of the metrics table, see `partbench.gather`.
@@ -168,12 +168,43 @@ def outcomes_by_seed(rows: pd.DataFrame, results: Path) -> Outcomes | None:
         return None
     outcomes, groups = [], None
     for path, column, scale in zip(rows["path"], rows["samples"], rows["scale"], strict=True):
-        file = (results / path).with_suffix(".parquet")
-        has_groups = GROUP_COLUMN in read_schema(file).names
-        kept = pd.read_parquet(file, columns=[column, *([GROUP_COLUMN] if has_groups else [])])
+        kept = FILES.read((results / path).with_suffix(".parquet"))
         outcomes.append(scale * kept[column].to_numpy(np.float64))
+        has_groups = GROUP_COLUMN in kept.columns
         groups = kept[GROUP_COLUMN].to_numpy(np.int64) if has_groups else None
     return Outcomes(np.stack(outcomes), groups)
+
+
+class Files:
+    """The cells' tables of outcomes; those that were read last stay in memory.
+
+    A cell's numbers are asked for one after another, for the summary and for every test.
+    """
+
+    def __init__(self, most: int = 2**29) -> None:
+        """Keep up to `most` bytes."""
+        self.most = most
+        self._kept: OrderedDict[tuple[Path, int, int], pd.DataFrame] = OrderedDict()
+        self._bytes = 0
+
+    def read(self, file: Path) -> pd.DataFrame:
+        """Return a parquet file; it is read again if it changed meanwhile."""
+        status = file.stat()
+        key = (file, status.st_size, status.st_mtime_ns)
+        if key not in self._kept:
+            self._kept[key] = pd.read_parquet(file)
+            self._bytes += _bytes(self._kept[key])
+        self._kept.move_to_end(key)
+        while self._bytes > self.most and len(self._kept) > 1:
+            self._bytes -= _bytes(self._kept.popitem(last=False)[1])
+        return self._kept[key]
+
+
+FILES = Files()
+
+
+def _bytes(table: pd.DataFrame) -> int:
+    return int(table.memory_usage(deep=True).sum())
 
 
 def _measured(rows: pd.DataFrame, results: Path) -> Measured:
