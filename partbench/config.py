@@ -333,6 +333,22 @@ def data_settings(config: Config, name: str, where: str = "") -> DataSettings:
     return load_reader(config, name, where).Settings.parse(values, f"{where}: data.{name}")
 
 
+def data_info(config: Config, name: str) -> methods.DataInfo:
+    """Return what the cost of a step depends on, of images that need not be there.
+
+    A few classes or attributes, or many, make no difference; their names may stand in files.
+    """
+    reader = load_reader(config, name)(data_root(), data_settings(config, name))
+    return methods.DataInfo(
+        reader.settings.size,
+        1000,
+        len(reader.landmark_names),
+        _frames(config, name),
+        attributes=1000,
+        clusters=1000,
+    )
+
+
 def probe_settings(config: Config, name: str, data: str, where: str = "") -> Settings:
     """Return the validated settings of the probe `name` on the data set `data`."""
     cls = load_probe(name, f"{where}: probes")

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from functools import cache
 from pathlib import Path
@@ -9,14 +10,17 @@ from typing import Any, NamedTuple
 
 import psutil
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
+from partbench import fingerprint, plugins, step_cost
 from partbench import method as methods
-from partbench import plugins
 from partbench.config import (
+    Cell,
     Config,
     cells,
+    data_info,
     data_settings,
+    dump,
+    load_probe,
     load_reader,
     method_settings,
     predicted_foreground,
@@ -26,19 +30,22 @@ from partbench.config import (
     scene_neighbours,
 )
 from partbench.data.archives import files_read
-from partbench.data.batch import UNSUPERVISED, Batch
+from partbench.data.batch import UNSUPERVISED
 from partbench.data.catalogue import prepared_bytes
 from partbench.data.loader import Schedule
-from partbench.data.neighbours import QUADRANTS
 from partbench.errors import BadInput
 from partbench.files import data_root
 from partbench.method import DataInfo
 from partbench.probe import Probe
 from partbench.published import Claim
 from partbench.run import Run
+from partbench.throughput import Rate, Throughput
 
 GIB = 2**30
-
+OVERHEAD = GIB
+"""What a card holds beside tensors: its context, the workspaces of cuDNN."""
+CPU_TFLOPS = 0.05
+"""Of a processor of few cores, where no run at hand says otherwise."""
 
 SEEDS_TO_JUDGE = 3
 """With fewer, a verdict is nearly always `undecided`, see `partbench.verdict`."""
@@ -59,46 +66,77 @@ class SeedCost(NamedTuple):
     """GPU hours of those that are missing; None where they are not known."""
 
 
-def plan(config: Config, tflops: float, judged: Collection[Trained] = ()) -> str:
-    """Return a text: cells, GPU hours and disk, and what missing seeds would cost.
+class RunPlan(NamedTuple):
+    """What a run and its cells take."""
 
-    GPU hours are the multiplications and additions of training (a forward pass of one batch
-    counted by torch, times three for the backward pass, times the steps), at an assumed
-    sustained rate. They are a lower bound of the right order: reading data and small kernels
-    take their own time.
+    hours: float | None
+    """Of a GPU; None where the size of the data is not known."""
+    cpu_hours: float | None
+    """Without one."""
+    bytes: int
+    """The peak of its training's tensors; 0 if it has no steps."""
+    rate: Rate
+    """Behind `hours`."""
+
+
+def plan(
+    config: Config,
+    tflops: float,
+    judged: Collection[Trained] = (),
+    gpu_memory: float = 24.0,
+    results: Path = Path("results"),
+) -> str:
+    """Return a text: cells, hours, memory and disk, and what missing seeds would cost.
+
+    Hours are the multiplications and additions of trainings, counted by torch on a step without
+    content, at the rate at which the method's runs at hand computed, or at an assumed one. An
+    assumed rate gives a bound of the right order: reading data and small kernels take their own
+    time.
 
     Args:
         config: the configuration.
         tflops: assumed sustained TFLOP/s of the device.
         judged: what published numbers are compared with.
+        gpu_memory: of the card, GiB.
+        results: the folder of all results, whose runs' rates are known.
     """
-    by_run, unknown = run_hours(config, tflops)
-    hours: dict[str, float] = {}
-    counts: dict[str, list[int]] = {}
-    for run, of_run in by_run.items():
-        key = _named(run)
-        counts.setdefault(key, [0, 0])[0] += 1
-        if of_run is not None:
-            hours[key] = hours.get(key, 0) + of_run
+    by_run, unknown = run_plans(config, tflops, Throughput(results))
+    on_cpu = not torch.cuda.is_available()
+    groups: dict[str, list[RunPlan]] = {}
+    n_cells: Counter[str] = Counter()
     skipped = 0
+    for run, of_run in by_run.items():
+        groups.setdefault(_named(run), []).append(of_run)
     for cell in cells(config):
-        if cell.skip:
-            skipped += 1
-        else:
-            counts[_named(cell.run)][1] += 1
+        skipped += bool(cell.skip)
+        n_cells[_named(cell.run)] += not cell.skip
 
-    width = max(len(key) for key in counts)
-    lines = [f"{'':{width}}  {'runs':>5} {'cells':>5} {'GPU hours':>10}"]
-    for key, (n_runs, n_cells) in counts.items():
-        time = _hours(hours[key]) if key in hours else "unknown"
-        lines.append(f"{key:{width}}  {n_runs:5} {n_cells:5} {time:>10}")
-    total_runs, total_cells = (sum(c[i] for c in counts.values()) for i in (0, 1))
-    total = _hours(sum(hours.values()))
-    lines.append(f"{'total':{width}}  {total_runs:5} {total_cells:5} {total:>10}")
+    width = max(len(key) for key in groups)
+    cpu_title = f" {'CPU hours':>10}" if on_cpu else ""
+    title = f"{'':{width}}  {'runs':>5} {'cells':>5} {'GPU hours':>10}{cpu_title} {'GiB':>6}"
+    lines = [f"{title} fits  rate"]
+    for key, runs_ in groups.items():
+        first = runs_[0]
+        gib = f"{first.bytes / GIB:6.2f}" if first.bytes else f"{'-':>6}"
+        fits = "yes" if first.bytes + OVERHEAD <= gpu_memory * GIB else "no"
+        line = f"{key:{width}}  {len(runs_):5} {n_cells[key]:5} {_sum(r.hours for r in runs_):>10}"
+        line += f" {_sum(r.cpu_hours for r in runs_):>10}" if on_cpu else ""
+        lines.append(f"{line} {gib} {fits:4}  {first.rate.source}")
+    everything = [run for runs_ in groups.values() for run in runs_]
+    total = f"{'total':{width}}  {len(everything):5} {sum(n_cells.values()):5}"
+    total += f" {_sum(r.hours for r in everything):>10}"
+    lines.append(total + (f" {_sum(r.cpu_hours for r in everything):>10}" if on_cpu else ""))
     lines.append("")
     lines.append(
-        f"GPU hours assume {tflops:g} TFLOP/s sustained (--tflops) and count arithmetic only: a "
-        "lower bound of the right order."
+        f"Assumed rates are {tflops:g} TFLOP/s of a GPU (--tflops)"
+        + (f" and {CPU_TFLOPS:g} of this machine's processor" if on_cpu else "")
+        + ": hours at them count arithmetic only, a lower bound of the right order. Measured rates "
+        "are those of the runs in results/."
+    )
+    lines.append(
+        f"GiB is the peak of a training step's tensors in 32 bits; `fits` adds "
+        f"{OVERHEAD / GIB:g} GiB for the context and workspaces, on a card of {gpu_memory:g} GiB "
+        "(--gpu-memory). No card has confirmed it."
     )
     if skipped:
         which = "1 cell does" if skipped == 1 else f"{skipped} cells do"
@@ -112,39 +150,53 @@ def plan(config: Config, tflops: float, judged: Collection[Trained] = ()) -> str
         + ", ".join(f"{k} {'?' if v is None else f'{v / GIB:.1f}'}" for k, v in disk.items())
         + ")."
     )
-    lines += seed_lines(cost_of_seeds(by_run, judged))
+    hours = {run: of_run.hours for run, of_run in by_run.items()}
+    lines += seed_lines(cost_of_seeds(hours, judged))
     return "\n".join(lines)
 
 
-def run_hours(config: Config, tflops: float) -> tuple[dict[Run, float | None], set[str]]:
-    """Return the GPU hours of each run and its cells, and the data sets of unknown size.
-
-    None stands for a run whose training data have an unknown size.
+def run_plans(
+    config: Config, tflops: float, throughput: Throughput
+) -> tuple[dict[Run, RunPlan], set[str]]:
+    """Return what each run and its cells take, and the data sets of unknown size.
 
     Args:
         config: the configuration.
         tflops: see `plan`.
+        throughput: what ran before.
     """
-    hours: dict[Run, float | None] = {}
+    work: dict[Run, float | None] = {}
     unknown: set[str] = set()
     for run in runs(config):
         known = "train" in _counts(config, run.train)
-        hours[run] = _work(config, run) / tflops / 3.6e15 if known else None
+        work[run] = _training(config, run) if known else None
         if not known:
             unknown.add(run.train)
     for cell in cells(config):
-        of_run = hours[cell.run]
+        of_run = work[cell.run]
         if cell.skip or of_run is None:  # the sum would be a part of the whole
             continue
-        probe = plugins.load("probes", cell.probe, Probe)  # type: ignore[type-abstract]
-        settings = probe_settings(config, cell.probe, cell.eval)
         splits = _counts(config, cell.eval)
         if "train" in splits:
-            images = probe.training_images(settings, splits["train"])
-            hours[cell.run] = of_run + _work(config, cell.run, images) / tflops / 3.6e15
-        elif probe.training_images(settings, 1):
+            work[cell.run] = of_run + _probing(config, cell, splits["train"])
+        elif _probing(config, cell, 1):
             unknown.add(cell.eval)
-    return hours, unknown
+    plans = {}
+    for run, flops in work.items():
+        gpu = throughput.rate("GPU", run.method, tflops * 1e12)
+        cpu = throughput.rate("CPU", run.method, CPU_TFLOPS * 1e12)
+        on_gpu, on_cpu = (
+            None if flops is None else flops / rate.flops / 3600 for rate in (gpu, cpu)
+        )
+        steps = method_settings(config, run.method, run.variant).epochs > 0
+        size = step_cost.of_training(*_step(config, run)).bytes if steps else 0
+        plans[run] = RunPlan(on_gpu, on_cpu, size, gpu)
+    return plans, unknown
+
+
+def _sum(hours: Iterable[float | None]) -> str:
+    known = [of_run for of_run in hours if of_run is not None]
+    return _hours(sum(known)) if known else "unknown"
 
 
 def cost_of_seeds(hours: Mapping[Run, float | None], judged: Collection[Trained]) -> list[SeedCost]:
@@ -265,53 +317,38 @@ def _disk(config: Config, name: str) -> int | None:
     return prepared_bytes(reader) or None
 
 
-@cache
-def _flops(method: str, settings: Any, data: DataInfo, trunk: bool) -> float:
-    """Return the operations of training on one image: the method, or its trunks alone."""
-    cls = methods.load(method)
-    n = 8 * cls.parts()
-    several = cls.learns_from == "attributes"
-    clip = [data.frames] if data.frames and cls.reads == "clips" else []
-    with torch.device("meta"):
-        net: Any = cls(settings, data)
-        batch = Batch(
-            torch.zeros(n, *clip, 3, data.size, data.size),
-            torch.zeros(n, *([data.attributes] if several else []), dtype=torch.long),
-            torch.zeros(n, data.landmarks, 3),
-            torch.ones(n, data.size, data.size),
-            torch.zeros(n, data.size, data.size, dtype=torch.uint8),
-            torch.zeros(n, QUADRANTS, 3, data.size, data.size),
-            torch.zeros(n, QUADRANTS),
-        )
-        with FlopCounterMode(display=False) as counter:
-            if trunk:
-                for network in net.trunks().values():
-                    network(batch.images)
-            else:
-                for phase, seen in net.updates(batch):
-                    net(seen, phase)
-    return 3 * counter.get_total_flops() / n
-
-
-def _work(config: Config, run: Run, images: int | None = None) -> float:
-    """Return the operations of a run's training, or of training its trunks on `images` more."""
+def _training(config: Config, run: Run) -> float:
+    """Return the operations of a run's training."""
     settings = method_settings(config, run.method, run.variant)
-    reader = load_reader(config, run.train)(data_root(), data_settings(config, run.train))
-    # Few classes or attributes or many make no difference, and their names may stand in files.
-    frames = reader.frames if reader.frames > 1 else 0
-    data = DataInfo(
-        reader.settings.size,
-        1000,
-        len(reader.landmark_names),
-        frames,
-        attributes=1000,
-        clusters=1000,
-    )
-    if images is not None:
-        return images * _flops(run.method, settings, data, trunk=True) if images else 0
     splits = _counts(config, run.train)
     annotated = methods.load(run.method).learns_from not in UNSUPERVISED
     n = splits["train"] if annotated else splits.get("unlabeled", splits["train"])
     steps = Schedule(n, settings, run.seed).steps
-    per_image = _flops(run.method, settings, data, trunk=False) if steps else 0
-    return steps * settings.batch_size * per_image
+    return steps * step_cost.of_training(*_step(config, run)).flops if steps else 0
+
+
+def _step(config: Config, run: Run) -> tuple[str, Any, DataInfo]:
+    """Return what the cost of a step of a run depends on."""
+    settings = method_settings(config, run.method, run.variant)
+    return run.method, settings, data_info(config, run.train)
+
+
+def _probing(config: Config, cell: Cell, n_train: int) -> float:
+    """Return the operations of what a cell trains."""
+    probe = load_probe(cell.probe)
+    settings = probe_settings(config, cell.probe, cell.eval)
+    size = data_settings(config, cell.eval).size
+    method, of_method, data = _step(config, cell.run)
+    return step_cost.of_networks(
+        method,
+        of_method,
+        data,
+        size,
+        f"{_code_of(probe)} {dump(settings)} {n_train}",
+        lambda net: probe.trained(settings, net, n_train),
+    )
+
+
+@cache
+def _code_of(probe: type[Probe]) -> str:
+    return f"{probe.__module__} {fingerprint.of_probe(probe)}"

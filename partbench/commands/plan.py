@@ -1,4 +1,4 @@
-"""Print the cells, GPU hours and disk of a configuration."""
+"""Print the cells, hours, memory and disk of a configuration."""
 
 import argparse
 from pathlib import Path
@@ -8,6 +8,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what the command takes."""
     parser.add_argument("config", type=Path, nargs="?", default=Path("config/paper.yaml"))
     parser.add_argument("--tflops", type=float, default=10.0, help="assumed sustained TFLOP/s")
+    parser.add_argument("--gpu-memory", type=float, default=24.0, help="of a card, GiB")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -15,4 +16,4 @@ def run(args: argparse.Namespace) -> None:
     from partbench import config, plan, published
 
     judged = {c.cells[:3] for c in published.load() if c.is_judged and plan.draws(c)}
-    print(plan.plan(config.read(args.config), args.tflops, judged))
+    print(plan.plan(config.read(args.config), args.tflops, judged, args.gpu_memory))
