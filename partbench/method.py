@@ -106,6 +106,8 @@ class DataInfo(NamedTuple):
     """Number of attributes, 0 if there are none."""
     clusters: int = 0
     """Number of clusters, 0 if there are none."""
+    is_flow: bool = False
+    """Whether its images are pictures of optical flow."""
 
 
 class Method(nn.Module, ABC):
@@ -152,6 +154,8 @@ class Method(nn.Module, ABC):
     shares_batch: ClassVar[bool] = True
     """Whether all updates of a step see the same samples; if not, each sees an equal part of the
     step's batch, which `batch_size` counts as a whole."""
+    trunk_names: ClassVar[tuple[str, ...]] = ("encoder",)
+    """The keys of `trunks()`, if it has any; configurations are read before a network is built."""
     protocol: ClassVar[RegressionOrigins] = RegressionOrigins()
     """Where the paper's regression from keypoints to landmarks counts from."""
 

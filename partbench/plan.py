@@ -11,27 +11,26 @@ from typing import Any, NamedTuple
 import psutil
 import torch
 
-from partbench import fingerprint, plugins, step_cost
+from partbench import fingerprint, plugins, step_cost, unprepared
 from partbench import method as methods
 from partbench.config import (
     Cell,
     Config,
     cells,
-    data_info,
     data_settings,
-    dump,
     load_probe,
     load_reader,
     method_settings,
+    optical_flow,
     predicted_foreground,
     probe_settings,
     pseudo_labels,
     runs,
     scene_neighbours,
+    second_stream,
 )
 from partbench.data.archives import files_read
 from partbench.data.batch import UNSUPERVISED
-from partbench.data.catalogue import prepared_bytes
 from partbench.data.loader import Schedule
 from partbench.errors import BadInput
 from partbench.files import data_root
@@ -39,14 +38,14 @@ from partbench.method import DataInfo
 from partbench.probe import Probe
 from partbench.published import Claim
 from partbench.run import Run
-from partbench.throughput import Rate, Throughput
+from partbench.settings import dump
+from partbench.throughput import Kind, Rate, Throughput
 
 GIB = 2**30
 OVERHEAD = GIB
 """What a card holds beside tensors: its context, the workspaces of cuDNN."""
-CPU_TFLOPS = 0.05
-"""Of a processor of few cores, where no run at hand says otherwise."""
-
+TFLOPS: dict[Kind, float] = {"GPU": 10.0, "CPU": 0.05}
+"""Assumed sustained TFLOP/s of a GPU and of a core; the demo's trainings sustain 0.065 a core."""
 SEEDS_TO_JUDGE = 3
 """With fewer, a verdict is nearly always `undecided`, see `partbench.verdict`."""
 
@@ -63,45 +62,50 @@ class SeedCost(NamedTuple):
     seeds: int
     """That the configuration has."""
     hours: float | None
-    """GPU hours of those that are missing; None where they are not known."""
+    """GPU or core hours of those that are missing; None where they are not known."""
 
 
 class RunPlan(NamedTuple):
     """What a run and its cells take."""
 
-    hours: float | None
-    """Of a GPU; None where the size of the data is not known."""
-    cpu_hours: float | None
-    """Without one."""
-    bytes: int
-    """The peak of its training's tensors; 0 if it has no steps."""
-    rate: Rate
-    """Behind `hours`."""
+    flops: float | None
+    """Multiplications and additions; None where the size of the data is not known."""
+    bytes: int | None
+    """The peak of its training's tensors, 0 if it has no steps; None where it is not known."""
+    rates: Mapping[Kind, Rate]
+    """Of a GPU or of a core."""
+
+    def hours(self, kind: Kind) -> float | None:
+        """Return the hours of a GPU or of a core."""
+        return None if self.flops is None else self.flops / self.rates[kind].flops / 3600
 
 
 def plan(
     config: Config,
-    tflops: float,
+    tflops: float | None = None,
     judged: Collection[Trained] = (),
     gpu_memory: float = 24.0,
     results: Path = Path("results"),
 ) -> str:
     """Return a text: cells, hours, memory and disk, and what missing seeds would cost.
 
-    Hours are the multiplications and additions of trainings, counted by torch on a step without
-    content, at the rate at which the method's runs at hand computed, or at an assumed one. An
-    assumed rate gives a bound of the right order: reading data and small kernels take their own
-    time.
+    Hours are those of a GPU or, where trainings run on the CPU, of a core; of both if there is no
+    GPU here and there may be one where trainings run. They are the multiplications and additions
+    of trainings, counted by torch on a step without content, at the rate at which the method's
+    runs at hand computed, or at an assumed one. An assumed rate gives a lower bound of the right
+    order: reading data and small kernels take their own time.
 
     Args:
         config: the configuration.
-        tflops: assumed sustained TFLOP/s of the device.
+        tflops: assumed sustained TFLOP/s of what the first column of hours counts; default: see
+            `TFLOPS`.
         judged: what published numbers are compared with.
         gpu_memory: of the card, GiB.
         results: the folder of all results, whose runs' rates are known.
     """
-    by_run, unknown = run_plans(config, tflops, Throughput(results))
-    on_cpu = not torch.cuda.is_available()
+    kinds = _kinds(config)
+    assumed = TFLOPS if tflops is None else TFLOPS | {kinds[0]: tflops}
+    by_run, unknown = run_plans(config, assumed, Throughput(results))
     groups: dict[str, list[RunPlan]] = {}
     n_cells: Counter[str] = Counter()
     skipped = 0
@@ -111,64 +115,71 @@ def plan(
         skipped += bool(cell.skip)
         n_cells[_named(cell.run)] += not cell.skip
 
+    on_gpu = "GPU" in kinds
     width = max(len(key) for key in groups)
-    cpu_title = f" {'CPU hours':>10}" if on_cpu else ""
-    title = f"{'':{width}}  {'runs':>5} {'cells':>5} {'GPU hours':>10}{cpu_title} {'GiB':>6}"
-    lines = [f"{title} fits  rate"]
-    for key, runs_ in groups.items():
-        first = runs_[0]
-        gib = f"{first.bytes / GIB:6.2f}" if first.bytes else f"{'-':>6}"
-        fits = "yes" if first.bytes + OVERHEAD <= gpu_memory * GIB else "no"
-        line = f"{key:{width}}  {len(runs_):5} {n_cells[key]:5} {_sum(r.hours for r in runs_):>10}"
-        line += f" {_sum(r.cpu_hours for r in runs_):>10}" if on_cpu else ""
-        lines.append(f"{line} {gib} {fits:4}  {first.rate.source}")
-    everything = [run for runs_ in groups.values() for run in runs_]
-    total = f"{'total':{width}}  {len(everything):5} {sum(n_cells.values()):5}"
-    total += f" {_sum(r.hours for r in everything):>10}"
-    lines.append(total + (f" {_sum(r.cpu_hours for r in everything):>10}" if on_cpu else ""))
-    lines.append("")
+    title = f"{'':{width}}  {'runs':>5} {'cells':>5}"
+    title += "".join(f" {f'{kind} hours':>10}" for kind in kinds)
+    lines = [f"{title} {'GiB':>6}{' fits' if on_gpu else ''}  rate"]
+    for key, plans in groups.items():
+        first = plans[0]
+        line = f"{key:{width}}  {len(plans):5} {n_cells[key]:5}"
+        line += "".join(f" {_sum(each.hours(kind) for each in plans):>10}" for kind in kinds)
+        line += f" {_gib(first.bytes):>6}"
+        line += f" {_fits(first.bytes, gpu_memory):4}" if on_gpu else ""
+        lines.append(f"{line}  {first.rates[kinds[0]].source}")
+    every = list(by_run.values())
+    total = f"{'total':{width}}  {len(every):5} {sum(n_cells.values()):5}"
     lines.append(
-        f"Assumed rates are {tflops:g} TFLOP/s of a GPU (--tflops)"
-        + (f" and {CPU_TFLOPS:g} of this machine's processor" if on_cpu else "")
-        + ": hours at them count arithmetic only, a lower bound of the right order. Measured rates "
-        "are those of the runs in results/."
+        total + "".join(f" {_sum(each.hours(kind) for each in every):>10}" for kind in kinds)
     )
+    lines.append("")
+    for kind in kinds:
+        core = " by a core" if kind == "CPU" else ""
+        option = " (--tflops)" if kind == kinds[0] else ""
+        lines.append(
+            f"{kind} hours assume {assumed[kind]:g} TFLOP/s sustained{core}{option} where no run "
+            "in results/ tells, and count arithmetic only: a lower bound of the right order."
+        )
     lines.append(
-        f"GiB is the peak of a training step's tensors in 32 bits; `fits` adds "
-        f"{OVERHEAD / GIB:g} GiB for the context and workspaces, on a card of {gpu_memory:g} GiB "
-        "(--gpu-memory). No card has confirmed it."
+        "GiB is the peak of a training step's tensors in 32 bits"
+        + (
+            f"; `fits` adds {OVERHEAD / GIB:g} GiB for the context and workspaces, on a card of "
+            f"{gpu_memory:g} GiB (--gpu-memory). No card has confirmed it."
+            if on_gpu
+            else "."
+        )
     )
     if skipped:
         which = "1 cell does" if skipped == 1 else f"{skipped} cells do"
         lines.append(f"{which} not apply: the method lacks what the probe needs.")
     if unknown:
         lines.append(f"Without {', '.join(sorted(unknown))}: its size is not known yet.")
-    disk = {name: _disk(config, name) for name in config.data}
+    disk = {name: unprepared.disk(config, name) for name in config.data}
     sizes = [size for size in disk.values() if size is not None]
     lines.append(
         f"Disk for prepared data: {sum(sizes) / GIB:.1f} GiB ("
         + ", ".join(f"{k} {'?' if v is None else f'{v / GIB:.1f}'}" for k, v in disk.items())
         + ")."
     )
-    hours = {run: of_run.hours for run, of_run in by_run.items()}
-    lines += seed_lines(cost_of_seeds(hours, judged))
+    hours = {run: of_run.hours(kinds[0]) for run, of_run in by_run.items()}
+    lines += seed_lines(cost_of_seeds(hours, judged), kinds[0])
     return "\n".join(lines)
 
 
 def run_plans(
-    config: Config, tflops: float, throughput: Throughput
+    config: Config, tflops: Mapping[Kind, float], throughput: Throughput
 ) -> tuple[dict[Run, RunPlan], set[str]]:
     """Return what each run and its cells take, and the data sets of unknown size.
 
     Args:
         config: the configuration.
-        tflops: see `plan`.
+        tflops: assumed sustained TFLOP/s, see `TFLOPS`.
         throughput: what ran before.
     """
     work: dict[Run, float | None] = {}
     unknown: set[str] = set()
     for run in runs(config):
-        known = "train" in _counts(config, run.train)
+        known = "train" in unprepared.counts(config, run.train)
         work[run] = _training(config, run) if known else None
         if not known:
             unknown.add(run.train)
@@ -176,22 +187,38 @@ def run_plans(
         of_run = work[cell.run]
         if cell.skip or of_run is None:  # the sum would be a part of the whole
             continue
-        splits = _counts(config, cell.eval)
+        splits = unprepared.counts(config, cell.eval)
         if "train" in splits:
             work[cell.run] = of_run + _probing(config, cell, splits["train"])
         elif _probing(config, cell, 1):
             unknown.add(cell.eval)
-    plans = {}
-    for run, flops in work.items():
-        gpu = throughput.rate("GPU", run.method, tflops * 1e12)
-        cpu = throughput.rate("CPU", run.method, CPU_TFLOPS * 1e12)
-        on_gpu, on_cpu = (
-            None if flops is None else flops / rate.flops / 3600 for rate in (gpu, cpu)
+    return {
+        run: RunPlan(
+            flops,
+            _memory(config, run, flops is not None),
+            {kind: throughput.rate(kind, run.method, tflops[kind] * 1e12) for kind in tflops},
         )
-        steps = method_settings(config, run.method, run.variant).epochs > 0
-        size = step_cost.of_training(*_step(config, run)).bytes if steps else 0
-        plans[run] = RunPlan(on_gpu, on_cpu, size, gpu)
-    return plans, unknown
+        for run, flops in work.items()
+    }, unknown
+
+
+def _kinds(config: Config) -> tuple[Kind, ...]:
+    """Return whose hours count: of what the configuration asks for, or of either."""
+    if config.runtime.device == "cpu":
+        return ("CPU",)
+    if config.runtime.device == "cuda" or torch.cuda.is_available():
+        return ("GPU",)
+    return ("GPU", "CPU")
+
+
+def _gib(size: int | None) -> str:
+    return "unknown" if size is None else f"{size / GIB:.2f}" if size else "-"
+
+
+def _fits(size: int | None, gpu_memory: float) -> str:
+    if size is None:
+        return "?"
+    return "yes" if size + OVERHEAD <= gpu_memory * GIB else "no"
 
 
 def _sum(hours: Iterable[float | None]) -> str:
@@ -203,7 +230,7 @@ def cost_of_seeds(hours: Mapping[Run, float | None], judged: Collection[Trained]
     """Return what three seeds would cost of each run that has fewer and is judged.
 
     Args:
-        hours: of the configuration's runs, see `run_hours`.
+        hours: of the configuration's runs, see `run_plans`.
         judged: what published numbers are compared with, as far as the seed changes it.
     """
     by_trained: dict[Trained, list[float | None]] = {}
@@ -224,7 +251,7 @@ def draws(claim: Claim) -> bool:
     return methods.is_random(cls, settings) or probe.random(claim.metric)
 
 
-def seed_lines(costs: Iterable[SeedCost]) -> list[str]:
+def seed_lines(costs: Iterable[SeedCost], device: str = "GPU") -> list[str]:
     """Return the lines of the plan that say what missing seeds would cost; none if none miss."""
     rows = list(costs)
     if not rows:
@@ -232,7 +259,7 @@ def seed_lines(costs: Iterable[SeedCost]) -> list[str]:
     names = [_named(row) for row in rows]
     title = f"compared with published numbers, fewer than {SEEDS_TO_JUDGE} seeds"
     width = max(map(len, [title, *names]))
-    lines = ["", f"{title:{width}}  {'seeds':>5} {'GPU hours more':>14}"]
+    lines = ["", f"{title:{width}}  {'seeds':>5} {f'{device} hours more':>14}"]
     for name, row in zip(names, rows, strict=True):
         more = "unknown" if row.hours is None else _hours(row.hours)
         lines.append(f"{name:{width}}  {row.seeds:5} {more:>14}")
@@ -270,7 +297,7 @@ def check(config: Config) -> str:
         f"ok    CPU: {os.cpu_count()} threads, {psutil.virtual_memory().total / GIB:.0f} GiB memory"
     )
     free = shutil.disk_usage(".").free
-    need = sum(_disk(config, name) or 0 for name in config.data)
+    need = sum(unprepared.disk(config, name) or 0 for name in config.data)
     state = "ok   " if free > need else "lacks"
     lines.append(
         f"{state} disk: {free / GIB:.0f} GiB free, prepared data take {need / GIB:.1f} GiB"
@@ -291,6 +318,10 @@ def _check_data(config: Config, name: str) -> list[str]:
         return [f"ok    {name}: {scenes.of} with the neighbours of its images"]
     if clusters := pseudo_labels(config, name):
         return [f"ok    {name}: {clusters.of} with clusters of what {clusters.by} sees"]
+    if flow := optical_flow(config, name):
+        return [f"ok    {name}: optical flow of {flow.of} by {flow.flow.network}"]
+    if second := second_stream(config, name):
+        return [f"ok    {name}: {second.of} with what {second.by} sees of {second.stream}"]
     files = files_read(config.data[name]["reader"], settings)
     missing = [file for file in files if not file.ready(data_root())]
     if missing and not settings.subset and all(file.urls for file in missing):
@@ -307,30 +338,32 @@ def _check_data(config: Config, name: str) -> list[str]:
     return [f"{state} {name}: {counted}"]
 
 
-def _counts(config: Config, name: str) -> Mapping[str, int]:
-    """Return the samples in each split, empty if they are not known without the files."""
-    return load_reader(config, name)(data_root(), data_settings(config, name)).counts
-
-
-def _disk(config: Config, name: str) -> int | None:
-    reader = load_reader(config, name)(data_root(), data_settings(config, name))
-    return prepared_bytes(reader) or None
-
-
 def _training(config: Config, run: Run) -> float:
     """Return the operations of a run's training."""
     settings = method_settings(config, run.method, run.variant)
-    splits = _counts(config, run.train)
+    splits = unprepared.counts(config, run.train)
     annotated = methods.load(run.method).learns_from not in UNSUPERVISED
     n = splits["train"] if annotated else splits.get("unlabeled", splits["train"])
     steps = Schedule(n, settings, run.seed).steps
     return steps * step_cost.of_training(*_step(config, run)).flops if steps else 0
 
 
+def _memory(config: Config, run: Run, known: bool) -> int | None:
+    """Return the peak of a run's training, bytes; None if its data's annotations are missing."""
+    if not method_settings(config, run.method, run.variant).epochs:
+        return 0
+    try:
+        return step_cost.of_training(*_step(config, run)).bytes
+    except BadInput:
+        if known:
+            raise
+        return None
+
+
 def _step(config: Config, run: Run) -> tuple[str, Any, DataInfo]:
     """Return what the cost of a step of a run depends on."""
     settings = method_settings(config, run.method, run.variant)
-    return run.method, settings, data_info(config, run.train)
+    return run.method, settings, unprepared.info(config, run.train)
 
 
 def _probing(config: Config, cell: Cell, n_train: int) -> float:

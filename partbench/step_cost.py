@@ -22,7 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
-from partbench import fingerprint
+from partbench import fingerprint, plugins
 from partbench import method as methods
 from partbench.data.batch import Batch
 from partbench.data.neighbours import QUADRANTS
@@ -169,7 +169,7 @@ def _folder() -> Path:
 
 @cache
 def _code(method: str) -> str:
-    code = fingerprint.fingerprint(__name__, f"partbench.methods.{method}")
+    code = fingerprint.fingerprint(__name__, plugins.module("methods", method))
     return f"{code} torch {torch.__version__}"
 
 

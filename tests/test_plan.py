@@ -1,19 +1,19 @@
 """What missing seeds would cost."""
 
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from partbench import config, step_cost
 from partbench import method as methods
+from partbench import plugins, step_cost, unprepared
 from partbench.config import check
-from partbench.files import write_json
 from partbench.integrity import write_record
 from partbench.plan import SeedCost, cost_of_seeds, plan, run_plans, seed_lines
 from partbench.run import Run
-from partbench.throughput import Throughput
+from partbench.throughput import Kind, Throughput
 
 VALUES: dict[str, Any] = {
     "name": "test",
@@ -37,6 +37,7 @@ VALUES: dict[str, Any] = {
 }
 CONFIG = check(VALUES, "test")
 NOTHING_RAN = Throughput(Path("no results"))
+RATES: dict[Kind, float] = {"GPU": 1e-3}
 
 
 def test_missing_seeds_cost_as_much_as_those_that_are_there() -> None:
@@ -80,10 +81,10 @@ def test_the_plan_says_what_verdicts_would_take() -> None:
     assert [line.split()[:4] for line in lines[start + 1 : -1]] == [
         *(["vae", "demo", "on", "toy"], ["patchvae", "demo", "on", "toy"])
     ]
-    plans, unknown = run_plans(CONFIG, 1e-3, NOTHING_RAN)
+    plans, unknown = run_plans(CONFIG, RATES, NOTHING_RAN)
     assert not unknown
-    of_vae = plans[Run("vae", "demo", "toy", 0)].hours
-    of_patchvae = plans[Run("patchvae", "demo", "toy", 0)].hours
+    of_vae = plans[Run("vae", "demo", "toy", 0)].hours("GPU")
+    of_patchvae = plans[Run("patchvae", "demo", "toy", 0)].hours("GPU")
     assert of_vae
     assert of_patchvae
     more = [float(line.split()[-1]) for line in lines[start + 1 :]]
@@ -98,8 +99,8 @@ def test_the_hours_of_a_run_hold_its_probes() -> None:
     block = {"train": "toy", "methods": {"patchvae": ["demo"]}}
     without, probed = (
         run_plans(
-            check(VALUES | {"runs": [block | {"probes": of_run}]}, "test"), 1e-3, NOTHING_RAN
-        )[0][run].hours
+            check(VALUES | {"runs": [block | {"probes": of_run}]}, "test"), RATES, NOTHING_RAN
+        )[0][run].hours("GPU")
         for of_run in probes
     )
     assert without is not None
@@ -109,20 +110,10 @@ def test_the_hours_of_a_run_hold_its_probes() -> None:
 
 def test_rates_are_those_of_the_runs_at_hand(tmp_path: Path) -> None:
     """Of the method's own runs, else of all, damaged records aside; and the plan says which."""
-    write_json(tmp_path / "test/config.json", VALUES)
-    cost = step_cost.of_training("vae", settings_of("demo"), config.data_info(CONFIG, "toy"))
-    for seed, (variant, speed) in enumerate([("demo", 100.0), ("demo", 300.0), ("demo", 200.0)]):
-        run = Run("vae", variant, "toy", seed)
-        write_record(
-            tmp_path / f"test/runs/{run}/train.json",
-            {
-                "run": run._asdict(),
-                "settings": settings_of(variant).model_dump(mode="json"),
-                "images_per_second": speed,
-                "runtime": {"devices": 1},
-                "provenance": {"device": "a card", "cpu": "a processor"},
-            },
-        )
+    write_record(tmp_path / "test/config.json", VALUES)
+    cost = step_cost.of_training("vae", settings_of("demo"), unprepared.info(CONFIG, "toy"))
+    for seed, speed in enumerate([100.0, 300.0, 200.0]):
+        ran(tmp_path, Run("vae", "demo", "toy", seed), speed, "a card")
     known = Throughput(tmp_path)
     own = known.rate("GPU", "vae", 1.0)
     assert own.flops == pytest.approx(200 * cost.flops / settings_of("demo").batch_size)
@@ -142,7 +133,68 @@ def test_a_run_that_fits_no_card_is_said_so() -> None:
     lines = [line for line in text.splitlines() if line.startswith(("vae", "patchvae"))]
     assert lines
     assert all(" no " in line for line in lines)
+    assert "GPU hours" in text
     assert "CPU hours" in text or torch.cuda.is_available()
+
+
+def test_a_processor_s_rate_is_that_of_a_core(tmp_path: Path) -> None:
+    write_record(tmp_path / "test/config.json", VALUES)
+    cost = step_cost.of_training("vae", settings_of("demo"), unprepared.info(CONFIG, "toy"))
+    ran(tmp_path, Run("vae", "demo", "toy", 0), 100.0, "a processor")
+    rate = Throughput(tmp_path).rate("CPU", "vae", 1.0).flops
+    assert rate == pytest.approx(100 / 4 * cost.flops / settings_of("demo").batch_size)
+
+
+def test_a_plan_runs_no_code_that_results_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(plugins.VARIABLE, "")
+    strange = tmp_path / "strange"
+    (strange / "methods").mkdir(parents=True)
+    (strange / "methods/stranger.py").write_text("raise RuntimeError\n")
+    runs = [VALUES["runs"][0] | {"methods": {"stranger": ["paper"], "vae": ["demo"]}}]
+    for name, blocks in (("own", VALUES["runs"]), ("other", runs)):
+        write_record(
+            tmp_path / f"results/{name}/config.json",
+            VALUES | {"runs": blocks, "plugins": [str(strange)]},
+        )
+        ran(tmp_path / "results", Run("vae", "demo", "toy", 0), 100.0, "a card", name)
+    known = Throughput(tmp_path / "results")
+    assert known.rate("GPU", "vae", 1.0).source == "measured 1 run"
+    assert not os.environ[plugins.VARIABLE]
+
+
+def test_a_run_on_images_that_are_not_there_is_planned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither their number is known nor, if files name the landmarks, the memory of a step."""
+    monkeypatch.setenv("PARTBENCH_DATA", str(tmp_path))
+    reader = {"reader": "folder", "path": "own", "size": 64}
+    blocks = [{"train": "own", "methods": {"vae": ["demo"]}, "probes": {"reconstruction": ["own"]}}]
+    memory = {}
+    for name, more in (("plain", {}), ("annotated", {"annotations": ["marks.csv"]})):
+        chosen = check(VALUES | {"data": {"own": {**reader, **more}}, "runs": blocks}, "test")
+        plans, unknown = run_plans(chosen, RATES, NOTHING_RAN)
+        assert unknown == {"own"}
+        (of_run,) = plans.values()
+        assert of_run.hours("GPU") is None
+        memory[name] = of_run.bytes
+        assert "unknown" in plan(chosen, results=Path("no results"))
+    assert memory["plain"]
+    assert memory["annotated"] is None
+
+
+def ran(results: Path, run: Run, speed: float, device: str, name: str = "test") -> None:
+    write_record(
+        results / name / f"runs/{run}/train.json",
+        {
+            "run": run._asdict(),
+            "settings": settings_of(run.variant).model_dump(mode="json"),
+            "images_per_second": speed,
+            "runtime": {"devices": 1, "threads": 4},
+            "provenance": {"device": device, "cpu": "a processor"},
+        },
+    )
 
 
 def settings_of(variant: str) -> Any:

@@ -171,6 +171,30 @@ def test_frozen_folds_trained_together_are_those_trained_alone(model: Path, fold
     assert sd == pytest.approx(np.std(per_fold, ddof=1))
 
 
+def test_fine_tuning_can_be_shorter_and_of_fewer_folds(model: Path, folded: Path) -> None:
+    reduced = run(model, folded, tuned_epochs=2, tuned_folds=2).details
+    alone = run(model, folded, epochs=2, training=["fine-tuned"]).details
+    key = "encoder, fine-tuned"
+    assert reduced[key]["per fold"] == alone[key]["per fold"][:2]
+    whole = run(model, folded, training=["frozen"]).details
+    assert reduced["encoder, frozen"] == whole["encoder, frozen"]
+    assert len(whole["encoder, frozen"]["per fold"]) == 3
+
+
+def test_the_plan_counts_what_a_network_is_trained_on(model: Path) -> None:
+    _, method = load_model(model, "cpu")
+
+    def images(**changes: Any) -> list[tuple[float, bool]]:
+        """Return the images of each network, and whether it goes backward too."""
+        passes = Transfer.trained(settings(epochs=6, **changes), method.to("meta"), 5000)
+        return [(n, any(p.requires_grad for p in trunk.parameters())) for trunk, n in passes]
+
+    assert images(training=["frozen"]) == [(30_000, False)]
+    assert images(training=["fine-tuned"]) == [(60_000, True)]
+    assert images(training=["fine-tuned"], tuned_epochs=2, tuned_folds=3) == [(6_000, True)]
+    assert images(tuned_folds=20) == [(30_000, False), (60_000, True)]
+
+
 def test_a_tuned_network_is_the_one_trained_alone(model: Path, folded: Path) -> None:
     result = run(model, folded, training=["fine-tuned"])
     per_fold = result.details["encoder, fine-tuned"]["per fold"]
