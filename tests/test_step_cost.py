@@ -60,6 +60,41 @@ def test_the_predicted_peak_is_within_a_fifth_of_the_measured(name: str) -> None
     assert predicted == pytest.approx(measured_peak(name, settings), rel=0.2)
 
 
+@pytest.mark.parametrize("name", ["vae", "patchvae", "keynet", "bigan"])
+def test_operations_that_come_again_cost_what_they_did(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = methods.resolve(methods.load(name), "demo", {}, "test")
+    monkeypatch.setattr(step_cost, "_RETURNED", {})
+    first = step_cost._training(name, settings, DATA)
+    assert step_cost._RETURNED
+    assert step_cost._training(name, settings, DATA) == first
+    monkeypatch.setattr(step_cost, "_makes", lambda func: False)
+    assert step_cost._training(name, settings, DATA) == first
+
+
+def test_an_operation_that_comes_again_returns_what_it_did(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shapes, strides and types; views stay views, and tensors of the processor keep content."""
+    monkeypatch.setattr(step_cost, "_RETURNED", {})
+    x = torch.zeros(2, 3, 8, 8, device="meta").to(memory_format=torch.channels_last)
+    for _ in range(2):
+        with step_cost.Meter():
+            made = [x + 1.5, x > 0, x.half() @ x.half(), *x.max(1), x.sum(), x.permute(1, 0, 2, 3)]
+            assert all(view.untyped_storage()._cdata == x.untyped_storage()._cdata
+                       for view in (made[-1], x[0], x.reshape(2, 3, 8, 8)))  # fmt: skip
+            assert (torch.arange(3) + 1).tolist() == [1, 2, 3]
+        told = [(y.shape, y.stride(), y.dtype) for y in made]
+        assert told == [
+            ((2, 3, 8, 8), (192, 1, 24, 3), torch.float32),
+            ((2, 3, 8, 8), (192, 1, 24, 3), torch.bool),
+            ((2, 3, 8, 8), (192, 64, 8, 1), torch.float16),
+            ((2, 8, 8), (64, 8, 1), torch.float32),
+            ((2, 8, 8), (64, 8, 1), torch.int64),
+            ((), (), torch.float32),
+            ((3, 2, 8, 8), (1, 192, 24, 3), torch.float32),
+        ]
+
+
 def test_what_is_frozen_takes_no_backward_pass() -> None:
     def networks(frozen: bool) -> Any:
         front, rear = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
