@@ -69,7 +69,8 @@ def test_operations_that_come_again_cost_what_they_did(
     first = step_cost._training(name, settings, DATA)
     assert step_cost._RETURNED
     assert step_cost._training(name, settings, DATA) == first
-    monkeypatch.setattr(step_cost, "_makes", lambda func: False)
+    for shortcut in ("_makes", "_overwrites"):
+        monkeypatch.setattr(step_cost, shortcut, lambda func: False)
     assert step_cost._training(name, settings, DATA) == first
 
 
@@ -83,6 +84,15 @@ def test_an_operation_that_comes_again_returns_what_it_did(monkeypatch: pytest.M
             assert all(view.untyped_storage()._cdata == x.untyped_storage()._cdata
                        for view in (made[-1], x[0], x.reshape(2, 3, 8, 8)))  # fmt: skip
             assert (torch.arange(3) + 1).tolist() == [1, 2, 3]
+            plain = x.contiguous()
+            assert (plain + 1.5).stride() == (192, 64, 8, 1)
+            seen = torch.ops.aten._unsafe_view(plain, (6, 64))  # a view that is not called one
+            assert seen.untyped_storage()._cdata == plain.untyped_storage()._cdata
+            assert torch.zeros(3).add_(2).tolist() == [2, 2, 2]
+            y = torch.empty_like(x)
+            assert torch.add(x, 1, out=y) is y
+            assert y.mul_(2) is y
+            assert y.unsqueeze_(0).shape == (1, 2, 3, 8, 8)
         told = [(y.shape, y.stride(), y.dtype) for y in made]
         assert told == [
             ((2, 3, 8, 8), (192, 1, 24, 3), torch.float32),
