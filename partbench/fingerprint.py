@@ -71,12 +71,12 @@ def of_clusters(method: str) -> str:
 
 def of_flow(reader: str) -> str:
     """Return the fingerprint of finding the optical flow of a data set's clips."""
-    return fingerprint("partbench.flow", f"partbench.data.{reader}")
+    return fingerprint("partbench.flow", plugins.module("data", reader))
 
 
 def of_second_stream(method: str) -> str:
     """Return the fingerprint of describing a second stream by a run of a method."""
-    return fingerprint("partbench.second_stream", f"partbench.methods.{method}")
+    return fingerprint("partbench.second_stream", plugins.module("methods", method))
 
 
 def of_training(method: str) -> str:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from sealed import reseal
 from test_training import assert_same_result, stop_at
 
-from partbench import config, plan
+from partbench import config, step_cost
 from partbench import method as methods
 from partbench.data.batch import Batch
 from partbench.data.loader import Loader, Schedule, mirror_landmarks, to_float
@@ -154,7 +154,8 @@ def test_shapes_and_the_work_of_a_step() -> None:
     batch = Batch(video, None)
     terms = build()(batch, "all")
     assert {"loss", "reconstruction", "moving", "kl_place", "kl_appearance"} == set(terms)
-    assert plan._flops("dlp_video", settings_of(), DataInfo(32, 0, 0, FRAMES), trunk=False) > 1e6
+    cost = step_cost.of_training("dlp_video", settings_of(), DataInfo(32, 0, 0, FRAMES))
+    assert cost.flops > 1e6
 
 
 def test_too_few_frames_or_epochs() -> None:
