@@ -11,8 +11,7 @@ from partbench.report.answers import opening
 from partbench.report.figures import Point
 from partbench.report.read import Results
 from partbench.report.section import View
-
-RUN_KEYS = ("method", "variant", "train")
+from partbench.report.training_time import RUN_KEYS, training_seconds
 
 
 def cost_view(results: Results, panels: list[View], colours: Mapping[str, int]) -> View:
@@ -23,36 +22,25 @@ def cost_view(results: Results, panels: list[View], colours: Mapping[str, int]) 
         panels: see `partbench.report.panels`.
         colours: of the methods, see `partbench.report.page.palette`.
     """
-    hours = training_hours(results)
+    seconds = training_seconds(results.metrics)
     charts = []
     for panel in panels:
         group = opening(panel)
         if group is None:
             continue
         rows = [
-            (row, hours[key])
+            (row, seconds[key] / 3600)
             for row in group["rows"]
-            if (key := tuple(row[k] for k in RUN_KEYS)) in hours and np.isfinite(row["mean"])
+            if (key := tuple(row[k] for k in RUN_KEYS)) in seconds and np.isfinite(row["mean"])
         ]
         if len(rows) > 1:
             charts.append(chart_view(panel, group, rows, colours))
     return {
         "charts": charts,
         "stages": stages(results),
-        "runs": training_table(results, hours),
+        "runs": training_table(results, seconds),
         "devices": sorted(set(results.metrics["device"]) - {""}),
     }
-
-
-def training_hours(results: Results) -> dict[tuple[Any, ...], float]:
-    """Return the mean hours of a run's training, by method, variant and training data."""
-    done = results.metrics[results.metrics["status"] == "done"]
-    runs = done.drop_duplicates([*RUN_KEYS, "seed"])
-    hours = {
-        tuple(map(str, key)): float(same["seconds"].mean()) / 3600
-        for key, same in runs.groupby(list(RUN_KEYS))
-    }
-    return {key: value for key, value in hours.items() if np.isfinite(value)}
 
 
 def chart_view(
@@ -99,7 +87,7 @@ def stages(results: Results) -> list[tuple[str, float, int]]:
     return [(name, spent, round(100 * spent / total)) for name, spent in listed if total and spent]
 
 
-def training_table(results: Results, hours: Mapping[tuple[Any, ...], float]) -> list[View]:
+def training_table(results: Results, seconds: Mapping[tuple[Any, ...], float]) -> list[View]:
     """Return what a training of each method takes: time, memory, speed, size."""
     views: dict[tuple[str, ...], View] = {}
     for run in results.runs:
@@ -109,7 +97,7 @@ def training_table(results: Results, hours: Mapping[tuple[Any, ...], float]) -> 
                 "name": text.name(run.method, run.variant),
                 "run": text.address("run", *key),
                 "train": run.train,
-                "seconds": 3600 * hours[key] if key in hours else run.record.get("seconds"),
+                "seconds": seconds.get(key, run.record.get("seconds")),
                 "memory": run.record.get("peak_memory_mb"),
                 "speed": run.record.get("images_per_second"),
                 "parameters": run.record.get("parameters"),

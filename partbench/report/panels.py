@@ -14,6 +14,7 @@ from partbench.report.failures import Failures
 from partbench.report.figures import Bar
 from partbench.report.read import Results, records
 from partbench.report.section import Section, View
+from partbench.report.training_time import RUN_KEYS, training_seconds
 from partbench.standings import Standing, standings
 
 TASK = ["probe", "train", "eval"]
@@ -80,6 +81,7 @@ def panel_views(
             {
                 "id": text.address("task", probe, *dict.fromkeys([train, evaluated])),
                 "title": text.title(section.task_name(str(probe)), str(train), str(evaluated)),
+                "family": section.task_name(str(probe)),
                 "probe": probe,
                 "train": train,
                 "eval": evaluated,
@@ -113,7 +115,12 @@ def group_view(
     reference = bool(one["reference"])
     ranked = [] if reference else standings(group, comparisons, cells)
     known = {(s.method, s.variant): s for s in ranked}
-    rows = [row_view(row, known.get((row["method"], row["variant"]))) for row in records(group)]
+    seconds = training_seconds(cells)
+    rows = [
+        row_view(row, known.get((row["method"], row["variant"])))
+        | {"seconds": seconds.get(tuple(row[key] for key in RUN_KEYS), float("nan"))}
+        for row in records(group)
+    ]
     rows.sort(key=lambda row: -row["mean"] if one["better"] == "higher" else row["mean"])
     setting = titles.get(one["setting"], one["setting"])
     label = section.label(one["metric"])

@@ -56,6 +56,7 @@ def _bare(probe: str, train: str, evaluated: str, sections: Mapping[str, Section
     return {
         "id": task_address(probe, train, evaluated),
         "title": text.title(name, train, evaluated),
+        "family": name,
         **{"probe": probe, "train": train, "eval": evaluated},
         **{"first": [], "more": [], "absent": []},
     }
