@@ -13,6 +13,9 @@ from partbench.report.read import Results
 from partbench.report.section import View
 from partbench.report.training_time import RUN_KEYS, training_seconds
 
+SHORTEST = 1e-4
+"""Share of the longest training that a mark shows at least: what takes no time has no logarithm."""
+
 
 def cost_view(results: Results, panels: list[View], colours: Mapping[str, int]) -> View:
     """Return the page of costs.
@@ -49,17 +52,25 @@ def chart_view(
     """Return a chart and the methods that no other one dominates."""
     costs, values = np.array([cost for _, cost in rows]), [row["mean"] for row, _ in rows]
     front = pareto_front(costs, values, better=group["better"])
-    least = max(costs[costs > 0].min(initial=1.0), 1e-6) if (costs > 0).any() else 1e-4
+    scale, unit = (1.0, "hours") if costs.max() >= 1 else (3600.0, "seconds")
+    least = SHORTEST * costs.max() or SHORTEST
     points = [
         Point(
-            row["name"], row["role"], colours.get(row["method"], 0), max(cost, least), row["mean"]
+            row["name"],
+            row["role"],
+            colours.get(row["method"], 0),
+            scale * max(cost, least),
+            row["mean"],
         )
         for row, cost in rows
     ]
-    axes = ("hours of training, one seed", f"{group['label']} ({group['unit']})".replace(" ()", ""))
+    axes = (
+        f"{unit} of training, one seed",
+        f"{group['label']} ({group['unit']})".replace(" ()", ""),
+    )
     best = [row["name"] for (row, _), on in zip(rows, front, strict=True) if on]
     spoken = "; ".join(
-        f"{p.label} {text.number(p.y, group['unit'])} in {p.x:.2g} h" for p in points
+        f"{p.label} {text.number(p.y, group['unit'])} in {p.x:.2g} {unit}" for p in points
     )
     return {
         "id": panel["id"],
