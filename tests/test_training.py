@@ -813,7 +813,7 @@ def loader(data: Path, seed: int = 0, rank: int = 0, world: int = 1, flip: bool 
     return Loader(split, schedule, cpu, "labels", rank=rank, world=world)
 
 
-@settings(deadline=None, max_examples=10)
+@settings(max_examples=10)
 @given(start=st.integers(0, 9), seed=st.integers(0, 1000))
 def test_batches_are_the_same_wherever_they_are_entered(tiny: Path, start: int, seed: int) -> None:
     whole = list(loader(tiny, seed).batches())
