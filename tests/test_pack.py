@@ -336,3 +336,18 @@ def test_packs_are_compared_like_the_folders(
     )
     assert main(["compare", str(packs[0]), str(changed)]) == 1
     assert "summary.csv is not as it was packed" in capsys.readouterr().err
+
+
+def test_what_a_pack_builds_on(
+    results: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = results("one", {"raw_pixels": ["paper"]}, [0])
+    pack(folder, tmp_path / "one.zip")
+    said = []
+    for source in (folder, tmp_path / "one.zip"):
+        assert main(["cite", str(source)]) == 0
+        said.append(capsys.readouterr().out)
+    assert said[0] == said[1]
+    assert "@inproceedings{alain2017probes," in said[0]
+    assert main(["cite", str(tmp_path)]) == 1
+    assert "has no config.json" in capsys.readouterr().err
