@@ -21,6 +21,7 @@ from partbench.errors import BadInput
 from partbench.method import Method
 from partbench.probe import Probe
 from partbench.provenance import origin, provenance
+from partbench.settings import dump
 
 METHOD = '''
 """The mean colour."""
@@ -397,7 +398,7 @@ def test_paths_count_from_the_configuration(
     assert os.environ[plugins.VARIABLE] == str(tmp_path / "project/mine")
     # The results say where the plugins lie, seen from where they lie themselves.
     out = tmp_path / "results/tiny/config.json"
-    assert main(["configuration", "--json", config.dump(read), "--out", str(out)]) == 0
+    assert main(["configuration", "--json", dump(read), "--out", str(out)]) == 0
     assert json.loads(out.read_text())["plugins"] == ["../../project/mine"]
     monkeypatch.chdir(tmp_path / "project")
     monkeypatch.setenv(plugins.VARIABLE, "")
