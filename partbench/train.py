@@ -1,7 +1,7 @@
 """One training loop for all methods.
 
 A run's folder holds `model.pt` (the result, whole or absent), `train.json` (what it took and
-where it comes from), `log.jsonl` (losses) and, until the run has ended, `checkpoint.pt` and the
+where it comes from), `log.jsonl` (losses) and, until its model is used, `checkpoint.pt` and the
 one before it. Every step's random draws have a seed made of the run's seed and the step, and the
 order of the data follows from the same, so a run that was stopped anywhere and started again
 ends in the same bytes on the CPU.
@@ -26,7 +26,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from partbench import method as methods
-from partbench.checkpoint import move_aside
+from partbench.checkpoint import CHECKPOINTS, move_aside
 from partbench.data.batch import Batch
 from partbench.data.crop import check_crop
 from partbench.data.loader import Loader, Schedule
@@ -208,6 +208,8 @@ class _Training:
                     )
             if self.choice and self.fabric.is_global_zero:
                 self.choice.restore(self.method)
+            if not self.released:  # weights that are read again rather than remembered
+                self._save_checkpoint()
             self.method.finish(lambda split="": self._last_pass(stop, split))
         if self.window:
             self._log()
@@ -217,11 +219,7 @@ class _Training:
         self.fabric.barrier()
 
     def _last_pass(self, stop: "_StopFlag", split: str) -> Iterator[Batch]:
-        """Go over a split after the last step, the training split by default.
-
-        What was trained is saved first, so that it outlives a stop.
-        """
-        self._save_checkpoint()
+        """Go over a split after the last step, the training split by default."""
         self.method.eval()
         loader = self.loader
         if split:
@@ -322,14 +320,13 @@ class _Training:
             "model": self.method.state_dict(),
             "optimizers": {name: o.state_dict() for name, o in self.optimizers.items()},
             "choice": self.choice.state() if self.choice else {},
-            "released": self.released,
         }
         if self.fabric.is_global_zero:
-            newest = self.out / "checkpoint.pt"
+            newest, before = (self.out / name for name in CHECKPOINTS)
             with atomic(newest) as aside:
                 torch.save(state, aside)
                 if newest.exists():
-                    newest.replace(self.out / "checkpoint.previous.pt")
+                    newest.replace(before)
 
     def _resume(self) -> bool:
         """Take up the newest checkpoint; return whether there is one."""
@@ -337,7 +334,6 @@ class _Training:
         if state:
             self.step, self.seconds = state["step"], state["seconds"]
             self.lines, self.window = state["lines"], state["window"]
-            self.released = state.get("released", {})
             begun = state.get("code", "unknown")
             # "a+b": the code a began the run, b resumed it.
             self.code = begun if begun.endswith(self.code) else f"{begun}+{self.code}"
@@ -357,7 +353,7 @@ class _Training:
         One that is damaged, or of another run, other settings or other data, is moved aside.
         """
         identity = json.loads(json.dumps(self.identity))
-        for path in (self.out / "checkpoint.pt", self.out / "checkpoint.previous.pt"):
+        for path in (self.out / name for name in CHECKPOINTS):
             if not path.exists():
                 continue
             try:
@@ -367,6 +363,9 @@ class _Training:
             except Exception as error:  # torch raises anything on a damaged file
                 self._move_aside(path, "damaged", f"is damaged ({in_short(error)})")
                 continue
+            # Other code may go on with a training, but not pass off a finished one as its own.
+            if state["step"] == self.schedule.steps:
+                written["code"], identity["code"] = state.get("code"), self.code
             if written == identity:
                 return dict(state)
             differ = ", ".join(key for key, value in identity.items() if written.get(key) != value)
@@ -422,8 +421,6 @@ class _Training:
             },
         )
         save_model(self.method, self.identity, self.out / "model.pt")
-        for name in ("checkpoint.pt", "checkpoint.previous.pt"):
-            (self.out / name).unlink(missing_ok=True)
 
 
 class _StopFlag:
