@@ -107,6 +107,7 @@ class BiGAN(Method):
         },
     }
     paper = "patchvae"
+    references = ("donahue2017bigan",)
     deviations = (
         BEST_LOSS,
         INDOOR_SETTINGS,

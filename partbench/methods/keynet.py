@@ -153,6 +153,7 @@ class KeyNet(Method):
         },
     }
     paper = "keynet"
+    references = ("jakab2018keynet",)
     deviations = (
         Deviation(
             "Their perceptual loss compares activations of a VGG16 that learnt to colour images, "

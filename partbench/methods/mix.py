@@ -195,6 +195,7 @@ class MIX(Method):
         },
     }
     paper = "mix"
+    references = ("hu2018mix",)
     phases = ("generator", "classifier", "discriminator")
     shares_batch = False
     deviations = (

@@ -176,6 +176,7 @@ class PatchVAE(Method):
         },
     }
     paper = "patchvae"
+    references = ("gupta2020patchvae",)
     deviations = (
         BEST_LOSS,
         INDOOR_SETTINGS,

@@ -257,6 +257,7 @@ class SCOPS(Method):
     }
     learns_from = "mask"
     paper = "unsup_parts"
+    references = ("hung2019scops",)
     deviations = (
         CAFFE_TRUNK,
         Deviation(

@@ -45,6 +45,7 @@ class Supervised(Method):
     role = "ceiling"
     learns_from = "labels"
     paper = "patchvae"
+    references = ("he2016resnet",)
     deviations = (
         Deviation(
             "How they trained the supervised network is not stated. Here: SGD at a constant rate "

@@ -83,6 +83,7 @@ class SupervisedLandmarks(Method):
         "subset": {"margin": 8, "width": 16, "epochs": 10, "learning_rate": 3e-3},
     }
     role = "ceiling"
+    references = ("jakab2018keynet",)
     learns_from = "landmarks"
 
     def __init__(self, settings: SupervisedLandmarksSettings, data: DataInfo) -> None:

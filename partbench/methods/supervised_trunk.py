@@ -89,6 +89,7 @@ class SupervisedTrunk(Method):
     role: ClassVar[Role] = "ceiling"
     learns_from: ClassVar[LearnsFrom] = "labels"
     paper = "lorbms"
+    references: ClassVar[tuple[str, ...]] = ("zbinden2019lorbms", "krizhevsky2012alexnet")
     deviations: ClassVar[tuple[Deviation, ...]] = (
         CENTRAL_WINDOWS._replace(variants=("dense_alexnet",)),
         Deviation(

@@ -201,6 +201,7 @@ class UnsupParts(Method):
     }
     learns_from = "mask"
     paper = "unsup_parts"
+    references = ("choudhury2021parts",)
     deviations = (
         CAFFE_TRUNK,
         Deviation(

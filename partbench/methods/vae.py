@@ -90,6 +90,7 @@ class VAE(Method):
         },
     }
     paper = "patchvae"
+    references = ("kingma2014vae", "higgins2017beta", "gupta2020patchvae")
     deviations = (
         BEST_LOSS,
         INDOOR_SETTINGS,

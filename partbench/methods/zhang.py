@@ -231,6 +231,7 @@ class Zhang(Method):
         },
     }
     paper = "zhang"
+    references = ("zhang2018landmarks",)
     deviations = (
         Deviation(
             "The shape of the networks is not stated: cells of 2 px, hourglasses of 64 channels "
