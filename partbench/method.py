@@ -152,6 +152,9 @@ class Method(nn.Module, ABC):
     shares_batch: ClassVar[bool] = True
     """Whether all updates of a step see the same samples; if not, each sees an equal part of the
     step's batch, which `batch_size` counts as a whole."""
+    groups: ClassVar[int] = 1
+    """Into how many equal groups an update divides its samples, so that those in the same place of
+    each group belong together, such as the images of a pair."""
     protocol: ClassVar[RegressionOrigins] = RegressionOrigins()
     """Where the paper's regression from keypoints to landmarks counts from."""
 
@@ -300,6 +303,25 @@ def resolve(cls: type[Method], variant: str, overrides: Mapping[str, Any], where
             f"share it in equal parts; set a multiple of {cls.parts()}"
         )
     return settings
+
+
+def check_shares(cls: type[Method], settings: Any, world: int, where: str) -> None:
+    """Raise BadInput unless the processes of a run can share its batches equally.
+
+    Args:
+        cls: the method.
+        settings: the method's.
+        world: number of processes.
+        where: the run, for the message.
+    """
+    parts = cls.parts() * cls.groups
+    if world > 1 and settings.epochs and settings.batch_size % (world * parts):
+        among = f" and {cls.parts()} updates of a step" if cls.parts() > 1 else ""
+        raise BadInput(
+            f"{where}: 'batch_size' {settings.batch_size} cannot be shared by {world} devices"
+            f"{among} in equal parts{' of pairs' if cls.groups > 1 else ''}, and it stays the same "
+            f"whatever their number; change the devices, or set a multiple of {world * parts}"
+        )
 
 
 def _released_variant(cls: type[Method], variant: str, where: str) -> str:

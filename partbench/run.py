@@ -3,7 +3,7 @@
 import re
 from typing import Annotated, Literal, NamedTuple, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from partbench import names
 from partbench.errors import BadInput, shown
@@ -19,13 +19,28 @@ class Runtime(Settings):
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto", description="auto: a GPU where there is one"
     )
-    devices: int = Field(1, ge=1, description="processes a run, one device each")
+    devices: int = Field(1, ge=1, description="processes a run on each node, one device each")
+    nodes: int = Field(1, ge=1, description="machines a run; more than one takes Slurm or torchrun")
     precision: Literal["auto", "32-true", "bf16-mixed"] = Field(
         "auto", description="auto: bf16-mixed where the device multiplies bfloat16 in hardware"
     )
     compile: bool = Field(False, description="torch.compile the training step")
     threads: int = Field(4, ge=1, description="CPU threads a job")
     checkpoint_minutes: float = Field(5.0, gt=0, description="time between checkpoints")
+
+    @property
+    def processes(self) -> int:
+        """Processes of a run, one device each."""
+        return self.devices * self.nodes
+
+    @model_validator(mode="after")
+    def _compile_alone(self) -> Self:
+        if self.compile and self.processes > 1:
+            raise ValueError(
+                f"`compile` is for one device, not for the {self.processes} of `devices` and "
+                "`nodes`; leave it out"
+            )
+        return self
 
 
 class Run(NamedTuple):

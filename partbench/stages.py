@@ -196,6 +196,15 @@ def _clusters(args: argparse.Namespace) -> None:
 
 
 def _train(args: argparse.Namespace) -> None:
+    from partbench import launch
+
+    runtime = _runtime(args)
+    if not launch.is_placed(runtime, os.environ):
+        if status := launch.launch(runtime):
+            raise SystemExit(status)
+        return
+    launch.take_place(runtime)
+
     from partbench import fingerprint, method
     from partbench.run import Run
     from partbench.train import Stopped, train
@@ -204,7 +213,6 @@ def _train(args: argparse.Namespace) -> None:
     settings = method.load(run.method).Settings.parse(
         json_object(args.settings, "--settings"), args.key
     )
-    runtime = _runtime(args)
     code = args.code or fingerprint.of_training(run.method)
     try:
         train(run, settings, runtime, args.data, args.out, code)
@@ -212,7 +220,7 @@ def _train(args: argparse.Namespace) -> None:
         print(stopped, file=sys.stderr, flush=True)
         if "SLURM_JOB_ID" in os.environ:  # as `_compute_until_slurm_ends_it`, with nothing to do
             time.sleep(SLURM_PATIENCE)
-        raise SystemExit(75) from None
+        raise SystemExit(launch.STOPPED) from None
 
 
 def _runtime(args: argparse.Namespace, gpu: bool = True) -> Any:

@@ -44,6 +44,7 @@ from partbench.nn.perceptual import DLP_LAYERS, Name, Perceptual, fetched, squar
 from partbench.nn.precision import exact
 from partbench.nn.released import Authors
 from partbench.nn.released_dlp import WEIGHTS, authors
+from partbench.nn.shared_batch import own, whole
 from partbench.nn.tps import STRONG, ThinPlateSpline, warp
 from partbench.outputs.keypoints import Keypoints
 
@@ -336,13 +337,13 @@ class DLP(Method):
 
     def draw(self, x: Tensor) -> Noise:
         """Draw the noise of a training step, which includes that of masks in noisy phases."""
-        s, batch, device = self.settings, len(x), x.device
-        position = torch.randn(batch, s.k + 1, 2, device=device)
-        features = torch.randn(batch, s.k + 1, s.features, device=device)
+        s, batch, device = self.settings, whole(len(x)), x.device
+        position = own(torch.randn(batch, s.k + 1, 2, device=device))
+        features = own(torch.randn(batch, s.k + 1, s.features, device=device))
         if not (s.objects and self.phase < 5 * s.warmup_epochs):
             return Noise(position, features)
-        seen, shown = torch.rand(2, batch, s.k, device=device)
-        alpha = torch.randn(batch, s.k, 1, self.side, self.side, device=device)
+        seen, shown = own(torch.rand(2, batch, s.k, device=device), 1)
+        alpha = own(torch.randn(batch, s.k, 1, self.side, self.side, device=device))
         return Noise(position, features, seen, shown, alpha)
 
     def set_epoch(self, epoch: int | Tensor) -> None:
@@ -393,8 +394,7 @@ class DLP(Method):
 
     def optimizers(self) -> dict[str, Optimizer]:
         """Return one Adam, equivalent to the paper's two, which have the same settings."""
-        s = self.settings
-        self.adam = Adam(self.parameters(), s.learning_rate, eps=1e-4)
+        self.adam = Adam(self.parameters(), self.settings.learning_rate, eps=1e-4)
         return {"all": self.adam}
 
     def begin_epoch(self, epoch: int) -> None:

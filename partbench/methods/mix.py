@@ -197,6 +197,7 @@ class MIX(Method):
     paper = "mix"
     phases = ("generator", "classifier", "discriminator")
     shares_batch = False
+    groups = 2
     deviations = (
         Deviation(
             "Their code has a name misspelt in the loss and does not run as published. Here the "
