@@ -198,7 +198,7 @@ def _clusters(args: argparse.Namespace) -> None:
 def _train(args: argparse.Namespace) -> None:
     from partbench import launch
 
-    runtime = _runtime(args)
+    runtime = _runtime(args, every=True)
     if not launch.is_placed(runtime, os.environ):
         if status := launch.launch(runtime):
             raise SystemExit(status)
@@ -223,7 +223,7 @@ def _train(args: argparse.Namespace) -> None:
         raise SystemExit(launch.STOPPED) from None
 
 
-def _runtime(args: argparse.Namespace, gpu: bool = True) -> Any:
+def _runtime(args: argparse.Namespace, gpu: bool = True, every: bool = False) -> Any:
     """Return how a stage is to compute.
 
     If it computes on GPUs, it holds some of its own from here on: nothing may ask CUDA before.
@@ -231,13 +231,14 @@ def _runtime(args: argparse.Namespace, gpu: bool = True) -> Any:
     Args:
         args: the stage's, with `runtime`.
         gpu: whether it computes on GPUs where the runtime has any.
+        every: whether on all of the machine's that the runtime counts, else on one.
     """
     from partbench import gpus
     from partbench.run import Runtime
 
     runtime = Runtime.parse(json_object(args.runtime, "--runtime"), "runtime")
     if gpu and runtime.device != "cpu":
-        gpus.claim(runtime.devices)
+        gpus.claim(runtime.devices if every else 1)
     return runtime
 
 

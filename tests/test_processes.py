@@ -1,13 +1,17 @@
 """Several processes give what one gives, and none waits for another that has gone."""
 
+import contextlib
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +22,18 @@ from checkout import REPOSITORY
 from conftest import TINY, draw_neighbours, prepare_toy
 from sealed import reseal
 from test_training import SMALL
+from torch import nn
 
+from partbench import launch, plugins, processes
 from partbench import method as methods
-from partbench import plugins
+from partbench.config import check
+from partbench.errors import BadInput
 from partbench.integrity import read_record
 from partbench.method import Method
+from partbench.nn import shared_batch
+from partbench.run import Runtime
+
+Command = Callable[..., subprocess.Popen[str]]
 
 STEPS = 20
 IMAGES = {"epochs": 5, "batch_size": 16, "images_per_epoch": None}
@@ -212,3 +223,245 @@ def test_a_nan_in_one_process_is_an_error_in_all(runs: Runs) -> None:
     assert all("all/loss is nan near step 8" in end for end in runs.ended("nan"))
     assert not (runs.folder / "two" / "nan" / "model.pt").exists()
     assert len(runs.log("two", "nan")) == 7
+
+
+# Starting, and the end of one process.
+
+LINE = ("--run", "vae/demo/toy/0", "--settings")
+LONG = {**IMAGES, **SMALL["vae"], "epochs": 15, "learning_rate": 1e-3}
+"""60 steps."""
+
+
+@pytest.fixture
+def command(data: dict[str, str]) -> Command:
+    def started(out: Path, runtime: Mapping[str, Any], **more: str) -> subprocess.Popen[str]:
+        settings = methods.resolve(methods.load("vae"), "demo", LONG, "test").model_dump_json()
+        values = json.dumps({"device": "cpu", "threads": 1, "checkpoint_minutes": 1e-9, **runtime})
+        line = [sys.executable, "-m", "partbench", "train", *LINE, settings, "--runtime", values]
+        return subprocess.Popen(
+            [*line, "--data", data["images"], "--out", str(out), "--code", "c"],
+            env=os.environ | {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"} | more,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    return started
+
+
+def children(process: subprocess.Popen[str]) -> list[int]:
+    """Return the processes that a process has started, in this order."""
+    text = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text()
+    return sorted(map(int, text.split()))
+
+
+def until_step(out: Path, step: int) -> None:
+    """Wait until a run has logged a step."""
+    end = time.monotonic() + 60
+    while time.monotonic() < end:
+        with contextlib.suppress(OSError):
+            if (out / "log.jsonl").read_text().count("\n") >= step:
+                return
+        time.sleep(0.02)
+    pytest.fail(f"{out} did not come to step {step}")
+
+
+def weights(out: Path) -> dict[str, torch.Tensor]:
+    return dict(torch.load(out / "model.pt", weights_only=True)["state"])
+
+
+def assert_equal(one: Path, other: Path) -> None:
+    first, second = weights(one), weights(other)
+    assert [key for key, value in first.items() if not torch.equal(value, second[key])] == []
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("undisturbed")
+
+
+def test_a_killed_process_ends_the_run_and_a_signal_to_one_saves_it(
+    command: Command, undisturbed: Path, tmp_path: Path
+) -> None:
+    two = {"devices": 2}
+    assert command(undisturbed, two).wait(120) == 0
+    out = tmp_path / "run"
+    for signal_, status in ((signal.SIGKILL, 1), (signal.SIGTERM, launch.STOPPED)):
+        before = len((out / "log.jsonl").read_text().splitlines()) if out.exists() else 0
+        run = command(out, two)
+        until_step(out, before + 5)
+        processes_ = children(run)
+        assert len(processes_) == 2
+        struck = time.monotonic()
+        os.kill(processes_[1], signal_)
+        text = run.communicate(timeout=60)[1]
+        assert run.returncode == status, text
+        assert time.monotonic() - struck < 45
+        assert not any(Path(f"/proc/{pid}").exists() for pid in processes_)
+        if status == 1:
+            assert text.splitlines()[-1] == (
+                "partbench: process 1 of the 2 of this run was ended by SIGKILL, and the others "
+                "with it; run the same command again to resume"
+            )
+        assert not (out / "model.pt").exists()
+        assert (out / "checkpoint.pt").exists()
+    assert command(out, two).wait(120) == 0
+    assert_equal(undisturbed, out)
+
+
+def test_the_processes_end_with_the_one_that_started_them(command: Command, tmp_path: Path) -> None:
+    run = command(tmp_path, {"devices": 2})
+    until_step(tmp_path, 2)
+    started = children(run)
+    run.kill()
+    run.wait()
+    end = time.monotonic() + 10
+    while time.monotonic() < end and any(Path(f"/proc/{pid}/exe").exists() for pid in started):
+        time.sleep(0.05)
+    assert not any(Path(f"/proc/{pid}/exe").exists() for pid in started)
+
+
+SRUN = f"""#!{sys.executable}
+import os, subprocess, sys
+given = dict(word[2:].partition("=")[::2] for word in sys.argv[1:] if word.startswith("--nodes")
+             or word.startswith("--ntasks"))
+command = sys.argv[sys.argv.index({sys.executable!r}):]
+nodes, each = int(given["nodes"]), int(given["ntasks-per-node"])
+assert int(given["ntasks"]) == nodes * each
+tasks = [
+    subprocess.Popen(command, env=os.environ | {{
+        "SLURM_PROCID": str(task), "SLURM_LOCALID": str(task % each),
+        "SLURM_NODEID": str(task // each), "SLURM_NTASKS": str(nodes * each)}})
+    for task in range(nodes * each)
+]
+sys.exit(max(task.wait() for task in tasks))
+"""
+"""A stand-in for srun whose nodes are all this machine."""
+
+
+def test_on_two_nodes_srun_starts_the_processes(
+    command: Command, undisturbed: Path, tmp_path: Path
+) -> None:
+    if not (undisturbed / "model.pt").exists():
+        assert command(undisturbed, {"devices": 2}).wait(120) == 0
+    srun = tmp_path / "bin" / "srun"
+    srun.parent.mkdir()
+    srun.write_text(SRUN)
+    srun.chmod(0o755)
+    path = f"{srun.parent}:{os.environ['PATH']}"
+    # As in the one task of a job's first step.
+    job = {"SLURM_JOB_ID": "1", "SLURM_NTASKS": "1", "SLURM_PROCID": "0", "PATH": path}
+    run = command(tmp_path / "run", {"devices": 1, "nodes": 2}, **job)
+    assert run.wait(120) == 0, run.stderr and run.stderr.read()
+    assert_equal(undisturbed, tmp_path / "run")
+
+
+def test_several_nodes_without_slurm_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    with pytest.raises(BadInput, match=r"nodes is 2: run it as a job of Slurm .* torchrun"):
+        launch.launch(Runtime(device="cpu", nodes=2))
+
+
+@pytest.mark.parametrize(
+    ("variables", "placed"),
+    [
+        ({}, False),
+        ({"WORLD_SIZE": "4", "RANK": "1"}, True),
+        ({"SLURM_NTASKS": "4", "SLURM_PROCID": "1"}, True),
+        ({"SLURM_NTASKS": "1", "SLURM_PROCID": "0"}, False),
+    ],
+)
+def test_who_has_started_a_process(variables: dict[str, str], placed: bool) -> None:
+    assert launch.is_placed(Runtime(devices=2, nodes=2), variables) is placed
+    assert launch.is_placed(Runtime(), variables)
+
+
+def test_a_process_does_not_wait_for_one_that_never_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert timedelta(minutes=1) >= processes.MEETING
+    monkeypatch.setattr(processes, "MEETING", timedelta(seconds=1))
+    place = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
+    for key, value in (place | {"MASTER_PORT": free_port()}).items():
+        monkeypatch.setenv(key, value)
+    with pytest.raises(BadInput, match=r"process 0 of the 2 of this run waited 1 s"):
+        processes.connect(Runtime(device="cpu", devices=2))
+
+
+# What is refused.
+
+
+def test_a_batch_that_cannot_be_shared_is_refused_with_the_configuration() -> None:
+    values: dict[str, Any] = {
+        "name": "test",
+        "seeds": [0],
+        "runtime": {"devices": 4, "nodes": 2},
+        "data": {"toy": {"reader": "toy"}},
+        "runs": [{"train": "toy", "methods": {"vae": ["demo"], "mix": ["demo"]}}],
+    }
+    check(values | {"settings": {"mix": {"batch_size": 96}}}, "test")
+    for method, batch, why in (
+        ("vae", 20, r"vae: demo: 'batch_size' 20 cannot be shared by 8 devices in equal parts"),
+        ("mix", 72, r"8 devices and 3 updates of a step in equal parts of pairs.*multiple of 48"),
+    ):
+        sizes = {"mix": {"batch_size": 96}} | {method: {"batch_size": batch}}
+        with pytest.raises(BadInput, match=why):
+            check(values | {"settings": sizes}, "test")
+
+
+def test_compilation_is_for_one_device() -> None:
+    with pytest.raises(BadInput, match="`compile` is for one device, not for the 2"):
+        Runtime.parse({"compile": True, "devices": 2}, "runtime")
+
+
+# The layers.
+
+
+@pytest.mark.parametrize("affine", [True, False])
+@pytest.mark.parametrize("momentum", [0.1, None])
+@pytest.mark.parametrize("shape", [(6, 3), (6, 3, 4, 5)])
+def test_batch_norm_of_a_shared_batch_is_that_of_the_whole(
+    shape: tuple[int, ...],
+    momentum: float | None,
+    affine: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The other process holds the same samples here, so that sums over processes are doubled."""
+    torch.manual_seed(0)
+    kind: Any = nn.BatchNorm1d if len(shape) == 2 else nn.BatchNorm2d
+    one, two = (kind(3, momentum=momentum, affine=affine).double() for _ in range(2))
+    if affine:
+        for layer in (one, two):
+            layer.weight.data = torch.tensor([0.5, 2.0, -1.0], dtype=torch.double)
+            layer.bias.data = torch.tensor([0.0, 1.0, 3.0], dtype=torch.double)
+    shared_batch.share_layers(two)
+    monkeypatch.setattr(shared_batch, "_summed", lambda x: 2 * x.detach())
+    for _ in range(2):
+        x = torch.randn(shape, dtype=torch.double, requires_grad=True)
+        weight = torch.randn(shape, dtype=torch.double)
+        expected = one(torch.cat([x, x]))
+        (expected * torch.cat([weight, weight])).sum().backward()
+        of_x, x.grad = x.grad, None
+        with shared_batch.shared(0, 2):
+            found = two(x)
+            (found * weight).sum().backward()
+        torch.testing.assert_close(found, expected[:6])
+        # Each process has the gradient of its own samples: half of that of both copies of x.
+        torch.testing.assert_close(2 * x.grad, of_x)
+        for a, b in zip(one.buffers(), two.buffers(), strict=True):
+            torch.testing.assert_close(a, b)
+        for a, b in zip(one.parameters(), two.parameters(), strict=True):
+            torch.testing.assert_close(a.grad, 2 * b.grad)
+    one.eval(), two.eval()
+    with shared_batch.shared(0, 2):
+        torch.testing.assert_close(two(x), one(x))
+
+
+def test_alone_nothing_is_shared() -> None:
+    x = torch.randn(4, 3)
+    assert shared_batch.whole(4) == 4
+    for function in (
+        shared_batch.own,
+        shared_batch.whole_like,
+        shared_batch.gathered,
+        shared_batch.total,
+        shared_batch.averaged,
+    ):
+        assert function(x) is x

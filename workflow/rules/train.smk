@@ -16,7 +16,8 @@ for method in METHODS:
             ENVIRONMENT
         threads: CONFIG.runtime.threads
         resources:
-            gpu=GPUS,
+            **NODES,
+            gpu=GPUS * CONFIG.runtime.processes,
             mem_mb=more(16000),
             runtime=1440,
         params:
