@@ -7,7 +7,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 # Threads that wait must not spin: trainings run side by side.
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: setup demo subset test bench lock clean
+.PHONY: setup demo subset test bench docs lock clean
 
 setup: .venv/installed
 
@@ -44,6 +44,10 @@ test: setup
 
 bench: setup
 	$(BIN)/python -m benchmarks
+
+docs: setup
+	$(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going docs docs/_build
+	@echo "documentation: $(CURDIR)/docs/_build/index.html"
 
 # Rewrites the lock file after a change of the dependencies in pyproject.toml.
 lock: setup

@@ -35,6 +35,7 @@ BENCHMARKS = {
     "video_decoding": Options(toy="--clips 3 --rounds 1"),
     "landmark_probe": Options(toy="--repeats 1"),
     "part_metrics": Options(toy="--pixels 4000000 --repeats 1"),
+    "rulers": Options(toy="--samples 300 --repeats 1"),
     # Alone, it takes all of its 5,000 images.
     "generation_metrics": Options(toy="--features 64 --images 4 --repeats 1", full="--images 500"),
     "lorbms": Options(toy="--variant demo --steps 2 --batch 4 --no-compile", full="--no-compile"),

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks import common
-from partbench.data.ucf101 import read_clip
+from partbench.data.clips import read_clip
 from partbench.files import data_root
 
 FRAMES, WORKERS, TARGET = 25, 2, 1.5

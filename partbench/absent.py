@@ -16,10 +16,12 @@ from partbench.config import (
     load_probe,
     load_reader,
     method_settings,
+    optical_flow,
     predicted_foreground,
     probe_settings,
     pseudo_labels,
     scene_neighbours,
+    second_stream,
 )
 from partbench.data import fetch
 from partbench.data.archives import Archive, archives, files_read
@@ -65,6 +67,12 @@ def absent_cells(config: Config, results: Path) -> dict[str, str]:
                 *map(of_weights, search.fetched),
                 _lacking_file(search.weights or PLACED.get(search.network)),
             )
+        if flow := optical_flow(config, name):
+            # The videos are read again.
+            weights = map(of_weights, flow.flow.fetched)
+            return _first(of_data(flow.of), of_files(flow.of), *weights)
+        if second := second_stream(config, name):
+            return _first(of_data(second.of), of_data(second.stream), of_run(second.run))
         return "" if (results / "data" / f"{name}.files.json").exists() else of_files(name)
 
     @cache

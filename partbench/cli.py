@@ -16,12 +16,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; return the exit status.
 
     0: done. 1: something the user gave is wrong; one message says what. 75: a signal stopped a
-    training; running the same command again resumes it.
+    training; running the same command again resumes it. A command may return another status, which
+    its own help explains.
     """
     args = _parser().parse_args(arguments)
     began = time.monotonic()
     try:
-        args.run(args)
+        status = args.run(args)
         if args.stage:
             from partbench.jobs import FINISHED
 
@@ -37,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # whoever reads our output, such as head, has gone
         sys.stderr.close()
         return 1
-    return 0
+    return status or 0
 
 
 def _parser() -> argparse.ArgumentParser:

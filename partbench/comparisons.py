@@ -1,9 +1,12 @@
-"""Tests of the trained methods of a table against its floor controls.
+"""Tests of the trained methods of a table, against their floors and against each other.
 
 A group is one metric in one setting, of all methods that were trained and measured on the same
-data. Its tests share one Holm correction.
+data. Its tests of two kinds share a Holm correction each: whether a method beats the floors that it
+must beat, and which of two methods is better. `partbench.judgement` has the rules.
 """
 
+from collections.abc import Mapping, Sequence
+from itertools import combinations
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,8 +15,26 @@ import pandas as pd
 from numpy.typing import NDArray
 from pyarrow.parquet import read_schema
 
+from partbench.judgement import (
+    NOTHING_TO_TEST,
+    OTHER_FAILED,
+    UNDEFINED,
+    Relation,
+    Seeds,
+    relations,
+    why_untested,
+)
 from partbench.metrics.intervals import by_group
-from partbench.metrics.paired import Difference, holm, paired_difference, welch_difference
+from partbench.metrics.paired import (
+    Difference,
+    Parts,
+    Profile,
+    differences,
+    holm,
+    parts_of,
+    profile,
+    welch_parts,
+)
 from partbench.probe import GROUP_COLUMN
 
 GROUP = ["train", "eval", "probe", "metric", "setting"]
@@ -24,6 +45,7 @@ COLUMNS: dict[str, Any] = {
     "variant": str,
     "control": str,
     "control_variant": str,
+    "relation": str,
     "difference": float,
     "low": float,
     "high": float,
@@ -32,10 +54,9 @@ COLUMNS: dict[str, Any] = {
     "samples": int,
     "reason": str,
 }
-METHOD_ALONE = "the method has one seed"
-CONTROL_ALONE = "the control has one seed"
-BOTH_ALONE = "both have one seed"
-NOTHING_TO_TEST = "neither has a spread: no outcome by sample, and the seed changes nothing"
+"""`control` is what the method is compared with, a floor or another method, as `relation` says;
+see `partbench.judgement.Relation`. Two methods have one row, in the order of the table."""
+CELL = ["method", "variant", "train", "eval", "probe"]
 
 
 class Outcomes(NamedTuple):
@@ -68,90 +89,184 @@ class Measured(NamedTuple):
     values: NDArray[np.float64]
     """[S], by seed."""
     outcomes: Outcomes | None
+    asked: int = 0
+    """Seeds that the configuration asks for."""
 
     @property
-    def alone(self) -> bool:
-        """Whether there is one seed where it would take several to see their spread."""
-        return self.random and len(self.values) == 1
+    def seeds(self) -> Seeds:
+        """The seeds behind the number, for the rules."""
+        return Seeds(self.random, len(self.values), self.asked)
 
 
 class Comparison(NamedTuple):
-    """A method against a control."""
+    """A method against a floor, or against another method."""
 
-    result: Difference | None
+    parts: Parts | None
+    """What the test needs; None: nothing varies that could be tested, or one seed shows nothing."""
+    difference: float
     samples: int
     """Test samples behind the test; 0: it is over seeds alone, or there is none."""
     reason: str
-    """Why there is no test."""
+    """Why there is no verdict."""
+
+    @property
+    def result(self) -> Difference | None:
+        """The interval and the test, before any correction."""
+        return differences([self.parts])[0] if self.parts else None
 
 
-def compare(method: Measured, control: Measured) -> Comparison:
-    """Return the test of a method against a control, by sample where there are such outcomes.
+def compare(
+    method: Measured,
+    control: Measured,
+    profiles: dict[tuple[str, str, bytes], Profile] | None = None,
+) -> Comparison:
+    """Return what the test of a method against another needs, by sample where that is known.
 
     Samples that do not count for a seed of either are left out of both. Without outcomes by sample,
     or if fewer than two count, the test is over seeds.
 
+    Args:
+        method: the method.
+        control: what it is compared with.
+        profiles: of the methods of a group, by name and the samples that count; filled as needed.
+
     Raises:
         ValueError: they were measured on different numbers of samples.
     """
-    if method.alone or control.alone:
-        both = method.alone and control.alone
-        one = METHOD_ALONE if method.alone else CONTROL_ALONE
-        return Comparison(None, 0, BOTH_ALONE if both else one)
+    difference = float(method.values.mean() - control.values.mean())
+    reason = why_untested(method.seeds, control.seeds)
+    if method.seeds.alone or control.seeds.alone:
+        return Comparison(None, difference, 0, reason)
+    if not np.isfinite(difference):
+        return Comparison(None, float("nan"), 0, reason or UNDEFINED)
     random = {"a_random": method.random, "b_random": control.random}
     a, b = method.outcomes, control.outcomes
     if a is not None and b is not None:
         common = a.counted & b.counted
-        # Outcomes of less than two groups show no spread.
-        pair = [outcomes.draws(common) for outcomes in (a, b)] if common.any() else []
-        if pair and pair[0].shape[1] > 1:
-            result = paired_difference(*pair, **random)
-            return Comparison(result, int(common.sum()), "")
+        known = profiles if profiles is not None else {}
+        one, other = (_profile(number, common, known) for number in (method, control))
+        if one is not None and other is not None:
+            parts = parts_of(one, other)
+            return Comparison(parts, parts.difference, int(common.sum()), reason)
     if not (method.random or control.random):
-        return Comparison(None, 0, NOTHING_TO_TEST)
-    return Comparison(welch_difference(method.values, control.values, **random), 0, "")
+        return Comparison(None, difference, 0, NOTHING_TO_TEST)
+    parts = welch_parts(method.values, control.values, **random)
+    return Comparison(parts, difference, 0, reason)
+
+
+def _profile(
+    number: Measured,
+    common: NDArray[np.bool_],
+    known: dict[tuple[str, str, bytes], Profile],
+) -> Profile | None:
+    """Return a method's profile over the samples that count; None of fewer than two draws."""
+    key = (number.method, number.variant, common.tobytes())
+    if key not in known:
+        if number.outcomes is None or not common.any():
+            return None
+        draws = number.outcomes.draws(common)
+        if draws.shape[1] < 2:  # outcomes of less than two groups show no spread
+            return None
+        known[key] = profile(draws, random=number.random)
+    return known[key]
 
 
 def comparisons(table: pd.DataFrame, results: Path) -> pd.DataFrame:
-    """Return a row for each trained method and floor control of a group, but for references.
+    """Return a row for each trained method and each of its floors, and for each two methods.
 
-    `difference` is the method's mean less the control's, in the unit of the number, with its 95 %
-    interval; `p` is two-sided, and `p_holm` is corrected for all tests of the group. At most the
-    outcomes of one method and of the group's controls are in memory at once.
+    `difference` is the method's mean less the other's, in the unit of the number, with its 95 %
+    interval; `p` is two-sided, and `p_holm` is corrected for all tests of its kind in the group.
+    Where `reason` says why there is no verdict, there is no p, and an interval only if several
+    seeds are there. A floor of which every seed was lost has a row, too: nobody beats what was not
+    measured. References, which are constants of the data, are not compared. The outcomes of one
+    group are in memory at once.
 
     Args:
-        table: rows of the metrics table, see `partbench.gather`.
+        table: rows of the metrics table, see `partbench.gather`; cells without a number show which
+            seeds were asked for.
         results: the results folder, whose cells have the outcomes.
     """
     rows: list[dict[str, Any]] = []
+    asked = seeds_asked(table)
+    lost = _lost_floors(table)
     judged = table[(table["status"] == "done") & ~table["reference"]]
     for key, group in judged.groupby(GROUP, sort=False):
-        roles = dict(iter(group.groupby("role")))
-        if not {"method", "floor"} <= set(roles):
+        place = {column: str(value) for column, value in zip(GROUP, key, strict=True)}
+        if "method" not in set(group["role"]):
             continue
-        floors = [
-            _measured(same, results)
-            for _, same in roles["floor"].groupby(["method", "variant"], sort=False)
-        ]
-        of_group: list[dict[str, Any]] = []
-        for _, same in roles["method"].groupby(["method", "variant"], sort=False):
-            method = _measured(same, results)
-            for floor in floors:
-                compared = compare(method, floor)
-                none = Difference(*4 * [float("nan")])
-                of_group.append(
-                    dict(zip(GROUP, key, strict=True))
-                    | {"method": method.method, "variant": method.variant}
-                    | {"control": floor.method, "control_variant": floor.variant}
-                    | (compared.result or none)._asdict()
-                    | {"samples": compared.samples, "reason": compared.reason}
-                )
-        tested = [row for row in of_group if not row["reason"]]
-        corrected = holm([row["p"] for row in tested])
-        for row, p in zip(tested, corrected, strict=True):
-            row["p_holm"] = p
-        rows += of_group
+        measured = {
+            (str(name[0]), str(name[1])): _measured(same, results, asked)
+            for name, same in group[group["role"] != "ceiling"].groupby(
+                ["method", "variant"], sort=False
+            )
+        }
+        by_role = {
+            role: list(dict.fromkeys(zip(same["method"], same["variant"], strict=True)))
+            for role, same in group.groupby("role", sort=False)
+        }
+        floors = by_role.get("floor", []) + lost.get(
+            (place["train"], place["eval"], place["probe"]), []
+        )
+        against: list[tuple[tuple[str, str], tuple[str, str], Relation]] = []
+        for one in by_role["method"]:
+            against += [(one, *item) for item in relations(*one, floors).items()]
+        against += [(one, other, "method") for one, other in combinations(by_role["method"], 2)]
+        rows += _tested(place, measured, against)
     return pd.DataFrame(rows, columns=list(COLUMNS)).astype(COLUMNS)
+
+
+def seeds_asked(table: pd.DataFrame) -> dict[tuple[str, ...], int]:
+    """Return how many seeds were asked for, by `CELL`, whatever became of them.
+
+    Args:
+        table: the metrics table, with the rows of cells that failed or are missing.
+    """
+    cells = table[table["status"] != "not applicable"]
+    seeds = cells.groupby(CELL, sort=False)["seed"].nunique()
+    return dict(zip(seeds.index.tolist(), seeds.tolist(), strict=True))
+
+
+def _lost_floors(table: pd.DataFrame) -> dict[tuple[str, ...], list[tuple[str, str]]]:
+    """Return the floors that were asked for and have no number, by train, eval and probe."""
+    floors = table[(table["role"] == "floor") & (table["status"] != "not applicable")]
+    measured = floors.groupby(CELL, sort=False)["status"].agg(lambda states: "done" in set(states))
+    lost: dict[tuple[str, ...], list[tuple[str, str]]] = {}
+    for method, variant, *task in measured[~measured.astype(bool)].index:
+        lost.setdefault(tuple(task), []).append((method, variant))
+    return lost
+
+
+def _tested(
+    place: Mapping[str, Any],
+    measured: Mapping[tuple[str, str], Measured],
+    against: Sequence[tuple[tuple[str, str], tuple[str, str], Relation]],
+) -> list[dict[str, Any]]:
+    """Return the rows of one group, tested at once."""
+    profiles: dict[tuple[str, str, bytes], Profile] = {}
+    pairs = [
+        compare(measured[one], measured[other], profiles)
+        if other in measured
+        else Comparison(None, float("nan"), 0, OTHER_FAILED)
+        for one, other, _ in against
+    ]
+    found = iter(differences([pair.parts for pair in pairs if pair.parts]))
+    rows = []
+    for pair, (one, other, relation) in zip(pairs, against, strict=True):
+        nan = float("nan")
+        result = next(found) if pair.parts else Difference(pair.difference, nan, nan, nan)
+        if pair.reason:
+            result = result._replace(p=nan)
+        rows.append(
+            {**place, "method": one[0], "variant": one[1]}
+            | {"control": other[0], "control_variant": other[1], "relation": relation}
+            | result._asdict()
+            | {"p_holm": nan, "samples": pair.samples, "reason": pair.reason}
+        )
+    for kind in (("floor", "self"), ("method",)):
+        family = [row for row in rows if row["relation"] in kind and not row["reason"]]
+        for row, p in zip(family, holm([row["p"] for row in family]), strict=True):
+            row["p_holm"] = p
+    return rows
 
 
 def outcomes_by_seed(rows: pd.DataFrame, results: Path) -> Outcomes | None:
@@ -176,10 +291,11 @@ def outcomes_by_seed(rows: pd.DataFrame, results: Path) -> Outcomes | None:
     return Outcomes(np.stack(outcomes), groups)
 
 
-def _measured(rows: pd.DataFrame, results: Path) -> Measured:
+def _measured(rows: pd.DataFrame, results: Path, asked: Mapping[tuple[str, ...], int]) -> Measured:
     first = rows.iloc[0]
     values = rows["value"].to_numpy(np.float64)
     random = bool(rows["random"].any())
-    alone = random and len(values) == 1
+    n = asked[tuple(str(first[column]) for column in CELL)]
+    alone = Seeds(random, len(values), n).alone
     outcomes = None if alone else outcomes_by_seed(rows, results)  # no test would read them
-    return Measured(first["method"], first["variant"], random, values, outcomes)
+    return Measured(first["method"], first["variant"], random, values, outcomes, n)

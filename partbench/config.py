@@ -1,6 +1,6 @@
 """A configuration file, validated, and the grid of runs and cells that it asks for."""
 
-import json
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -11,7 +11,13 @@ from partbench import method as methods
 from partbench import plugins
 from partbench.data.crop import Cut, check_carried, check_crop, check_same_crop
 from partbench.data.reader import DataSettings, Reader, check_limit
-from partbench.derivations import PredictedForeground, PseudoLabels, SceneNeighbours
+from partbench.derivations import (
+    OpticalFlow,
+    PredictedForeground,
+    PseudoLabels,
+    SceneNeighbours,
+    SecondStream,
+)
 from partbench.errors import BadInput, shown
 from partbench.files import data_root
 from partbench.names import ByName, Name, Once, Variant, version_of
@@ -26,6 +32,7 @@ WORDS = {
     "frames": "clips",
     "neighbours": "neighbours of images",
     "clusters": "clusters of features",
+    "stream": "features of a second stream",
 }
 """Annotations whose names in prose differ."""
 
@@ -53,11 +60,16 @@ class Config(Settings):
     comparable: bool = Field(
         True, description="false: a reduced configuration, never compared with published numbers"
     )
+    plugins: Once[str] = Field(
+        default_factory=list,
+        description="folders of methods, readers and probes beside partbench's; relative paths "
+        "count from the configuration file",
+    )
     runtime: Runtime = Runtime()
     data: ByName[dict[str, Any]] = Field(
         min_length=1,
         description="name -> `reader` and the reader's settings, or `of` and either `by`, "
-        "`neighbours`, or `by` and `clusters`",
+        "`neighbours`, `flow`, `by` and `clusters`, or `by` and `stream`",
     )
     settings: dict[Name, dict[str, Any]] = Field(
         default_factory=dict, description="method -> settings on top of every variant's"
@@ -87,15 +99,19 @@ def read(path: Path) -> Config:
     Raises:
         BadInput: see `read_mapping` and `check`.
     """
-    return check(read_mapping(path), str(path))
+    return check(read_mapping(path), str(path), path.parent)
 
 
-def check(values: Mapping[str, Any], where: str) -> Config:
+def check(values: Mapping[str, Any], where: str, folder: Path | None = None) -> Config:
     """Validate a configuration down to every method's, reader's and probe's own settings.
+
+    Its plugins are found from here on, in this process and in those that it starts.
 
     Args:
         values: the keys and values.
         where: the file they come from, for messages.
+        folder: that the paths of `plugins` count from; default: the present one, which they count
+            from in what is returned.
 
     Raises:
         BadInput: a key, method, variant, data set, reader or probe is unknown (the message names
@@ -103,10 +119,16 @@ def check(values: Mapping[str, Any], where: str) -> Config:
             capability only; the data lack what a method learns from or a probe measures.
     """
     config = Config.parse(values, where)
+    folders = [
+        os.path.relpath((folder or Path()) / Path(path).expanduser()) for path in config.plugins
+    ]
+    plugins.add([*map(Path, folders)], f"{where}: plugins")
+    config = config.model_copy(update={"plugins": folders})
     for name in config.data:
         _check_foreground(config, name, where)
         _check_neighbours(config, name, where)
         _check_clusters(config, name, where)
+        _check_streams(config, name, where)
         _check_splits(config, name, where)
     for name in config.probes:
         for data in config.data:
@@ -159,10 +181,12 @@ def _check_annotations(
     derived = {
         "neighbours": scene_neighbours(config, name) is not None,
         "clusters": pseudo_labels(config, name) is not None,
+        "stream": second_stream(config, name) is not None,
     }
     forms = {
         "neighbours": f"{{of: {name}, neighbours: {{}}}}",
         "clusters": f"{{of: {name}, by: METHOD/VARIANT/DATA/SEED, clusters: 2000}}",
+        "stream": f"{{of: {name}, by: METHOD/VARIANT/DATA/SEED, stream: DATA}}",
     }
     for group in groups:
         if all((derived[a] if a in derived else reader.has(a)) is False for a in group):
@@ -226,7 +250,7 @@ def load_probe(name: str, where: str = "command line") -> type[Probe]:
 def predicted_foreground(config: Config, name: str, where: str = "") -> PredictedForeground | None:
     """Return how a data set gets a predicted foreground; None if it has a reader instead."""
     values = config.data[name]
-    other = {"reader", "neighbours", "clusters"} & values.keys()
+    other = {"reader", "neighbours", "clusters", "flow", "stream"} & values.keys()
     if other or not values.keys() & {"of", "by"}:
         return None
     return PredictedForeground.parse(values, f"{where}: data.{name}")
@@ -291,15 +315,62 @@ def _check_clusters(config: Config, name: str, where: str) -> None:
             f"{place}.by: {by.method} offers no trunks, hence no features to cluster; name a run "
             "of a method that does, such as `lorbms`"
         )
+    parts = methods.load(by.method).trunk_names
+    if clusters.part not in parts:
+        raise BadInput(
+            f"{place}.part: {by.method} has no part '{clusters.part}'; "
+            f"{nearest(clusters.part, parts)}"
+        )
     _check_crops(config, by.train, by.method, [by.variant], f"{place}.by")
+
+
+def optical_flow(config: Config, name: str, where: str = "") -> OpticalFlow | None:
+    """Return how a data set gets pictures of optical flow; None if it has none."""
+    values = config.data[name]
+    if "reader" in values or "flow" not in values:
+        return None
+    return OpticalFlow.parse(values, f"{where}: data.{name}")
+
+
+def second_stream(config: Config, name: str, where: str = "") -> SecondStream | None:
+    """Return whose features of a second stream a data set gets; None if it has none."""
+    values = config.data[name]
+    if "reader" in values or "stream" not in values:
+        return None
+    return SecondStream.parse(values, f"{where}: data.{name}")
+
+
+def _check_streams(config: Config, name: str, where: str) -> None:
+    place = f"{where}: data.{name}"
+    readers = {key: values for key, values in config.data.items() if "reader" in values}
+    if flow := optical_flow(config, name, where):
+        _known(flow.of, readers, place)
+        if not _frames(config, flow.of):
+            raise BadInput(f"{place}: {flow.of} holds single images; optical flow is of clips")
+    if second := second_stream(config, name, where):
+        by = second.run
+        single = {key: values for key, values in config.data.items() if "stream" not in values}
+        _known(second.of, readers, place)
+        for key in (second.stream, by.train):
+            _known(key, single, place)
+        method_settings(config, by.method, by.variant, f"{place}.by")
+        if not capabilities()["features"].offered_by(methods.load(by.method)):
+            raise BadInput(
+                f"{place}.by: {by.method} offers no features; name a run of a method that does, "
+                "such as `fv_vae`"
+            )
 
 
 def repeated(config: Config, name: str, where: str = "") -> str:
     """Return which data set, one with a reader, the data set `name` repeats; else itself."""
-    for form in (scene_neighbours, pseudo_labels, predicted_foreground):
+    for form in FORMS:
         if derived := form(config, name, where):
             return derived.of
     return name
+
+
+FORMS = (scene_neighbours, pseudo_labels, predicted_foreground, optical_flow, second_stream)
+"""What asks for the forms of a data set that repeats another one."""
 
 
 def load_reader(config: Config, name: str, where: str = "") -> type[Reader]:
@@ -357,9 +428,8 @@ def runs(config: Config) -> list[Run]:
         for variant in variants
         for seed in (config.seeds if block.seeds is None else block.seeds)
     }
-    forms = (
-        form(config, name) for name in config.data for form in (predicted_foreground, pseudo_labels)
-    )
+    by_run = (predicted_foreground, pseudo_labels, second_stream)
+    forms = (form(config, name) for name in config.data for form in by_run)
     trainings |= {derived.run: None for derived in forms if derived}
     return list(trainings)
 
@@ -377,52 +447,3 @@ def cells(config: Config) -> list[Cell]:
                             cell = Cell(Run(name, variant, block.train, seed), data, probe, skip)
                             by_path[str(cell)] = cell
     return list(by_path.values())
-
-
-def split_means(config: Config) -> dict[str, list[str]]:
-    """Return the data sets of which the configuration has all official splits.
-
-    The data sets `ucf101-1`, `ucf101-2` and `ucf101-3`, alike but for `fold`, are the splits of
-    `ucf101`: a name -> those of its splits, in order.
-    """
-    means = {}
-    for name in config.data:
-        whole, _, number = name.rpartition("-")
-        splits = load_reader(config, name).official_splits
-        names = [f"{whole}-{i}" for i in range(1, splits + 1)]
-        if (
-            number != "1"
-            or not splits
-            or whole in config.data
-            or not config.data.keys() >= {*names}
-        ):
-            continue
-        settings = [data_settings(config, split).model_dump() for split in names]
-        expected = [settings[0] | {"fold": i} for i in range(1, splits + 1)]
-        if settings == expected and len({load_reader(config, split) for split in names}) == 1:
-            means[whole] = names
-    return means
-
-
-def addresses(config: Config) -> list[tuple[str, str, str, str, str]]:
-    """Return method, variant, train, eval and probe of all numbers, once.
-
-    They are those of the cells that fit and, where all official splits of a data set are measured,
-    of their mean; a run on each split is a run on the whole.
-    """
-    measured = {(*cell.run[:3], cell.eval, cell.probe) for cell in cells(config) if not cell.skip}
-    found = dict.fromkeys(sorted(measured))
-    for whole, names in split_means(config).items():
-        for method, variant, train, evaluated, probe in sorted(measured):
-            if evaluated != names[0]:
-                continue
-            own = train == evaluated
-            parts = [(method, variant, name if own else train, name, probe) for name in names]
-            if measured.issuperset(parts):
-                found[method, variant, whole if own else train, whole, probe] = None
-    return list(found)
-
-
-def dump(settings: Settings) -> str:
-    """Return settings as one line of json with sorted keys, to pass on a command line."""
-    return json.dumps(settings.model_dump(mode="json"), sort_keys=True)

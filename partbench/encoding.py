@@ -7,7 +7,7 @@ of the whole clip is normalised.
 
 import tempfile
 from abc import abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,13 +24,17 @@ from partbench.method import DataInfo, Method
 from partbench.nn import activations
 from partbench.nn.activations import ActivationSettings, Backbone, cut_window, describe
 from partbench.nn.crops import ten_crops
+from partbench.nn.flow import turned
 from partbench.nn.pca import principal_components
 from partbench.nn.sample import sample_rows
 
-RES5C = {"backbone": "resnet152", "layer": "res5c"}
-TEN_CROPS = {"views": 10}
-BIRDS = {"layer": "conv5_4", "window": None, "pyramid": False}
-"""448 px and the 28 x 28 activations of VGG-19: 784 descriptors."""
+COMMON: Mapping[str, Mapping[str, Any]] = {
+    "res5c": {"backbone": "resnet152", "layer": "res5c"},
+    "birds": {"layer": "conv5_4", "window": None, "pyramid": False},
+    "ten_crops": {"views": 10},
+}
+"""Variants that every encoding has; `birds` are the 28 x 28 activations of VGG-19 at 448 px: 784
+descriptors."""
 DEMO = {"backbone": "random", "layer": "stride4", "window": None, "block_norm": 64.0}
 SUBSET = {"backbone": "mobilenet", "layer": "stride16", "window": None, "block_norm": 79.0}
 AT_ONCE = 32
@@ -106,7 +110,10 @@ class Encoding(Method):
         described = []
         for some in frames.split(max(AT_ONCE // views, 1)):
             if views > 1:
-                squares = ten_crops(some, s.window).flatten(0, 1)
+                squares = ten_crops(some, s.window)
+                if self.data.is_flow:
+                    squares[:, 5:] = turned(squares[:, 5:])
+                squares = squares.flatten(0, 1)
             else:
                 squares = cut_window(some, s.window, at_random=False)
             described.append(describe(self.activations(squares), s.block_norm, s.pyramid))

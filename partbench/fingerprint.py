@@ -1,10 +1,10 @@
 """What a change of code makes run again: a fingerprint of the code that a stage can reach.
 
-A fingerprint starts at the modules that a stage enters and follows every import inside partbench.
-It reads source files only, so it is the same in every folder and on every machine. It leaves out
-what cannot change a number: comments, docstrings, formatting, the order of definitions,
-descriptions of settings, messages of `BadInput`, imports for type checkers, and the modules in
-`PLUMBING`.
+A fingerprint starts at the modules that a stage enters and follows every import inside partbench
+and inside the packages of plugins. It reads source files only, so it is the same in every folder
+and on every machine. It leaves out what cannot change a number: comments, docstrings, formatting,
+the order of definitions, descriptions of settings, messages of `BadInput`, imports for type
+checkers, and the modules in `PLUMBING`.
 
 The unit is a name at the top level of a module. `from partbench.nn.tps import warp` reaches the
 definition of `warp`, the names that this definition uses, and so on. An imported module counts
@@ -24,6 +24,8 @@ from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+from partbench import plugins
 
 if TYPE_CHECKING:
     from partbench.probe import Probe
@@ -49,7 +51,7 @@ WHOLE, EFFECTS = "*", ""
 
 def of_preparation(reader: str) -> str:
     """Return the fingerprint of preparing a data set of `reader`."""
-    return fingerprint("partbench.data.prepare", f"partbench.data.{reader}")
+    return fingerprint("partbench.data.prepare", plugins.module("data", reader))
 
 
 def of_foreground() -> str:
@@ -59,17 +61,27 @@ def of_foreground() -> str:
 
 def of_scenes(reader: str) -> str:
     """Return the fingerprint of finding the neighbours of a data set's images."""
-    return fingerprint("partbench.scenes", f"partbench.data.{reader}")
+    return fingerprint("partbench.scenes", plugins.module("data", reader))
 
 
 def of_clusters(method: str) -> str:
     """Return the fingerprint of clustering the features of a run of a method."""
-    return fingerprint("partbench.pseudo_labels", f"partbench.methods.{method}")
+    return fingerprint("partbench.pseudo_labels", plugins.module("methods", method))
+
+
+def of_flow(reader: str) -> str:
+    """Return the fingerprint of finding the optical flow of a data set's clips."""
+    return fingerprint("partbench.flow", f"partbench.data.{reader}")
+
+
+def of_second_stream(method: str) -> str:
+    """Return the fingerprint of describing a second stream by a run of a method."""
+    return fingerprint("partbench.second_stream", f"partbench.methods.{method}")
 
 
 def of_training(method: str) -> str:
     """Return the fingerprint of training a method."""
-    return fingerprint("partbench.train", f"partbench.methods.{method}")
+    return fingerprint("partbench.train", plugins.module("methods", method))
 
 
 def of_extraction(capabilities: Iterable[str]) -> str:
@@ -103,14 +115,14 @@ def fingerprint(*entries: str, root: Path = ROOT) -> str:
 
     Args:
         entries: the modules, such as "partbench.train".
-        root: the folder of the package.
+        root: the folder of partbench.
 
     Raises:
         ModuleNotFoundError: an entry does not exist.
     """
     for entry in entries:
         if _path(root, entry) is None:
-            raise ModuleNotFoundError(f"no module {entry} beside {root}")
+            raise ModuleNotFoundError(f"no module {entry} beside {root} or in a plugin")
     digests: dict[_Target, str] = {}
     waiting = [_Target(entry, WHOLE) for entry in entries]
     seen = set(waiting)
@@ -142,12 +154,14 @@ class _Piece(NamedTuple):
 
 def _piece(root: Path, target: _Target) -> _Piece:
     module, name = target
-    if module.partition(".")[2] in PLUMBING or _path(root, module) is None:
+    top, _, rest = module.partition(".")
+    if top == root.name and rest in PLUMBING:
         return _Piece("", frozenset())
-    pieces = _pieces(root, module)
+    path = _path(root, module)
+    pieces = _pieces(path, module) if path else {}  # a folder may be a package without a file
     if name in pieces:
         return pieces[name]
-    if name != WHOLE and _path(root, f"{module}.{name}"):
+    if name not in (WHOLE, EFFECTS) and _path(root, f"{module}.{name}"):
         targets = {_Target(f"{module}.{name}", WHOLE)}
     else:  # whole, or a name that is set in a way that cannot be seen here
         targets = {_Target(module, each) for each in pieces}
@@ -160,20 +174,24 @@ def _module(root: Path, path: Path) -> str:
     return ".".join(parts).removesuffix(".__init__")
 
 
-@cache
 def _path(root: Path, module: str) -> Path | None:
-    """Return the source file of a module of the package, or None."""
-    top, *rest = module.split(".")
-    place = root.joinpath(*rest)
-    files = (place / "__init__.py", place.with_suffix(".py"))
-    return next((file for file in files if top == root.name and file.is_file()), None)
+    """Return the source file of a module of partbench or of a plugin's package, or None."""
+    top, _, rest = module.partition(".")
+    place = root if top == root.name else plugins.packages().get(top)
+    return _file(place, rest) if place else None
 
 
 @cache
-def _pieces(root: Path, module: str) -> dict[str, _Piece]:
+def _file(place: Path, module: str) -> Path | None:
+    """Return the source file of a module of the package that lies at a place, or None."""
+    place = place.joinpath(*module.split(".")) if module else place
+    files = (place / "__init__.py", place.with_name(f"{place.name}.py"))
+    return next((file for file in files if file.is_file()), None)
+
+
+@cache
+def _pieces(path: Path, module: str) -> dict[str, _Piece]:
     """Return the top-level names of a module -> their code; `EFFECTS` -> the rest of it."""
-    path = _path(root, module)
-    assert path is not None
     package = module if path.name == "__init__.py" else module.rpartition(".")[0]
     groups: dict[str, list[ast.stmt]] = {EFFECTS: []}
     imported: set[str] = set()

@@ -28,13 +28,13 @@ from partbench.config import (
     cells,
     method_settings,
     probe_settings,
-    split_means,
 )
 from partbench.errors import BadInput
 from partbench.files import atomic
 from partbench.integrity import Damaged, read_record
 from partbench.jobs import Jobs
 from partbench.metrics.intervals import over_seeds, over_seeds_and_samples
+from partbench.official_splits import split_means, trained_on
 from partbench.probe import FORMAT, Probe, read_cell
 
 COLUMNS: dict[str, Any] = {
@@ -222,8 +222,8 @@ def summarize(
         table: rows of the metrics table.
         results: the results folder, whose cells have the outcomes.
         means: data set -> its official splits. A number that was measured on all of them has a
-            row for their mean, too, if each run was trained on its own split or all on one data
-            set; a seed counts if it has all splits.
+            row for their mean, too, if each run was trained on the split of the same number or all
+            on one data set; a seed counts if it has all splits.
     """
     done = table[table["status"] == "done"]
     rows = [
@@ -232,8 +232,8 @@ def summarize(
     ]
     for whole, splits in means.items():
         of_splits = done[done["eval"].isin(splits)]
-        own = of_splits["train"] == of_splits["eval"]
-        train = of_splits["train"].mask(own, whole)
+        pairs = zip(of_splits["train"], of_splits["eval"], strict=True)
+        train = [trained_on(*pair, means) for pair in pairs]
         renamed = of_splits.assign(split=of_splits["eval"], eval=whole, train=train)
         for key, group in renamed.groupby(KEYS, sort=False):
             whole_seeds = group.groupby("seed")["split"].transform("nunique") == len(splits)

@@ -16,6 +16,8 @@ FILE = "logs/jobs.json"
 """Below the results folder."""
 SKIPPED = "logs/skipped.json"
 """Cell -> why it was left out, below the results folder."""
+JOINED = "sources.json"
+"""Below a results folder that was joined from others: their names. It has no models."""
 FINISHED = "finished in"
 """Begins the last line of the log of a job that ended well."""
 LOG_LINES = 12
@@ -70,6 +72,12 @@ def _read(results: Path) -> list[Job]:
         return []
 
 
+def failed_logs(results: Path) -> list[str]:
+    """Return the logs of the jobs that did not end well; their paths count from `results`."""
+    logs = {job.log: _log(results, job) for job in _read(results)}
+    return sorted(log for log, text in logs.items() if _ended_badly(text))
+
+
 def read_skipped(results: Path) -> dict[str, str]:
     """Return the cells that `record` noted as left out, each with its reason; likewise."""
     try:
@@ -85,6 +93,7 @@ class Jobs:
         self.results = results
         self._by_product = {product: job for job in _read(results) for product in job.makes}
         self._skipped = read_skipped(results)
+        self._joined = (results / JOINED).exists()
 
     def state(self, cell: str, run: str) -> tuple[str, str]:
         """Return the state of a cell, "done", "failed", "skipped" or "missing", and the reason.
@@ -97,7 +106,8 @@ class Jobs:
         # Where a new training failed, the cells of the old one still stand.
         if failure := self.failure(product):
             return "failed", failure.reason
-        if (self.results / product).exists() and (self.results / f"runs/{run}/model.pt").exists():
+        trained = "train.json" if self._joined else "model.pt"
+        if (self.results / product).exists() and (self.results / "runs" / run / trained).exists():
             return "done", ""
         reason = self._skipped.get(cell, "")
         return ("skipped" if reason else "missing"), reason
@@ -112,12 +122,8 @@ class Jobs:
         """
         for job in self._way_to(product, set()):
             lasting = set(job.makes) - set(job.passing)
-            text = self._log(job)
-            if (
-                text
-                and not text.rpartition("\n")[2].startswith(FINISHED)
-                and not all((self.results / path).exists() for path in lasting)
-            ):
+            text = _log(self.results, job)
+            if _ended_badly(text) and not all((self.results / p).exists() for p in lasting):
                 return Failure(job.log, "\n".join(text.splitlines()[-LOG_LINES:]))
         return None
 
@@ -131,8 +137,14 @@ class Jobs:
             yield from self._way_to(need, seen)
         yield job
 
-    def _log(self, job: Job) -> str:
-        try:
-            return (self.results / job.log).read_text(errors="replace").strip()
-        except OSError:
-            return ""
+
+def _log(results: Path, job: Job) -> str:
+    try:
+        return (results / job.log).read_text(errors="replace").strip()
+    except OSError:
+        return ""
+
+
+def _ended_badly(log: str) -> bool:
+    """Whether the text of a log, if there is any, lacks the line of a job that ended well."""
+    return bool(log) and not log.rpartition("\n")[2].startswith(FINISHED)

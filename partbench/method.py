@@ -106,6 +106,8 @@ class DataInfo(NamedTuple):
     """Number of attributes, 0 if there are none."""
     clusters: int = 0
     """Number of clusters, 0 if there are none."""
+    is_flow: bool = False
+    """Whether its images are pictures of optical flow."""
 
 
 class Method(nn.Module, ABC):
@@ -155,6 +157,8 @@ class Method(nn.Module, ABC):
     groups: ClassVar[int] = 1
     """Into how many equal groups an update divides its samples, so that those in the same place of
     each group belong together, such as the images of a pair."""
+    trunk_names: ClassVar[tuple[str, ...]] = ("encoder",)
+    """The keys of `trunks()`, if it has any; configurations are read before a network is built."""
     protocol: ClassVar[RegressionOrigins] = RegressionOrigins()
     """Where the paper's regression from keypoints to landmarks counts from."""
 

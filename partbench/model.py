@@ -15,6 +15,8 @@ from partbench.method import DataInfo, Method
 from partbench.run import Run, Runtime
 
 FORMAT = 1
+SNAPSHOT = "epoch_{}.pt"
+"""Beside model.pt, the model after an epoch, counted from 1; 0 is before the first."""
 
 
 def device_of(runtime: Runtime) -> str:
@@ -98,6 +100,12 @@ def load_model(path: Path, device: str) -> tuple[Run, Method]:
             "delete it and train again"
         ) from None
     return run, method.to(device).eval()
+
+
+def snapshots(model: Path) -> dict[int, Path]:
+    """Return the models that a run kept on its way to model.pt: epoch -> file, ascending."""
+    paths = model.parent.glob(SNAPSHOT.format("*"))
+    return dict(sorted((int(path.stem.rpartition("_")[2]), path) for path in paths))
 
 
 def load_model_for(prepared: Prepared, path: Path, device: str) -> tuple[Run, Method]:

@@ -19,11 +19,13 @@ from partbench.config import (
     data_settings,
     load_reader,
     method_settings,
+    optical_flow,
     predicted_foreground,
     probe_settings,
     pseudo_labels,
     runs,
     scene_neighbours,
+    second_stream,
 )
 from partbench.data.archives import files_read
 from partbench.data.batch import UNSUPERVISED, Batch
@@ -40,6 +42,8 @@ from partbench.run import Run
 GIB = 2**30
 
 
+TFLOPS = {"GPU": 10.0, "CPU": 0.05}
+"""Assumed sustained TFLOP/s of a GPU and of a core; the demo's trainings sustain 0.065 a core."""
 SEEDS_TO_JUDGE = 3
 """With fewer, a verdict is nearly always `undecided`, see `partbench.verdict`."""
 
@@ -56,22 +60,27 @@ class SeedCost(NamedTuple):
     seeds: int
     """That the configuration has."""
     hours: float | None
-    """GPU hours of those that are missing; None where they are not known."""
+    """GPU or core hours of those that are missing; None where they are not known."""
 
 
-def plan(config: Config, tflops: float, judged: Collection[Trained] = ()) -> str:
-    """Return a text: cells, GPU hours and disk, and what missing seeds would cost.
+def plan(config: Config, tflops: float | None = None, judged: Collection[Trained] = ()) -> str:
+    """Return a text: cells, hours and disk, and what missing seeds would cost.
 
-    GPU hours are the multiplications and additions of training (a forward pass of one batch
-    counted by torch, times three for the backward pass, times the steps), at an assumed
-    sustained rate. They are a lower bound of the right order: reading data and small kernels
-    take their own time.
+    Hours are those of a GPU or, where trainings run on the CPU, of a core: the multiplications
+    and additions of training (a forward pass of one batch counted by torch, times three for the
+    backward pass, times the steps), at an assumed sustained rate. They are a lower bound of the
+    right order: reading data and small kernels take their own time.
 
     Args:
         config: the configuration.
-        tflops: assumed sustained TFLOP/s of the device.
+        tflops: assumed sustained TFLOP/s of a GPU or a core; default: see `TFLOPS`.
         judged: what published numbers are compared with.
     """
+    on_cpu = config.runtime.device == "cpu"
+    if config.runtime.device == "auto":
+        on_cpu = not torch.cuda.is_available()
+    device = "CPU" if on_cpu else "GPU"
+    tflops = TFLOPS[device] if tflops is None else tflops
     by_run, unknown = run_hours(config, tflops)
     hours: dict[str, float] = {}
     counts: dict[str, list[int]] = {}
@@ -88,7 +97,7 @@ def plan(config: Config, tflops: float, judged: Collection[Trained] = ()) -> str
             counts[_named(cell.run)][1] += 1
 
     width = max(len(key) for key in counts)
-    lines = [f"{'':{width}}  {'runs':>5} {'cells':>5} {'GPU hours':>10}"]
+    lines = [f"{'':{width}}  {'runs':>5} {'cells':>5} {f'{device} hours':>10}"]
     for key, (n_runs, n_cells) in counts.items():
         time = _hours(hours[key]) if key in hours else "unknown"
         lines.append(f"{key:{width}}  {n_runs:5} {n_cells:5} {time:>10}")
@@ -97,8 +106,8 @@ def plan(config: Config, tflops: float, judged: Collection[Trained] = ()) -> str
     lines.append(f"{'total':{width}}  {total_runs:5} {total_cells:5} {total:>10}")
     lines.append("")
     lines.append(
-        f"GPU hours assume {tflops:g} TFLOP/s sustained (--tflops) and count arithmetic only: a "
-        "lower bound of the right order."
+        f"{device} hours assume {tflops:g} TFLOP/s sustained{' by a core' if on_cpu else ''} "
+        "(--tflops) and count arithmetic only: a lower bound of the right order."
     )
     if skipped:
         which = "1 cell does" if skipped == 1 else f"{skipped} cells do"
@@ -112,12 +121,12 @@ def plan(config: Config, tflops: float, judged: Collection[Trained] = ()) -> str
         + ", ".join(f"{k} {'?' if v is None else f'{v / GIB:.1f}'}" for k, v in disk.items())
         + ")."
     )
-    lines += seed_lines(cost_of_seeds(by_run, judged))
+    lines += seed_lines(cost_of_seeds(by_run, judged), device)
     return "\n".join(lines)
 
 
 def run_hours(config: Config, tflops: float) -> tuple[dict[Run, float | None], set[str]]:
-    """Return the GPU hours of each run and its cells, and the data sets of unknown size.
+    """Return the hours of each run and its cells, and the data sets of unknown size.
 
     None stands for a run whose training data have an unknown size.
 
@@ -172,7 +181,7 @@ def draws(claim: Claim) -> bool:
     return methods.is_random(cls, settings) or probe.random(claim.metric)
 
 
-def seed_lines(costs: Iterable[SeedCost]) -> list[str]:
+def seed_lines(costs: Iterable[SeedCost], device: str = "GPU") -> list[str]:
     """Return the lines of the plan that say what missing seeds would cost; none if none miss."""
     rows = list(costs)
     if not rows:
@@ -180,7 +189,7 @@ def seed_lines(costs: Iterable[SeedCost]) -> list[str]:
     names = [_named(row) for row in rows]
     title = f"compared with published numbers, fewer than {SEEDS_TO_JUDGE} seeds"
     width = max(map(len, [title, *names]))
-    lines = ["", f"{title:{width}}  {'seeds':>5} {'GPU hours more':>14}"]
+    lines = ["", f"{title:{width}}  {'seeds':>5} {f'{device} hours more':>14}"]
     for name, row in zip(names, rows, strict=True):
         more = "unknown" if row.hours is None else _hours(row.hours)
         lines.append(f"{name:{width}}  {row.seeds:5} {more:>14}")
@@ -239,6 +248,10 @@ def _check_data(config: Config, name: str) -> list[str]:
         return [f"ok    {name}: {scenes.of} with the neighbours of its images"]
     if clusters := pseudo_labels(config, name):
         return [f"ok    {name}: {clusters.of} with clusters of what {clusters.by} sees"]
+    if flow := optical_flow(config, name):
+        return [f"ok    {name}: optical flow of {flow.of} by {flow.flow.network}"]
+    if second := second_stream(config, name):
+        return [f"ok    {name}: {second.of} with what {second.by} sees of {second.stream}"]
     files = files_read(config.data[name]["reader"], settings)
     missing = [file for file in files if not file.ready(data_root())]
     if missing and not settings.subset and all(file.urls for file in missing):
@@ -261,6 +274,9 @@ def _counts(config: Config, name: str) -> Mapping[str, int]:
 
 
 def _disk(config: Config, name: str) -> int | None:
+    """Return the bytes of a prepared data set; None if they are not known."""
+    if second_stream(config, name):  # links, and features as long as the method makes them
+        return None
     reader = load_reader(config, name)(data_root(), data_settings(config, name))
     return prepared_bytes(reader) or None
 

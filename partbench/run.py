@@ -27,6 +27,11 @@ class Runtime(Settings):
     compile: bool = Field(False, description="torch.compile the training step")
     threads: int = Field(4, ge=1, description="CPU threads a job")
     checkpoint_minutes: float = Field(5.0, gt=0, description="time between checkpoints")
+    snapshots: tuple[Annotated[int, Field(strict=True, ge=0)], ...] = Field(
+        (),
+        description="epochs after which a method that generates images keeps its model as well, 0 "
+        "being before the first; the probe `generation` follows the Frechet distance over them",
+    )
 
     @property
     def processes(self) -> int:

@@ -317,7 +317,8 @@ def _search(
     device: torch.device,
 ) -> Found:
     """Return the neighbours of the tiles of one quadrant."""
-    gpu = faiss_on_gpu(device.type == "cuda")
+    gpu = device.type == "cuda"
+    faiss_gpu = faiss_on_gpu(gpu)
     n, large = len(rows), len(rows) >= settings.large
     chosen = np.arange(n)
     if large and n > settings.learnt:
@@ -329,12 +330,12 @@ def _search(
         code = min(settings.code, len(components.sd))
         components = components.dealt(code)
         lists = Lists(settings.lists, code, settings.probes, settings.shortlist)
-        index = build_lists(rows, components, lists, chosen, folder, settings.seed, gpu)
+        index = build_lists(rows, components, lists, chosen, folder, settings.seed, faiss_gpu)
         found = in_lists(rows, np.arange(n), components, index, lists, wanted)
         return complete(rows, found, wanted, whole=False, gpu=gpu)
     whitened = np.concatenate([components.whitened(block) for _, block in rows.blocks(BLOCK)])
     k = min(settings.clusters, max(n // LEAST_PER_CLUSTER, 1))
-    labels, centroids = k_means(whitened, k, settings.iterations, settings.seed, gpu)
+    labels, centroids = k_means(whitened, k, settings.iterations, settings.seed, faiss_gpu)
     merge = settings.small_clusters == "merge"
     if merge:
         labels = merge_small(labels, centroids, NEIGHBOURS + 1)

@@ -5,7 +5,8 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from partbench.data.neighbours import NEIGHBOURS
-from partbench.nn.tiles import OWN, TIMM
+from partbench.nn.tiles import OWN
+from partbench.nn.timm_networks import TIMM, check_name
 from partbench.settings import Settings, nearest
 
 CODES = 256
@@ -22,7 +23,7 @@ class SearchSettings(Settings):
     network: str = Field(
         "alexnet",
         description="describes tiles. alexnet: DeepCluster's; mobilenet: MobileNetV1 x 0.25; "
-        "random: a small network of fixed random weights, which needs no file; timm/NAME: a "
+        "random: a small network of fixed random weights, which needs no file; timm:NAME: a "
         "network of timm, whose file `weights` names",
     )
     weights: str | None = Field(
@@ -93,6 +94,8 @@ class SearchSettings(Settings):
             raise ValueError(
                 f"`network` is {self.network!r}; {nearest(self.network, [*OWN, f'{TIMM}NAME'])}"
             )
+        if not own:
+            check_name(self.network.removeprefix(TIMM))
         if own == (self.weights is not None):
             raise ValueError(
                 "`weights` names the file of a network of timm, and of no other; "

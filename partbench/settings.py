@@ -79,6 +79,11 @@ def _fields(cls: type[BaseModel], parents: list[Any]) -> list[str]:
     return list(model.model_fields)
 
 
+def dump(settings: Settings) -> str:
+    """Return settings as one line of json with sorted keys, to pass on a command line."""
+    return json.dumps(settings.model_dump(mode="json"), sort_keys=True)
+
+
 def json_object(text: str, where: str) -> dict[str, Any]:
     """Return the values of a json object, or raise BadInput.
 

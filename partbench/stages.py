@@ -78,6 +78,27 @@ def add_stages(commands: Any) -> None:
     clusters.add_argument("--code", help=CODE)
     clusters.add_argument("--out", type=Path, required=True)
 
+    flow = stage("flow", _flow, "Stage: repeat a data set with pictures of optical flow.")
+    flow.add_argument("--data-set", required=True)
+    flow.add_argument("--data", type=Path, required=True)
+    flow.add_argument("--settings", default="{}")
+    flow.add_argument("--runtime", default="{}")
+    flow.add_argument("--code", help=CODE)
+    flow.add_argument("--out", type=Path, required=True)
+
+    second = stage(
+        "second-stream",
+        _second_stream,
+        "Stage: repeat a data set with a run's features of another stream.",
+    )
+    second.add_argument("--data-set", required=True)
+    second.add_argument("--model", type=Path, required=True)
+    second.add_argument("--data", type=Path, required=True)
+    second.add_argument("--stream", type=Path, required=True, help="the same clips, seen otherwise")
+    second.add_argument("--runtime", default="{}")
+    second.add_argument("--code", help=CODE)
+    second.add_argument("--out", type=Path, required=True)
+
     train = stage("train", _train, "Stage: train one run, or resume it.")
     train.add_argument("--run", dest="key", required=True, help="method/variant/train/seed")
     train.add_argument("--settings", required=True)
@@ -117,8 +138,9 @@ def _configuration(args: argparse.Namespace) -> None:
     from partbench.integrity import write_record
 
     values = json_object(args.json, "--json")
-    config.check(values, "--json")
-    write_record(args.out, values)
+    folders = config.check(values, "--json").plugins
+    here = args.out.parent
+    write_record(args.out, values | {"plugins": [os.path.relpath(path, here) for path in folders]})
 
 
 def _fetch(args: argparse.Namespace) -> None:
@@ -137,15 +159,19 @@ def _fetch_weights(args: argparse.Namespace) -> None:
 
 
 def _prepare(args: argparse.Namespace) -> None:
-    from partbench import fingerprint
+    from partbench import fingerprint, plugins
     from partbench.data.prepare import prepare
     from partbench.data.prepared import Prepared
     from partbench.data.sheet import write_sheet
+    from partbench.integrity import write_record
+    from partbench.provenance import READER, origin
 
     _compute_until_slurm_ends_it()
     code = args.code or fingerprint.of_preparation(args.reader)
     prepare(_reader(args), args.data_set, args.out, args.workers, code)
     write_sheet(Prepared(args.out), args.out / "sheet.png")
+    for plugin in plugins.used():
+        write_record(args.out / READER, origin(plugin))
 
 
 def _foreground(args: argparse.Namespace) -> None:
@@ -193,6 +219,35 @@ def _clusters(args: argparse.Namespace) -> None:
     code = args.code or fingerprint.of_clusters(load_model(args.model, "cpu")[0].method)
     find_clusters(args.data_set, args.model, args.data, args.out, settings, device, threads, code)
     write_cluster_sheet(Prepared(args.out), args.out / "clusters.png")
+
+
+def _flow(args: argparse.Namespace) -> None:
+    from partbench import fingerprint, names
+    from partbench.data.prepared import Prepared
+    from partbench.data.sheet import write_sheet
+    from partbench.derivations import FlowSettings
+    from partbench.flow import find_flow
+
+    device, threads = _device(args)
+    names.check(args.data_set, "--data-set")
+    where = f"data.{args.data_set}.flow"
+    settings = FlowSettings.parse(json_object(args.settings, "--settings"), where)
+    code = args.code or fingerprint.of_flow(Prepared(args.data).meta["reader"])
+    find_flow(args.data_set, args.data, args.out, settings, device, threads, code)
+    write_sheet(Prepared(args.out), args.out / "sheet.png")
+
+
+def _second_stream(args: argparse.Namespace) -> None:
+    from partbench import fingerprint, names
+    from partbench.model import load_model
+    from partbench.second_stream import describe_stream
+
+    device, threads = _device(args)
+    names.check(args.data_set, "--data-set")
+    code = args.code or fingerprint.of_second_stream(load_model(args.model, "cpu")[0].method)
+    describe_stream(
+        args.data_set, args.model, args.data, args.stream, args.out, device, threads, code
+    )
 
 
 def _train(args: argparse.Namespace) -> None:
@@ -288,7 +343,7 @@ def _report(args: argparse.Namespace) -> None:
     from partbench.report import page
 
     where = args.results / "config.json"
-    settings = config.check(read_record(where), str(where))
+    settings = config.check(read_record(where), str(where), args.results)
     tables = gather.gather(settings, args.results)
     gather.write(tables, args.results)
     page.write(args.results, args.out, published.load())

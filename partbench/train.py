@@ -34,9 +34,9 @@ from partbench.errors import BadInput, in_short
 from partbench.files import atomic, explained, locked, sha256, sweep
 from partbench.integrity import check_archive, write_record
 from partbench.method import DataInfo, Method
-from partbench.model import FORMAT, precision_of, save_model
+from partbench.model import FORMAT, SNAPSHOT, precision_of, save_model, snapshots
 from partbench.nn.shared_batch import share_layers, shared
-from partbench.outputs.capability import check_outputs
+from partbench.outputs.capability import check_outputs, offered_by
 from partbench.processes import Agreement, connect
 from partbench.progress import Progress
 from partbench.provenance import provenance
@@ -117,6 +117,7 @@ class _Training:
             data.meta.get("foreground", {}).get("by", ""),
             data.attributes,
             data.clusters,
+            data.is_flow,
         )
         self.method: Method = cls(settings, about)
         self.method.to(memory_format=torch.channels_last)
@@ -158,6 +159,7 @@ class _Training:
                 self.method.fit(self.loader.ordered)
                 self.agreement.give(self.method)
             check_outputs(self.method, next(self.loader.ordered()).images[:2])
+            self._keep(0)
         every = max(self.schedule.steps // LOG_POINTS, 1)
         began = time.monotonic() - self.seconds
         saved = time.monotonic()
@@ -178,6 +180,7 @@ class _Training:
                 self._one_step(model, updates, batch)
                 if within + 1 == self.schedule.steps_per_epoch:
                     self._look(epoch + 1)
+                    self._keep(epoch + 1)
                 self.seconds = time.monotonic() - began
                 note = self._log() if self.step % every == 0 else ""
                 progress.advance(1, note)
@@ -260,6 +263,17 @@ class _Training:
         due = epoch % getattr(self.settings, "look_every", 1) == 0 or epoch == self.settings.epochs
         if self.choice and due and self.fabric.is_global_zero:
             self.choice.look(self.method, epoch)
+
+    def _keep(self, epoch: int) -> None:
+        """Keep the model after an epoch, if that is asked for and it is not the last."""
+        if not self.fabric.is_global_zero:
+            return
+        if epoch == 0:
+            for path in snapshots(self.out / "model.pt").values():
+                path.unlink()  # of another training
+        generates = "generated_images" in offered_by(type(self.method))
+        if generates and epoch in self.runtime.snapshots and epoch < self.settings.epochs:
+            save_model(self.method, self.identity, self.out / SNAPSHOT.format(epoch))
 
     def _means(self) -> dict[str, float]:
         """Return the mean of every term since the last line of the log, over all processes.

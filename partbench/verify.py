@@ -9,6 +9,7 @@ from partbench.files import sha256
 from partbench.integrity import CHECKSUMS, Damaged, check_archive, read_record, verify
 from partbench.probe import read_cell
 from partbench.progress import Progress
+from partbench.provenance import READER
 
 
 def report(results: Path) -> tuple[str, list[BadInput]]:
@@ -51,6 +52,8 @@ def _checks(results: Path) -> Iterator[tuple[str, Callable[[], object]]]:
         yield "records of the configuration and of fetched files", partial(read_record, path)
     for meta in sorted((results / "data").glob("*/meta.json")):
         yield "records of prepared data", partial(read_record, meta)
+        if (reader := meta.with_name(READER)).exists():
+            yield "records of prepared data", partial(read_record, reader, meta)
         for path in _listed(meta.parent):
             yield "prepared data", partial(verify, path, meta)
     for model in sorted((results / "runs").glob("*/*/*/*/model.pt")):

@@ -17,6 +17,7 @@ PARTS = (
     "Snakefile",
     "config",
     "environment.yml",
+    "examples",
     "laptop",
     "partbench",
     "pyproject.toml",

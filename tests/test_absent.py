@@ -131,7 +131,7 @@ DERIVED: dict[str, dict[str, Any]] = {
     "scenes": {"of": "stl10", "neighbours": {}},
     "whole-scenes": {"of": "whole", "neighbours": {"network": "random"}},
     "placed-scenes": {"of": "toy", "neighbours": {"network": "mobilenet"}},
-    "timm-scenes": {"of": "toy", "neighbours": {"network": "timm/a", "weights": "a.pth"}},
+    "timm-scenes": {"of": "toy", "neighbours": {"network": "timm:resnet18", "weights": "a.pth"}},
 }
 """Data sets that repeat others."""
 

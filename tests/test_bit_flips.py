@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 
 from partbench import cli, config
+from partbench.settings import dump
 
 CONFIG = {
     "name": "flips",
@@ -55,12 +56,12 @@ def commands(results: Path) -> dict[str, list[str]]:
     """Return the command of each stage, in order."""
     settings = config.check(CONFIG, "test")
     # A checkpoint after each step.
-    runtime = config.dump(settings.runtime.model_copy(update={"checkpoint_minutes": 1e-9}))
+    runtime = dump(settings.runtime.model_copy(update={"checkpoint_minutes": 1e-9}))
     data, model = f"{results}/data/toy", f"{results}/runs/{RUN}/model.pt"
     outputs, pictures = f"{results}/outputs/{CELL}", f"{results}/cells/{CELL}.pictures.npz"
-    of_data = config.dump(config.data_settings(settings, "toy"))
-    of_method = config.dump(config.method_settings(settings, "vae", "demo"))
-    of_probe = config.dump(config.probe_settings(settings, "linear", "toy"))
+    of_data = dump(config.data_settings(settings, "toy"))
+    of_method = dump(config.method_settings(settings, "vae", "demo"))
+    of_probe = dump(config.probe_settings(settings, "linear", "toy"))
     written = [
         f"configuration|--json|{json.dumps(CONFIG)}|--out|{results}/config.json",
         f"prepare|--data-set|toy|--reader|toy|--settings|{of_data}|--out|{data}",

@@ -220,13 +220,52 @@ def test_test_labels_do_not_choose_the_honest_epoch(
         assert one["test accuracy"] != two["test accuracy"]
 
 
-def test_held_out_images_are_a_share_of_every_class_and_are_not_trained_on() -> None:
-    labels = np.repeat([0, 1, 2], [50, 30, 4])
-    kept, held_out = classify._hold_out(labels, 0.1, seed=0)
-    assert np.bincount(labels[held_out]).tolist() == [5, 3, 1]
-    assert sorted([*kept, *held_out]) == list(range(84))
-    _, other = classify._hold_out(labels, 0.1, seed=1)
-    assert other.tolist() != held_out.tolist()
+def held_out(model: Path, data: Path, seed: int = 0, **settings: Any) -> np.ndarray:
+    """Return the images that choose the epoch."""
+    seen: list[np.ndarray] = []
+
+    def curve(fit: Any, freeze: Any, train: Any, test: Any, scratch: Path) -> Any:
+        seen.append(test[1])
+        if test[0].name == "train":
+            assert sorted([*train[1], *test[1]]) == list(range(len(train[0])))
+        return classify.Curve(np.zeros((2, len(test[1])), np.uint8))
+
+    chosen = ClassifySettings.parse({"freeze": ["conv1"], "epochs": 2} | settings, "test")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(classify._Fit, "curve", curve)
+        Classify().run(model, data, chosen, seed, "cpu")
+    return seen[0]
+
+
+def test_held_out_images_are_a_share_of_every_class_and_are_not_trained_on(
+    model: Path, tiny: Path, tmp_path: Path
+) -> None:
+    labels = np.load(tiny / "train.labels.npy")
+    for seed in (0, 1):
+        draw = np.random.default_rng([seed, 1])
+        expected = [
+            draw.permutation(np.flatnonzero(labels == c))[: round(0.25 * (labels == c).sum())]
+            for c in np.unique(labels)
+        ]
+        found = held_out(model, tiny, seed, held_out=0.25)
+        assert found.tolist() == sorted(np.concatenate(expected).tolist())
+
+
+def test_whole_groups_of_images_are_held_out(model: Path, tiny: Path, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(tiny, data)
+    labels = np.load(data / "train.labels.npy")
+    groups = np.empty_like(labels)
+    for c in np.unique(labels):
+        members = np.flatnonzero(labels == c)
+        groups[members] = 10 * c + np.arange(len(members)) // 2
+    np.save(data / "train.groups.npy", groups)
+    reseal(data)
+    found = held_out(model, data)
+    others = np.setdiff1d(np.arange(len(labels)), found)
+    assert len(found)
+    assert not np.intersect1d(groups[found], groups[others]).size
+    assert set(labels[others]) == set(labels)
 
 
 def test_equal_scores_do_not_count_as_right() -> None:

@@ -39,6 +39,17 @@ def test_every_block_is_found() -> None:
     ]
 
 
+def test_the_example_package_holds_the_same_files() -> None:
+    package = REPOSITORY / "examples/partbench-example/src/partbench_example"
+    files = {
+        f"partbench/{path.relative_to(package)}": path.read_text()
+        for path in package.glob("*/*.py")
+        if path.name != "__init__.py"
+    }
+    assert len(files) == 3
+    assert files.items() <= python_blocks().items()
+
+
 @pytest.mark.timeout(600)
 def test_examples_run_from_images_to_report(tmp_path: Path) -> None:
     here = Checkout(tmp_path / "partbench")

@@ -330,6 +330,8 @@ def test_every_stage_has_a_fingerprint() -> None:
         *(code.of_probe(plugins.load("probes", name, base)) for name in ("linear", "classify")),
         code.of_foreground(),
         *(code.of_scenes(reader) for reader in ("toy", "cub")),
+        *(code.of_flow(reader) for reader in ("toy", "ucf101")),
+        *(code.of_second_stream(method) for method in ("fv_vae", "pooling")),
         code.of_report(),
     ]
     assert len(set(stages)) == len(stages)

@@ -12,30 +12,31 @@ import pytest
 from scipy import stats
 
 from partbench import jobs
-from partbench.comparisons import (
-    BOTH_ALONE,
-    CONTROL_ALONE,
-    METHOD_ALONE,
-    NOTHING_TO_TEST,
-    Measured,
-    Outcomes,
-    compare,
-    comparisons,
-)
+from partbench.comparisons import Measured, Outcomes, compare, comparisons
 from partbench.config import (
     Config,
-    addresses,
     check,
     method_settings,
     probe_settings,
-    split_means,
 )
 from partbench.errors import BadInput
 from partbench.files import sha256
 from partbench.gather import gather, summarize, write
 from partbench.integrity import read_record, write_record
+from partbench.judgement import (
+    BOTH_ALONE,
+    BOTH_INCOMPLETE,
+    METHOD_ALONE,
+    METHOD_INCOMPLETE,
+    NOTHING_TO_TEST,
+    OTHER_ALONE,
+    OTHER_FAILED,
+    OTHER_INCOMPLETE,
+    UNDEFINED,
+)
 from partbench.metrics.intervals import by_group, over_seeds_and_samples
 from partbench.metrics.paired import holm, paired_difference, welch_difference
+from partbench.official_splits import addresses, split_means
 from partbench.outcome import outcome
 from partbench.probe import FORMAT, GROUP_COLUMN, Probe
 from partbench.probes.classify import Classify
@@ -573,7 +574,7 @@ def compared(results: Path) -> dict[str, Any]:
 
 
 def test_a_method_is_tested_against_a_control_on_the_same_samples(results: Path) -> None:
-    controls = {0: [0.0, 0, 1, 0], 1: [0.0, 0, 0, 1]}
+    controls = {0: [0.0, 0, 1, 0], 1: [0.0, 0, 0, 1], 2: [0.0, 0, 0, 0]}
     write_raw_pixels(results, controls)
     row = compared(results)
     assert {key: row[key] for key in PAIR} == PAIR
@@ -600,9 +601,10 @@ def test_samples_that_one_of_both_lacks_are_left_out(results: Path) -> None:
 
 
 def test_without_outcomes_the_test_is_over_seeds(results: Path) -> None:
-    write_raw_pixels(results, {0: [0.0, 0, 1, 0], 1: [0.0, 0, 1, 1]}, samples=False)
+    controls = {0: [0.0, 0, 1, 0], 1: [0.0, 0, 1, 1], 2: [0.0, 0, 1, 0]}
+    write_raw_pixels(results, controls, samples=False)
     row = compared(results)
-    expected = welch_difference([75, 50, 75], [25, 50])
+    expected = welch_difference([75, 50, 75], [25, 50, 25])
     assert tuple(row[key] for key in expected._fields) == pytest.approx(expected)
     assert row["samples"] == 0
 
@@ -611,7 +613,7 @@ def test_one_seed_has_no_verdict(results: Path) -> None:
     """The linear probe draws by the seed, so raw pixels need several seeds there, too."""
     write_raw_pixels(results, {0: OUTCOMES[0]})
     row = compared(results)
-    assert row["reason"] == CONTROL_ALONE
+    assert row["reason"] == OTHER_ALONE
     assert np.isnan([row["p"], row["p_holm"], row["low"]]).all()
     for seed in (1, 2):
         (results / "cells" / run_key(seed) / "toy" / "linear.json").unlink()
@@ -773,7 +775,7 @@ def test_the_mean_over_official_splits(own: bool, tmp_path: Path) -> None:
 
 
 def test_the_tests_of_a_group_share_a_correction(tmp_path: Path) -> None:
-    """Two methods against two controls are four tests; another metric's tests are its own."""
+    """Two methods against two controls are four tests; the pair of methods is another kind."""
     draw = np.random.default_rng(0)
     levels = {("a", "method"): 1.0, ("b", "method"): 0.3}
     levels |= {("x", "floor"): 0.0, ("y", "floor"): 0.2, ("z", "ceiling"): 9.0}
@@ -794,10 +796,49 @@ def test_the_tests_of_a_group_share_a_correction(tmp_path: Path) -> None:
     )
     found = comparisons(table, tmp_path)
     assert list(found["method"] + found["control"])[:4] == ["ax", "ay", "bx", "by"]
-    assert len(found) == 8
+    assert found["relation"].tolist() == 2 * [*4 * ["floor"], "method"]
     for _, group in found.groupby("metric"):
-        assert group["p_holm"].tolist() == pytest.approx(holm(group["p"].tolist()))
-        assert group["p_holm"].min() == pytest.approx(4 * group["p"].min())
+        floors, pair = group[group["relation"] == "floor"], group.iloc[4]
+        assert floors["p_holm"].tolist() == pytest.approx(holm(floors["p"].tolist()))
+        assert floors["p_holm"].min() == pytest.approx(4 * floors["p"].min())
+        assert (pair["method"], pair["control"]) == ("a", "b")
+        assert pair["p_holm"] == pair["p"]
+        values = [group_of(table, pair["metric"], name) for name in "ab"]
+        assert pair["p"] == pytest.approx(welch_difference(*values).p)
+
+
+def group_of(table: pd.DataFrame, metric: str, method: str) -> list[float]:
+    return list(table.query(f"metric == '{metric}' and method == '{method}'")["value"])
+
+
+def test_lost_seeds_leave_the_interval_and_take_the_verdict(results: Path) -> None:
+    controls = {0: [0.0, 0, 1, 0], 1: [0.0, 0, 0, 1]}
+    write_raw_pixels(results, controls)
+    row = compared(results)
+    a, b = (100 * np.array(list(o.values())) for o in (OUTCOMES, controls))
+    expected = paired_difference(a, b)
+    found = [row[key] for key in ("difference", "low", "high")]
+    assert found == pytest.approx([expected.difference, expected.low, expected.high])
+    assert row["reason"] == OTHER_INCOMPLETE
+    assert np.isnan([row["p"], row["p_holm"]]).all()
+    (results / "cells" / run_key(0) / "toy" / "linear.json").unlink()
+    assert compared(results)["reason"] == BOTH_INCOMPLETE
+    write_raw_pixels(results, {2: [0.0, 0, 0, 0]})
+    assert compared(results)["reason"] == METHOD_INCOMPLETE
+
+
+def test_nobody_beats_a_floor_that_was_not_measured(results: Path) -> None:
+    row = compared(results)
+    assert (row["control"], row["relation"]) == ("raw_pixels", "floor")
+    assert row["reason"] == OTHER_FAILED
+    assert np.isnan([row["difference"], row["p_holm"]]).all()
+
+
+def test_a_seed_without_a_finite_number_is_not_tested() -> None:
+    a = Measured("a", "paper", True, np.array([1.0, np.nan, 2.0]), None, 3)
+    b = a._replace(method="b", values=np.array([1.0, 2.0, 4.0]))
+    assert compare(a, b).reason == UNDEFINED
+    assert compare(a, b).result is None
 
 
 def test_which_numbers_depend_on_the_seed_of_the_probe() -> None:

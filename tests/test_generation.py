@@ -256,7 +256,7 @@ def test_a_section_of_the_distance_alone_or_of_damage(
     task = task_of(cell, model, tiny, only_distance=True)
     view = sections()["generation"].view(task)
     assert view is not None
-    assert view["chart"] is None
+    assert not view["charts"]
     (tmp_path / "generation.npz").write_bytes(b"damaged")
     view = sections()["generation"].view(task_with(task, cell))
     assert view is not None

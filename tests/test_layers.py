@@ -7,7 +7,7 @@ import pytest
 from checkout import REPOSITORY
 
 PACKAGE = REPOSITORY / "partbench"
-LAYERS = ("data", "nn", "metrics", "outputs", "methods", "probes", "score", "report")
+LAYERS = ("data", "nn", "metrics", "outputs", "methods", "probes", "score", "rulers", "report")
 BELOW = {
     "data": {"data"},
     "nn": {"nn"},
@@ -16,6 +16,7 @@ BELOW = {
     "methods": {"data", "nn", "metrics", "outputs", "methods"},
     "probes": {"data", "nn", "metrics", "outputs", "probes"},
     "score": {"data", "metrics", "outputs", "probes", "score"},
+    "rulers": {"metrics", "probes", "score", "rulers"},
     "report": {"data", "metrics", "outputs", "probes", "report"},
 }
 """Layer -> the layers that it may import; a probe knows methods by their contract alone."""

@@ -269,6 +269,34 @@ def test_held_out_draw_follows_the_seed() -> None:
     assert np.bincount(codes[draws[0]], minlength=3).tolist() == [10, 1, 0]
 
 
+def test_a_leak_between_samples_of_a_group_does_not_choose_c() -> None:
+    """Near copies in a group are held out together, so they do not show what they have taught."""
+    draw = np.random.default_rng(0)
+    groups = np.repeat(np.arange(40), 5)
+    labels = groups % 2
+    films = draw.normal(size=(40, 200)) + 0.3 * (np.arange(40) % 2)[:, None]
+    x = films[groups] + 0.01 * draw.normal(size=(200, 200))
+    blind = linear_probe(x, labels, x, labels)
+    aware = linear_probe(x, labels, x, labels, groups=groups)
+    assert blind.held_out_accuracy.max() == 1
+    assert aware.held_out_accuracy.max() < 1
+    held = draw_held_out(labels, 0.2, np.random.default_rng(0), groups)
+    assert not np.intersect1d(groups[held], groups[~held]).size
+    scaled = StandardScaler().fit_transform(x)
+    expected = [
+        reference(scaled[~held], labels[~held], c).score(scaled[held], labels[held])
+        for c in aware.cs
+    ]
+    np.testing.assert_allclose(aware.held_out_accuracy[0], expected)
+    folds = [np.arange(0, 200, 2), np.arange(50, 150)]
+    both = linear_probe(x, labels, x, labels, folds, groups=groups)
+    for fold, found in zip(folds, both.held_out_accuracy, strict=True):
+        alone = linear_probe(x[fold], labels[fold], x, labels, groups=groups[fold])
+        np.testing.assert_array_equal(found, alone.held_out_accuracy[0])
+    with pytest.raises(BadInput, match="every class has a single group"):
+        linear_probe(x, labels, x, labels, groups=labels)
+
+
 def test_memory_map_equals_array(tmp_path: Path) -> None:
     train, y, test, y_test = split()
     maps = []

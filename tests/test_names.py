@@ -67,6 +67,8 @@ PLACES: dict[str, Place] = {
     "split": lambda name: data(other={"reader": "folder", "splits": {name: "train"}}),
     "of": lambda name: data(other={"of": name, "by": "foreground/paper/toy/0"}),
     "of, with neighbours": lambda name: data(other={"of": name, "neighbours": {}}),
+    "of, with flow": lambda name: data(other={"of": name, "flow": {}}),
+    "stream": lambda name: data(other={"of": "toy", "by": "pooling/demo/toy/0", "stream": name}),
     "by": lambda name: data(other={"of": "toy", "by": name}),
     "by, method": lambda name: data(other={"of": "toy", "by": f"{name}/paper/toy/0"}),
     "by, variant": lambda name: data(other={"of": "toy", "by": f"foreground/{name}/toy/0"}),
@@ -225,7 +227,7 @@ def test_every_value_in_a_shell_command_is_quoted(path: Path) -> None:
 
 
 def test_all_shell_commands_are_found(tmp_path: Path) -> None:
-    assert sum(len(shell_commands(path)) for path in RULES) == 14
+    assert sum(len(shell_commands(path)) for path in RULES) == 16
     path = tmp_path / "rules.smk"
     path.write_text('rule a:\n    shell:\n        "b {c:q}"\n        " {d} > {log:q}"\n')
     assert shell_commands(path) == ["b {c:q} {d} > {log:q}"]

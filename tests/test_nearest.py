@@ -199,43 +199,48 @@ def same(found: Found, expected: Found) -> None:
     np.testing.assert_allclose(found[1], expected[1], rtol=1e-4)
 
 
+@pytest.mark.parametrize("gpu", [False, True], indirect=True)
 def test_neighbours_inside_clusters_are_scikit_learn_s(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    gpu: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(nearest, "QUERIES", 37)
     rows = blobs()
     labels = np.random.default_rng(1).integers(4, size=len(rows))
-    found = nearest.in_clusters(shards(tmp_path, rows, 100), labels, everything(600), gpu=False)
+    found = nearest.in_clusters(shards(tmp_path, rows, 100), labels, everything(600), gpu)
     for label in range(4):
         members = np.flatnonzero(labels == label)
         near, distances = brute(rows[members])
         same((found[0][members], found[1][members]), (members[near], distances))
 
 
+@pytest.mark.parametrize("gpu", [False, True], indirect=True)
 def test_neighbours_of_all_are_scikit_learn_s(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    gpu: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(nearest, "BASE", 90)
     rows = blobs()
     own = np.array([3, 500, 77])
-    found = nearest.of_all(shards(tmp_path, rows, 128), own, everything(600), gpu=False)
+    found = nearest.of_all(shards(tmp_path, rows, 128), own, everything(600), gpu)
     near, distances = brute(rows)
     same(found, (near[own], distances[own]))
 
 
-def test_a_tile_is_no_neighbour_of_its_own_group_nor_of_the_same_picture(tmp_path: Path) -> None:
+@pytest.mark.parametrize("gpu", [False, True], indirect=True)
+def test_a_tile_is_no_neighbour_of_its_own_group_nor_of_the_same_picture(
+    gpu: bool, tmp_path: Path
+) -> None:
     rows = np.repeat(blobs(60), 5, 0)  # every picture five times
     rows += np.random.default_rng(0).normal(scale=1e-3, size=rows.shape).astype(np.float32)
     labels = np.zeros(len(rows), int)
     store = shards(tmp_path, rows)
-    plain = nearest.in_clusters(store, labels, everything(300, 4), gpu=False)
+    plain = nearest.in_clusters(store, labels, everything(300, 4), gpu)
     copies = np.arange(300) // 5
     assert (plain[0] != np.arange(300)[:, None]).all()
     assert (copies[plain[0]] == copies[:, None]).all()
     assert plain[1].max() < 0.01
     grouped = Wanted(4, copies, 0)
     for wanted in (grouped, everything(300, 4, above=0.01)):
-        found = nearest.in_clusters(store, labels, wanted, gpu=False)
+        found = nearest.in_clusters(store, labels, wanted, gpu)
         assert (copies[found[0]] != copies[:, None]).all()
         assert found[1].min() > 0.01
     # Every neighbour was searched for, though the five copies fill the first places.
@@ -245,13 +250,14 @@ def test_a_tile_is_no_neighbour_of_its_own_group_nor_of_the_same_picture(tmp_pat
     np.testing.assert_allclose(found[1], np.sort(pairs, 1)[:, :4], rtol=1e-3)
 
 
-def test_small_distances_are_not_rounded_away(tmp_path: Path) -> None:
+@pytest.mark.parametrize("gpu", [False, True], indirect=True)
+def test_small_distances_are_not_rounded_away(gpu: bool, tmp_path: Path) -> None:
     """faiss expands the square, which rounds distances that are small beside the rows' lengths."""
     draw = np.random.default_rng(0)
     n = 2000  # for fewer, faiss subtracts
     base = np.repeat([[1.0], [-1.0]], n // 2, 0) + draw.normal(size=256)
     rows = (base + 0.01 * draw.normal(size=(n, 256))).astype(np.float32)
-    found = nearest.in_clusters(shards(tmp_path, rows), np.zeros(n, int), everything(n), False)
+    found = nearest.in_clusters(shards(tmp_path, rows), np.zeros(n, int), everything(n), gpu)
     np.testing.assert_allclose(found[1], brute(rows)[1], rtol=1e-3)
 
 
@@ -319,26 +325,28 @@ def test_all_are_searched_for_few_queries_at_once_where_many_are_compared(
     assert max(k * queries for k, queries in most) <= 2000
 
 
-def test_the_gpu_is_asked_for_no_more_neighbours_than_it_finds(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.fixture
+def gpu(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Whether to search as on a GPU; the CPU takes its place, and faiss must not be asked."""
+    if request.param:
+        monkeypatch.setattr(nearest, "GPU", CPU)
+        monkeypatch.setattr(nearest, "ON_GPU", 1000)  # queries in many parts
+        monkeypatch.delattr(faiss, "knn")
+    return bool(request.param)
+
+
+@pytest.mark.parametrize("gpu", [True], indirect=True)
+def test_a_gpu_finds_the_same_behind_any_number_of_the_same_picture(
+    gpu: bool, tmp_path: Path
 ) -> None:
-    asked = []
-
-    def knn_gpu(_: Any, queries: Any, base: Any, k: int) -> Any:
-        asked.append(k)
-        return faiss.knn(queries, base, k)
-
-    monkeypatch.setattr(faiss, "knn_gpu", knn_gpu, raising=False)
-    monkeypatch.setattr(nearest, "_gpu", lambda: None)
     rows = np.concatenate([np.repeat(blobs(1), 2100, 0), blobs(200, seed=1)])
-    store, wanted = shards(tmp_path, rows), everything(2300, above=1e-6)
-    own = np.array([0, 2200])
-    found = nearest.of_all(store, own, wanted, gpu=True)
-    same(found, nearest.of_all(store, own, wanted, gpu=False))
+    found = nearest.of_all(
+        shards(tmp_path, rows), np.array([0, 2200]), everything(2300, above=1e-6), gpu
+    )
     assert (found[0] >= 2100 - 1).all()
-    # faiss's `GPU_MAX_SELECTION_K`.
-    assert 41 in asked
-    assert max(asked) <= 2048
+    pairs = ((rows[[0, 2200], None].astype(np.float64) - rows) ** 2).sum(2)
+    pairs[0, :2100] = pairs[1, 2200] = np.inf
+    np.testing.assert_allclose(found[1][0], np.sort(pairs[0])[:10], rtol=1e-4)
 
 
 # ---------------------------------------------------------------------------- inverted file

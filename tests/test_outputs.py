@@ -84,6 +84,8 @@ class Everything(Bare):
     def move(self, images: Tensor, particle: int, shift: tuple[float, float]) -> Tensor:
         return images.roll(round(16 * shift[0]), 3)
 
+    trunk_names = ("encoder", "discriminator")
+
     def trunks(self) -> dict[str, nn.Module]:
         return {"encoder": nn.Conv2d(3, 4, 3), "discriminator": nn.Flatten()}
 
@@ -228,6 +230,11 @@ BROKEN: dict[str, tuple[str, Any, str]] = {
     "no trunks": ("trunks", {}, "at least one"),
     "a bare trunk": ("trunks", nn.Flatten(), "of type Flatten; it must be networks by the names"),
     "a trunk that is a function": ("trunks", {"encoder": torch.relu}, "must be an nn.Module"),
+    "a trunk of another name": (
+        "trunks",
+        {"encoder": nn.Flatten(), "decoder": nn.Flatten()},
+        "has the parts encoder, decoder; `trunk_names` of the method names encoder, discriminator",
+    ),
     "a trunk that mixes images": (
         "trunks",
         {"encoder": nn.Flatten(0)},

@@ -649,6 +649,48 @@ def test_a_label_that_is_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert run_cli(capsys, path, "--ignore", "-2")["labels"] == 5
 
 
+def test_several_labels_to_ignore_and_a_background(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    true, pred = draw(9, 40, seed=5)
+    path = tmp_path / "parts.npz"
+    np.savez(path, true=true, pred=pred)
+    several = run_cli(capsys, path, "--ignore", "0", "--ignore", "2")
+    kept = ~np.isin(true, (0, 2))
+    assert several["nmi"] == pytest.approx(
+        100 * normalized_mutual_info_score(true[kept], pred[kept])
+    )
+    assert several["settings"]["ignore"] == [0, 2]
+    assert not any(key.startswith("fg_") for key in several)
+
+    both = run_cli(capsys, path, "--ignore", "2", "--background", "0")
+    without = run_cli(capsys, path, "--ignore", "2")
+    assert {key: both[key] for key in without if key != "settings"} == {
+        key: value for key, value in without.items() if key != "settings"
+    }
+    for key in ("nmi", "ari", "mean_iou", "majority_accuracy", "interval95", "per_image"):
+        assert both[f"fg_{key}"] == several[key]
+    assert both["fg_ceiling"] == several["ceiling"]
+
+
+@pytest.mark.parametrize(
+    ("ignore", "background", "message"),
+    [
+        ((0,), 0, "parts.npz: 0 is both --background and --ignore; give it once"),
+        ((), 9, "parts.npz: no true label that counts is 9, which --background names; true holds"),
+        ((1, 2, 3, 4), 0, "parts.npz: every true label is 0, which is the background"),
+        ((0, 1, 2, 3, 4), None, "every true label is 0 or 1 or 2 or 3 or 4, which --ignore"),
+    ],
+)
+def test_labels_that_leave_nothing(
+    tmp_path: Path, ignore: tuple[int, ...], background: int | None, message: str
+) -> None:
+    true = np.arange(20).reshape(4, 5) % 5
+    np.savez(tmp_path / "parts.npz", true=true, pred=true)
+    with pytest.raises(BadInput, match=message):
+        ruler.score(tmp_path / "parts.npz", ignore=ignore, background=background)
+
+
 def test_points_without_images(tmp_path: Path) -> None:
     true, pred = draw(50)
     for arrays in ({"true": true, "pred": pred}, {"true": true[None], "pred": pred[None]}):
@@ -700,7 +742,7 @@ def test_files_that_cannot_be_measured(
     path = tmp_path / "parts.npz"
     np.savez(path, **arrays)
     with pytest.raises(BadInput, match=message):
-        ruler.score(path, ignore=4)
+        ruler.score(path, ignore=(4,))
     assert main(["score", "parts", str(path), "--ignore", "4"]) == 1
     assert str(path) in capsys.readouterr().err
 

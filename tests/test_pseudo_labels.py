@@ -189,6 +189,8 @@ def test_the_grid_holds_the_run_whose_features_are_clustered() -> None:
         ({"by": "random_int/demo/toy/0"}, "no 'random_int'"),
         ({"by": "random_init/dem/toy/0"}, "no variant 'dem'"),
         ({"by": "raw_pixels/paper/toy/0"}, "raw_pixels offers no trunks"),
+        ({"part": "encodr"}, r"data\.told\.part: random_init has no part 'encodr'; .*encoder"),
+        ({"part": "discriminator"}, "random_init has no part 'discriminator'; .*encoder"),
         ({"clusters": 1}, "clusters"),
         ({"size": 3}, "size"),
     ],

@@ -12,6 +12,7 @@ import pytest
 
 from partbench import config, plugins, published
 from partbench.errors import BadInput
+from partbench.official_splits import addresses
 from partbench.probe import Probe
 from partbench.published import Address, CellAddress, Claim, coverage, verdict
 from partbench.report.papers import paper_views
@@ -63,7 +64,7 @@ def ours(**values: Any) -> dict[str, Any]:
 
 def planned() -> set[CellAddress]:
     """Return the cells of the papers' configuration."""
-    return {CellAddress(*address) for address in config.addresses(config.read(PAPER))}
+    return {CellAddress(*address) for address in addresses(config.read(PAPER))}
 
 
 # ---------------------------------------------------------------------------- the table

@@ -16,14 +16,22 @@ import pytest
 from fake_results import HOSTILE, PART_NAMES, SCRIPT, make
 
 from partbench import probes, published
-from partbench.comparisons import BOTH_ALONE, CONTROL_ALONE, METHOD_ALONE, NOTHING_TO_TEST
 from partbench.data.sheet import COLOURS
 from partbench.integrity import read_record, write_record
+from partbench.judgement import (
+    BOTH_ALONE,
+    METHOD_ALONE,
+    METHOD_INCOMPLETE,
+    NOTHING_TO_TEST,
+    OTHER_ALONE,
+    OTHER_FAILED,
+    OTHER_INCOMPLETE,
+)
 from partbench.probes.parts import PartSetting
 from partbench.published import Claim
 from partbench.report import sections as fragments
 from partbench.report import text
-from partbench.report.compare import outcome, statements
+from partbench.report.compare import gain_statement, outcome, statements
 from partbench.report.keypoint_tiles import TILE, keypoint_tile
 from partbench.report.page import palette, write
 from partbench.report.panels import panel_views
@@ -42,6 +50,7 @@ from partbench.report.sections.parts import (
     strips,
     subject_of,
 )
+from partbench.standings import ends
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 PROBE = """<script>
@@ -181,8 +190,9 @@ def test_words_say_what_the_tests_say(page: str) -> None:
     assert beats
     assert float(beats[1]) == pytest.approx(18, abs=3)
     assert float(beats[2]) == pytest.approx(25, abs=3)
-    gain = r"\(a gain of \S+ \[\S+, \S+\], p = \d\.\d+\)"
-    assert re.search(rf"BiGAN \(demo\) does not beat {control} {gain}", said)
+    gain = r"\(a gain of \S+ \[\S+, \S+\]\)"
+    lacks = r"BiGAN \(demo\) lacks seeds that were asked for: no verdict \(so far"
+    assert re.search(rf"{lacks} {control} {gain} and raw pixels {gain}\)\.", said)
     assert re.search(
         rf"{re.escape(HOSTILE)} is worse than {control}{size} and raw pixels{size}\.", said
     )
@@ -795,17 +805,19 @@ def test_only_corrected_p_values_tell_two_apart(
 ) -> None:
     row = {"difference": difference, "p": 1e-9, "p_holm": p, "reason": ""}
     assert outcome(row, better) == said
-    assert outcome(row | {"reason": CONTROL_ALONE, "p_holm": np.nan}, better) == "untested"
+    assert outcome(row | {"reason": OTHER_ALONE, "p_holm": np.nan}, better) == "untested"
 
 
 def against(control: str, variant: str = "paper", **values: Any) -> dict[str, Any]:
     """Return a comparison of VAE with a control."""
     pair = {"method": "vae", "variant": "paper", "control": control, "control_variant": variant}
+    pair["relation"] = "self" if variant == "untrained" else "floor"
     numbers = {"difference": 2.0, "low": 1.0, "high": 3.0, "p": 0.001, "p_holm": 0.012}
     return pair | numbers | {"reason": ""} | values
 
 
 NONE = {"difference": np.nan, "low": np.nan, "high": np.nan, "p_holm": np.nan}
+NO_P = {"p_holm": np.nan}
 SAME = {"low": -1.0, "p_holm": 0.3}
 MINUS = "\N{MINUS SIGN}"
 
@@ -829,7 +841,7 @@ MINUS = "\N{MINUS SIGN}"
             f"shape (a gain of {MINUS}2.0 [{MINUS}3.0, 1.0], p = 0.30).",
         ),
         (
-            *("higher", {}, NONE | {"reason": CONTROL_ALONE}, "unknown"),
+            *("higher", {}, NONE | {"reason": OTHER_ALONE}, "unknown"),
             "beats raw pixels by 2.0 [1.0, 3.0] (p = 0.012); has no verdict against mean shape "
             "(one seed).",
         ),
@@ -841,6 +853,23 @@ MINUS = "\N{MINUS SIGN}"
         (
             *("higher", NONE | {"reason": METHOD_ALONE}, NONE | {"reason": BOTH_ALONE}, "unknown"),
             "has one seed: no verdict.",
+        ),
+        (
+            *("lower", NO_P | {"reason": METHOD_INCOMPLETE}, NO_P | {"reason": BOTH_ALONE}),
+            "unknown",
+            f"lacks seeds that were asked for: no verdict (so far raw pixels (a gain of {MINUS}2.0 "
+            f"[{MINUS}3.0, {MINUS}1.0]) and mean shape (a gain of {MINUS}2.0 [{MINUS}3.0, "
+            f"{MINUS}1.0])).",
+        ),
+        (
+            *("higher", {}, NONE | {"reason": OTHER_FAILED}, "unknown"),
+            "beats raw pixels by 2.0 [1.0, 3.0] (p = 0.012); has no verdict against mean shape "
+            "(it has no number).",
+        ),
+        (
+            *("higher", {}, NO_P | {"reason": OTHER_INCOMPLETE}, "unknown"),
+            "beats raw pixels by 2.0 [1.0, 3.0] (p = 0.012); has no verdict against mean shape "
+            "(a gain of 2.0 [1.0, 3.0]) (seeds are missing).",
         ),
         (
             *("higher", {}, {"control": "another"}, "unknown"),
@@ -858,6 +887,69 @@ def test_statements(
     compared = [against("raw_pixels", **first), against(**({"control": "mean_shape"} | second))]
     [statement] = statements(group, pd.DataFrame(compared))
     assert (statement.state, statement.method, statement.text) == (state, "VAE", said)
+
+
+def test_a_floor_without_a_number_is_named_all_the_same() -> None:
+    row = {"method": "vae", "variant": "paper", "role": "method", "better": "higher", "unit": "%"}
+    failed = pd.DataFrame([against("raw_pixels", **NONE, reason=OTHER_FAILED)])
+    [said] = statements(pd.DataFrame([row | {"mean": 1.0}]), failed)
+    assert said.state == "unknown"
+    assert said.text == "has no verdict against raw pixels (it has no number)."
+
+
+def test_another_methods_untrained_network_is_no_bar() -> None:
+    row = {"method": "vae", "variant": "paper", "role": "method", "better": "higher", "unit": "%"}
+    floors = [
+        row | {"method": name, "variant": variant, "role": "floor"}
+        for name, variant in (("raw_pixels", "paper"), ("patchvae", "untrained"))
+    ]
+    group = pd.DataFrame([row, *floors]).assign(mean=[3.0, 1.0, 9.0])
+    compared = [against("raw_pixels"), against("bigan", relation="method", difference=-9.0)]
+    [said] = statements(group, pd.DataFrame(compared))
+    assert said.state == "beats"
+    assert said.text == "beats raw pixels by 2.0 [1.0, 3.0] (p = 0.012)."
+    assert ends(group).floor == 1.0
+
+
+@pytest.mark.parametrize(
+    ("changes", "asked", "state", "said"),
+    [
+        (
+            {},
+            *(3, "mixed"),
+            f"is worse than copying: a gain of {MINUS}0.25 dB [{MINUS}0.39, {MINUS}0.11].",
+        ),
+        (
+            {"mean": 0.25, "low": 0.11, "high": 0.39},
+            *(3, "beats"),
+            "is better than copying: a gain of 0.25 dB [0.11, 0.39].",
+        ),
+        (
+            {"high": 0.11},
+            *(3, "mixed"),
+            f"cannot be told from copying: a gain of {MINUS}0.25 dB [{MINUS}0.39, 0.11].",
+        ),
+        (
+            {"seeds": 1},
+            *(1, "unknown"),
+            f"has one seed: no verdict. So far it shows a gain of {MINUS}0.25 dB [{MINUS}0.39, "
+            f"{MINUS}0.11] over copying.",
+        ),
+        (
+            {"seeds": 2},
+            *(3, "unknown"),
+            f"has 2 of 3 seeds: no verdict. So far it shows a gain of {MINUS}0.25 dB "
+            f"[{MINUS}0.39, {MINUS}0.11] over copying.",
+        ),
+    ],
+)
+def test_the_statement_on_a_gain(
+    changes: dict[str, Any], asked: int, state: str, said: str
+) -> None:
+    row = {"method": "dlp_video", "variant": "demo", "unit": "dB", "better": "higher"}
+    row |= {"mean": -0.25, "low": -0.39, "high": -0.11, "seeds": 3, "random": True}
+    found = gain_statement(row | changes, asked, "copying")
+    assert (found.state, found.method, found.text) == (state, "DLP video (demo)", said)
 
 
 def test_statements_without_a_floor() -> None:

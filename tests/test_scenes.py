@@ -185,7 +185,7 @@ def test_another_search_starts_over(
 ) -> None:
     monkeypatch.setenv("PARTBENCH_DATA", str(tmp_path))
     data = prepare_toy(tmp_path, kind="scenes", train=20, test=12, val=11)
-    settings: dict[str, Any] = {"network": "timm/resnet18", "weights": "r.pth", "side": 32}
+    settings: dict[str, Any] = {"network": "timm:resnet18", "weights": "r.pth", "side": 32}
     write_resnet(tmp_path / "r.pth", 0)
     describe = finding._describe
 
@@ -222,14 +222,14 @@ def write_resnet(path: Path, seed: int) -> None:
 def test_the_sheet_shows_references_and_their_neighbours(scenes: Prepared, tmp_path: Path) -> None:
     write_neighbour_sheet(scenes, tmp_path / "sheet.png")
     sheet = np.asarray(Image.open(tmp_path / "sheet.png").convert("RGB"))
-    assert sheet.shape == (10 * 130, 13 * 116 - 4, 3)
+    assert sheet.shape == (24 + 10 * 138, 13 * 116 + 4 * 16 - 4, 3)
     split = scenes.split("train")
     shown = np.asarray(Image.fromarray(split.images[0]).resize((112, 112), 0))
-    np.testing.assert_array_equal(sheet[:112, :112], shown)
+    np.testing.assert_array_equal(sheet[24:136, :112], shown)
     # The last neighbour of the last quadrant: that quadrant is bright.
     image = split.images[split.annotation("neighbours")[0, 3, 9]]
     shown = np.asarray(Image.fromarray(image).resize((112, 112), 0))
-    tile = sheet[:112, 12 * 116 : 12 * 116 + 112]
+    tile = sheet[24:136, 12 * 116 + 64 : 12 * 116 + 176]
     np.testing.assert_array_equal(tile[56:, 56:], shown[56:, 56:])
     np.testing.assert_array_equal(tile[:56, :56], shown[:56, :56] // 3)
 
@@ -253,6 +253,28 @@ def test_clips_and_images_without_equal_quadrants(tmp_path: Path) -> None:
         find(odd, tmp_path / "out")
 
 
+@pytest.mark.parametrize("small_clusters", ["merge", "repeat"])
+def test_a_cluster_of_fewer_images_than_neighbours(
+    toy: Path, tmp_path: Path, small_clusters: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def six_apart(rows: NDArray[np.float32], *_: Any) -> Any:
+        labels = (np.arange(len(rows)) < 6).astype(np.int64)
+        return labels, np.stack([rows[labels == label].mean(0) for label in (0, 1)])
+
+    monkeypatch.setattr("partbench.scenes.k_means", six_apart)
+    found = find(toy, tmp_path / "out", small_clusters=small_clusters).split("train")
+    rows = np.array(found.annotation("neighbours"))
+    assert (rows != np.arange(len(rows))[:, None, None]).all()
+    assert np.isfinite(found.annotation("distances")).all()
+    several = [len(np.unique(rows[i, j])) for i in range(6) for j in range(4)]
+    if small_clusters == "merge":
+        assert several == [10] * 24
+        assert (rows[:6] >= 6).any()
+    else:  # the five others of the cluster, again and again
+        assert several == [5] * 24
+        assert (rows[:6] < 6).all()
+
+
 def test_images_that_are_all_alike(tmp_path: Path) -> None:
     folder = prepare_toy(tmp_path, train=20, test=11, val=11)
     np.save(folder / "train.images.npy", np.zeros_like(np.load(folder / "train.images.npy")))
@@ -266,7 +288,9 @@ def test_images_that_are_all_alike(tmp_path: Path) -> None:
     ("settings", "message"),
     [
         ({"network": "alexnot"}, "did you mean 'alexnet'"),
-        ({"network": "timm/resnet18"}, "give it for timm/resnet18"),
+        ({"network": "timm:resnet18"}, "give it for timm:resnet18"),
+        ({"network": "timm:resnot18", "weights": "r.pth"}, "timm has no network 'resnot18'; did"),
+        ({"network": "timm/resnet18", "weights": "r.pth"}, "mobilenet, random, timm:NAME"),
         ({"weights": "x.pth"}, "leave it out"),
         ({"side": 15}, "multiple of 2"),
         (
@@ -288,8 +312,7 @@ def test_settings_that_do_not_fit(settings: dict[str, Any], message: str) -> Non
     [
         ({"network": "alexnet", "side": 224}, r"deepcluster_alexnet.pth .*is missing"),
         ({"network": "mobilenet"}, r"mobilenetV1X0.25_pretrain.tar .*is missing.*`network`"),
-        ({"network": "timm/resnet18", "weights": "r.pth"}, r"r.pth .*is missing.*`weights`"),
-        ({"network": "timm/resnot18", "weights": "r.pth"}, "timm has no network 'resnot18'"),
+        ({"network": "timm:resnet18", "weights": "r.pth"}, r"r.pth .*is missing.*`weights`"),
     ],
 )
 def test_weights_that_are_missing(
@@ -399,7 +422,7 @@ def test_a_network_of_timm_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     torch.manual_seed(1)
     network: Any = timm.create_model("resnet18", num_classes=5)
     torch.save(network.state_dict(), tmp_path / "r.pth")
-    describe = TileFeatures("timm/resnet18", "r.pth", 32, CPU)
+    describe = TileFeatures("timm:resnet18", "r.pth", 32, CPU)
     images = torch.rand(2, 3, 64, 64)
     found = describe(images)
     tile = (images[1:, :, 32:, :32] - describe.mean) / describe.std
@@ -409,8 +432,8 @@ def test_a_network_of_timm_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     state = network.state_dict()
     state.pop("layer1.0.conv1.weight")
     torch.save(state, tmp_path / "r.pth")
-    with pytest.raises(BadInput, match=r"resnet18 \(it lacks layer1.0.conv1.weight\)"):
-        TileFeatures("timm/resnet18", "r.pth", 32, CPU)
+    with pytest.raises(BadInput, match=r"resnet18 .*\(`layer1\.0\.conv1\.weight` is on one"):
+        TileFeatures("timm:resnet18", "r.pth", 32, CPU)
 
 
 def test_a_network_that_does_not_take_the_tiles(
@@ -422,7 +445,7 @@ def test_a_network_that_does_not_take_the_tiles(
     network: Any = timm.create_model("vit_tiny_patch16_224")
     torch.save(network.state_dict(), tmp_path / "v.pth")
     with pytest.raises(BadInput, match=r"does not take tiles of 16 px .* set `side`"):
-        find(toy, tmp_path / "out", network="timm/vit_tiny_patch16_224", weights="v.pth")
+        find(toy, tmp_path / "out", network="timm:vit_tiny_patch16_224", weights="v.pth")
 
 
 def test_the_real_mobilenet_finds_images_of_the_same_class(

@@ -171,6 +171,26 @@ def test_frozen_folds_trained_together_are_those_trained_alone(model: Path, fold
     assert sd == pytest.approx(np.std(per_fold, ddof=1))
 
 
+def test_fine_tuning_can_be_shorter_and_of_fewer_folds(model: Path, folded: Path) -> None:
+    reduced = run(model, folded, tuned_epochs=2, tuned_folds=2).details
+    alone = run(model, folded, epochs=2, training=["fine-tuned"]).details
+    key = "encoder, fine-tuned"
+    assert reduced[key]["per fold"] == alone[key]["per fold"][:2]
+    whole = run(model, folded, training=["frozen"]).details
+    assert reduced["encoder, frozen"] == whole["encoder, frozen"]
+    assert len(whole["encoder, frozen"]["per fold"]) == 3
+
+
+def test_the_plan_counts_what_a_network_is_trained_on() -> None:
+    def images(**changes: Any) -> int:
+        return Transfer.training_images(settings(epochs=6, **changes), 5000)
+
+    assert images(training=["frozen"]) == 10_000
+    assert images(training=["fine-tuned"]) == 60_000
+    assert images(training=["fine-tuned"], tuned_epochs=2, tuned_folds=3) == 6_000
+    assert images(tuned_folds=20) == 70_000
+
+
 def test_a_tuned_network_is_the_one_trained_alone(model: Path, folded: Path) -> None:
     result = run(model, folded, training=["fine-tuned"])
     per_fold = result.details["encoder, fine-tuned"]["per fold"]

@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 
 from partbench.config import check
 from partbench.data import prepare as prepare_module
+from partbench.data.clips import read_clip
 from partbench.data.prepare import prepare
 from partbench.data.prepared import Prepared
-from partbench.data.ucf101 import COUNTS, UCF101, read_clip
+from partbench.data.ucf101 import COUNTS, UCF101
 from partbench.errors import BadInput
 
 WIDTH, HEIGHT = 48, 32
@@ -256,6 +257,28 @@ def test_a_broken_clip_is_left_out_and_listed(tmp_path: Path) -> None:
     data = prepare_one(reader(tmp_path, broken="skip"), tmp_path / "out")
     assert data.meta["splits"]["train"]["skipped"] == ["Archery/v_Archery_g08_c01.avi"]
     assert data.split("train").annotation("labels").tolist() == [1]
+
+
+def test_an_action_whose_training_clips_are_all_broken_is_named(tmp_path: Path) -> None:
+    """Where they are left out, preparation says so, and not a probe much later."""
+    second = "HandstandPushups/v_HandStandPushups_g09_c01.avi 2"
+    write_lists(tmp_path, train=[*TRAIN, second])
+    clips = [tmp_path / "UCF-101" / line.split()[0] for line in (*TRAIN, second, *TEST)]
+    for path in clips:
+        whole = write_clip(path).read_bytes()
+    for path in clips[1:3]:
+        path.write_bytes(whole[:-500])
+    refused = r"no training clip of .*: HandstandPushups \(1\); .* that can be decoded"
+    with pytest.raises(BadInput, match=refused):
+        prepare_one(reader(tmp_path, broken="skip"), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    clips[2].write_bytes(whole)  # one is enough
+    data = prepare_one(reader(tmp_path, broken="skip"), tmp_path / "out")
+    assert data.split("train").annotation("labels").tolist() == [0, 1]
+    clips[2].write_bytes(whole[:-500])
+    clips[3].write_bytes(whole[:-500])  # nothing is measured of it then
+    with pytest.raises(BadInput, match="no image of split 'test' can be decoded"):
+        prepare_one(reader(tmp_path, broken="skip"), tmp_path / "out")
 
 
 def test_all_broken_clips_are_named_and_none_of_the_others_is_lost(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from partbench.verdict import (
     seeds_to_decide,
 )
 
-README = Path(__file__).parents[1] / "README.md"
+PAGE = Path(__file__).parents[1] / "docs" / "verdicts.md"
 SEEDS = (1, 2, 3, 5, 10, 30)
 VALUES = st.floats(1, 100).map(lambda value: round(value, 2))
 
@@ -294,8 +294,8 @@ def test_more_seeds_turn_undecided_into_an_answer() -> None:
 HEADER = "| our seeds | exact replication: reproduced | undecided | better or worse |"
 
 
-def readme_rows(draws: int) -> dict[int, list[float]]:
-    """Return the README's table: seeds -> rates in %, of exact replications and of 5 SDs off."""
+def page_rows(draws: int) -> dict[int, list[float]]:
+    """Return the page's table: seeds -> rates in %, of exact replications and of 5 SDs off."""
     table = {}
     for seeds in SEEDS:
         row = []
@@ -307,8 +307,8 @@ def readme_rows(draws: int) -> dict[int, list[float]]:
     return table
 
 
-def test_the_readme_has_the_simulated_rates() -> None:
-    text = README.read_text()
+def test_the_page_has_the_simulated_rates() -> None:
+    text = PAGE.read_text()
     lines = text[text.index(HEADER) :].partition("\n\n")[0].splitlines()
     said = {
         int(cells[0]): [float(cell) for cell in cells[1:]]
@@ -317,12 +317,12 @@ def test_the_readme_has_the_simulated_rates() -> None:
     }
     assert tuple(said) == SEEDS
     draws = 3000
-    for seeds, row in readme_rows(draws).items():
+    for seeds, row in page_rows(draws).items():
         for rate, written in zip(row, said[seeds], strict=True):
             allowed = 100 * noise(max(written / 100, 0.002), draws) + 0.05
             assert abs(rate - written) <= allowed, (seeds, rate, written)
 
 
-if __name__ == "__main__":  # the rows of the README's table
-    for seeds, row in readme_rows(100_000).items():
+if __name__ == "__main__":  # the rows of the page's table
+    for seeds, row in page_rows(100_000).items():
         print("| " + " | ".join([str(seeds), *(f"{rate:.1f}" for rate in row)]) + " |")

@@ -31,6 +31,7 @@ from partbench.published import load as published
 from partbench.report.page import render
 from partbench.report.read import read
 from partbench.report.sections.video import GAP, LABEL, TILE, film
+from partbench.report.text import number
 from partbench.run import Run, Runtime
 from partbench.train import Stopped, train
 
@@ -407,9 +408,13 @@ def test_the_page_shows_clips_and_says_whether_copying_is_better(results: Path) 
     text = section(results)
     assert text.count("data:image/webp") == 4
     assert "Test clip 1: true frames, prediction with a mean PSNR of" in text
-    words = {(True, False): "is better", (False, True): "is worse"}
-    word = words.get((gain["low"] > 0, gain["high"] < 0), "cannot be told")
-    assert f"The prediction {word}" in text
+    size = number(gain["mean"], "dB")
+    said = f"has one seed: no verdict. So far it shows a gain of {size} dB ["
+    assert f"The prediction {said}" in text
+    page = render(read(results), published())
+    top = page.partition('<ul class="tally">')[2].partition("</ul>")[0]
+    assert "<b>0 of 1</b> trained methods beat every floor control (1 without a verdict)" in top
+    assert f"</b> {said}" in page.partition('<section id="headline">')[2].partition("</section>")[0]
     assert text.count("<svg") == 1
 
 

@@ -4,3 +4,5 @@ The docstring of a file is the command's help. Its `arguments` declare what the 
 its `run` does it. A command imports what it needs when it runs, so that none waits for torch
 without need.
 """
+
+CONFIG = "a file, or demo, subset or paper, which come with partbench; default: paper"

@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from partbench.commands import CONFIG
 from partbench.settings import json_object
 
 
@@ -22,7 +23,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     checking = verb("check", _check, "List what is present, what is missing, and how to get it.")
     checking.add_argument("names", nargs="*", metavar="NAME")
     changing = verb("changed", _changed, "Tell which data sets changed after preparation.")
-    changing.add_argument("config", type=Path, nargs="?", default=Path("config/paper.yaml"))
+    changing.add_argument("config", nargs="?", default="paper", help=CONFIG)
     changing.add_argument(
         "--contents",
         action="store_true",
@@ -63,11 +64,11 @@ def _check(args: argparse.Namespace) -> None:
 
 
 def _changed(args: argparse.Namespace) -> None:
-    from partbench import config
+    from partbench import config, shipped
     from partbench.data import catalogue
     from partbench.files import data_root
 
-    settings = config.read(args.config)
+    settings = config.read(shipped.configuration(args.config))
     changed = False
     for name in settings.data:
         prepared = Path("results") / settings.name / "data" / name

@@ -15,4 +15,4 @@ def run(args: argparse.Namespace) -> None:
     from partbench.integrity import read_record
 
     where = args.results / "config.json"
-    print(outcome.outcome(config.check(read_record(where), str(where)), args.results))
+    print(outcome.outcome(config.check(read_record(where), str(where), args.results), args.results))

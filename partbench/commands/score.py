@@ -42,7 +42,20 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--few-shot", dest="curve", action=argparse.BooleanOptionalAction, help="default: yes"
     )
     labelled = ruler("parts", _parts, "Parts against labels by NMI, ARI and IoU.")
-    labelled.add_argument("--ignore", type=int, metavar="LABEL", help="a true label to leave out")
+    labelled.add_argument(
+        "--ignore",
+        type=int,
+        metavar="LABEL",
+        action="append",
+        help="a true label to leave out; may be given several times",
+    )
+    labelled.add_argument(
+        "--background",
+        type=int,
+        metavar="LABEL",
+        help="the true label of the background: numbers of the foreground alone follow as fg_nmi, "
+        "fg_ari and so on",
+    )
 
     generated = ruler(
         "generation", _generation, "Generated images against real ones, both as sets."
@@ -93,7 +106,8 @@ def _parts(args: argparse.Namespace) -> None:
     from partbench.score import parts
 
     (file,) = _files(args, 1, "score parts takes one file, FILE.npz")
-    _print(parts.score(file, ignore=args.ignore, seed=args.seed), args)
+    ignore, background = tuple(args.ignore or ()), args.background
+    _print(parts.score(file, ignore=ignore, background=background, seed=args.seed), args)
 
 
 def _generation(args: argparse.Namespace) -> None:

@@ -326,6 +326,8 @@ ARCHIVES: dict[str, tuple[Archive, ...]] = {
     "resnet50": _weights("resnet50-0676ba61.pth"),
     "resnet152": _weights("resnet152-394f9c45.pth"),
     "resnet18": _weights("resnet18-f37072fd.pth"),
+    "raft_large": _weights("raft_large_C_T_SKHT_V2-ff5fadd5.pth"),
+    "raft_small": _weights("raft_small_C_T_V2-01064c6d.pth"),
     "alexnet": _weights("alexnet-owt-7be5be79.pth"),
     "deepcluster_alexnet": (
         Archive(

@@ -218,3 +218,17 @@ def move_points(
     left, top, right, bottom = box
     scale = np.array(shape) / (right - left, bottom - top)
     return ((points + 0.5 - (left, top)) * scale - 0.5).astype(np.float32)
+
+
+def resize_frames(
+    image: NDArray[np.uint8],
+    shape: tuple[int, int],
+    box: Box,
+    nearest: bool,
+    edge: bool,
+    area: bool,
+) -> NDArray[np.uint8]:
+    """Return what `resize` does of an image, or of each frame of a clip."""
+    if image.ndim == (3 if nearest else 4):
+        return np.stack([resize(frame, shape, box, nearest, edge, area) for frame in image])
+    return resize(image, shape, box, nearest, edge, area)

@@ -44,7 +44,9 @@ class Journal:
             self._write(begun)
             return
         for line in lines[1:]:
-            if "chunk" in line:
+            if "again" in line:
+                self.chunks[line["split"]].pop(line["again"])
+            elif "chunk" in line:
                 self.chunks.setdefault(line["split"], {})[line["chunk"]] = line["skipped"]
             elif "done" in line:
                 self.splits[line["split"]] = line["done"]
@@ -71,6 +73,12 @@ class Journal:
         self._write(
             *({"split": split, "chunk": start, "skipped": s} for start, s in chunks.items())
         )
+
+    def look_again(self) -> None:
+        """Note that chunks of which samples were skipped are to be decoded again."""
+        for split, chunks in self.chunks.items():
+            again = [start for start, skipped in chunks.items() if skipped]
+            self._write(*({"split": split, "again": start} for start in again))
 
     def moving(self, split: str) -> None:
         """Note that rows of the arrays are about to move."""

@@ -292,6 +292,8 @@ class Loader:
             taken = self.arrays.rows(indices)
         if mirrored is not None:
             taken.mirror(mirrored, self.swap)
+            if self.split.is_flow:
+                turn_motion(taken.images, mirrored)
         labels = None if self.labels is None else self.labels[indices]
         candidates = distances = None
         if self.neighbours is not None:
@@ -341,6 +343,14 @@ def mirror_landmarks(
     mirrored = landmarks[..., list(swap), :]
     mirrored[..., 0] = size - 1 - mirrored[..., 0]
     return mirrored
+
+
+def turn_motion(images: NDArray[np.uint8], which: NDArray[np.bool_]) -> None:
+    """Mirror the motion in some mirrored pictures of flow [B, H, W, 3], in place.
+
+    As `partbench.nn.flow.turned` does: red is the motion to the right, 128 none.
+    """
+    images[which, ..., 0] = 256 - np.maximum(images[which, ..., 0], 1).astype(np.int64)
 
 
 def to_float(images: Tensor) -> Tensor:

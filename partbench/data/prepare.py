@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from partbench.data.crop import TRAINED
-from partbench.data.image import Box, move_points, resize
+from partbench.data.image import Box, move_points, resize, resize_frames
 from partbench.data.journal import Checksum, Journal
 from partbench.data.prepared import CANVAS, FORMAT, WHOLE, checksum_of
 from partbench.data.reader import Reader, Sample, check_limit
@@ -56,15 +56,25 @@ def prepare(reader: Reader, name: str, out: Path, workers: int, code: str = "") 
         chosen = {split: _choose(reader, split, names) for split, names in all_names.items()}
         names = [choice.names for choice in chosen.values()]
         journal = Journal(aside, reader, names)
-        splits: dict[str, Any] = {}
+        splits = dict(journal.splits)
         digests: dict[str, str] = {}
-        for split in sorted(chosen):
-            if split in journal.splits:
-                splits[split] = journal.splits[split]
+        waiting = []
+        for split in sorted(chosen.keys() - splits.keys()):
+            part = _Preparation(reader, split, chosen[split], aside, journal)
+            part.decode(workers)
+            if part.skipped:
+                waiting.append(part)
                 continue
-            preparation = _Preparation(reader, split, chosen[split], aside, journal)
-            splits[split] = preparation.run(workers)
-            digests |= preparation.digests
+            splits[split] = part.complete()
+            digests |= part.digests
+        if waiting:
+            used = {s: (aside / f"{s}.names.txt").read_text().splitlines() for s in splits}
+            try:
+                reader.check_used(used | {part.split: part.kept_names for part in waiting})
+            except BadInput:
+                journal.look_again()  # at what may be mended meanwhile
+                raise
+        splits |= {part.split: part.complete() for part in waiting}
         digests = write_checksums(aside, digests)
         meta = {
             "format": FORMAT,
@@ -78,7 +88,7 @@ def prepare(reader: Reader, name: str, out: Path, workers: int, code: str = "") 
             "attribute_names": list(reader.attribute_names),
             "part_names": list(reader.part_names),
             "licence": reader.licence,
-            "splits": splits,
+            "splits": dict(sorted(splits.items())),
             "subset": any(s["missing"] for s in splits.values())
             or not splits.keys() >= reader.counts.keys(),
             "checksum": checksum_of(digests),
@@ -132,16 +142,25 @@ class _Preparation:
         self.digests: dict[str, str] = {}
         """File -> sha256, of files that need not be read again."""
 
-    def run(self, workers: int) -> dict[str, Any]:
+    @property
+    def skipped(self) -> list[int]:
+        """Positions of the samples that cannot be used, once all are decoded."""
+        return sorted(i for c in self.journal.chunks[self.split].values() for i in c)
+
+    @property
+    def kept_names(self) -> list[str]:
+        """Names of the others."""
+        skipped = {*self.skipped}
+        return [name for i, name in enumerate(self.choice.names) if i not in skipped]
+
+    def complete(self) -> dict[str, Any]:
         """Write the split's files; return what meta.json says of it."""
-        self._decode(workers)
-        names = self.choice.names
-        skipped = sorted(i for c in self.journal.chunks[self.split].values() for i in c)
+        names, skipped = self.choice.names, self.skipped
         kept = np.delete(np.arange(len(names)), skipped)
+        lines = "".join(f"{name}\n" for name in self.kept_names)
         if skipped:
             self.journal.moving(self.split)
             _compact(self.folder, self.split, kept)
-        lines = "".join(f"{names[i]}\n" for i in kept.tolist())
         (self.folder / f"{self.split}.names.txt").write_text(lines)
         folds = self.reader.folds(self.split)
         if folds and len(kept) == len(self.reader.splits()[self.split]):
@@ -154,7 +173,7 @@ class _Preparation:
         self.journal.finish(self.split, summary)
         return summary
 
-    def _decode(self, workers: int) -> None:
+    def decode(self, workers: int) -> None:
         """Fill the arrays, chunk by chunk; what the journal has is there already."""
         indices = self.choice.indices
         finished = self.journal.chunks.get(self.split, {})
@@ -333,7 +352,7 @@ def convert(reader: Reader, sample: Sample, split: str = "test") -> dict[str, ND
         image: NDArray[np.uint8], nearest: bool, edge: bool, area: bool = False
     ) -> NDArray[np.uint8]:
         if not whole:
-            return _frames(image, shape, box, nearest, edge, area)
+            return resize_frames(image, shape, box, nearest, edge, area)
         # Cut first, so that what is resized does not see what lies around it.
         left, top, right, bottom = (round(edge) for edge in box)
         image = image[top:bottom, left:right]
@@ -428,16 +447,3 @@ def _whole_shape(size: int, box: Box) -> tuple[int, int]:
     if longer > CANVAS * size:
         shorter, longer = max(int(CANVAS * size * short / long), 1), CANVAS * size
     return (longer, shorter) if width > height else (shorter, longer)
-
-
-def _frames(
-    image: NDArray[np.uint8],
-    shape: tuple[int, int],
-    box: Box,
-    nearest: bool,
-    edge: bool,
-    area: bool,
-) -> NDArray[np.uint8]:
-    if image.ndim == (3 if nearest else 4):
-        return np.stack([resize(frame, shape, box, nearest, edge, area) for frame in image])
-    return resize(image, shape, box, nearest, edge, area)

@@ -19,6 +19,7 @@ A prepared data set is a folder:
     <split>.mask.npy         bool [N, S, S], foreground
     <split>.parts.npy        uint8 [N, S, S], 0 is background, 255 to be left out
     <split>.clusters.npy     int64 [N], see `partbench.pseudo_labels`
+    <split>.stream.npy       float32 [N, D], see `partbench.second_stream`
     <split>.folds.npy        int64 [F, n], indices into the split; only where it is whole
     <split>.neighbours.npy   int64 [N, 4, R], see `partbench.data.neighbours`
     <split>.distances.npy    float32 [N, 4, R], the same
@@ -72,8 +73,8 @@ def checksum_of(digests: Mapping[str, str]) -> str:
 class Split:
     """One split of a prepared data set; arrays are opened, not read."""
 
-    def __init__(self, folder: Path, name: str, n: int) -> None:
-        self.folder, self.name, self.n = folder, name, n
+    def __init__(self, folder: Path, name: str, n: int, is_flow: bool = False) -> None:
+        self.folder, self.name, self.n, self.is_flow = folder, name, n, is_flow
 
     def __len__(self) -> int:
         return self.n
@@ -159,7 +160,12 @@ class Prepared:
         """
         if name not in self.meta["splits"]:
             raise BadInput(f"{self.folder}: no split '{name}', only {list(self.meta['splits'])}")
-        return Split(self.folder, name, self.meta["splits"][name]["n"])
+        return Split(self.folder, name, self.meta["splits"][name]["n"], self.is_flow)
+
+    @property
+    def is_flow(self) -> bool:
+        """Whether the images are pictures of optical flow, whose colours turn with a mirror."""
+        return "flow" in self.meta
 
     @property
     def canvas(self) -> int:

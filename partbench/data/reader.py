@@ -260,6 +260,28 @@ class Reader(ABC):
                 the message names the file.
         """
 
+    def check_used(self, used: Mapping[str, Sequence[str]]) -> None:
+        """Refuse, with `BadInput`, what is left once samples that cannot be used are left out.
+
+        Nothing is refused by default.
+
+        Args:
+            used: split -> names of the samples that are prepared.
+        """
+        return None
+
+    def pairs(self, split: str, index: int) -> NDArray[np.uint8]:
+        """Return each frame of clip `index` with the next one of its video, [T, 2, H, W, 3].
+
+        Of a video's last frame, it is the pair before.
+
+        Raises:
+            BadInput: as of `sample`; the video has a single frame; or samples are no clips.
+        """
+        raise BadInput(
+            f"{type(self).__name__}: samples are single images; optical flow is of clips"
+        )
+
 
 def check_limit(settings: DataSettings, splits: Collection[str], where: str) -> None:
     """Refuse, with `BadInput`, a limit of a split that there is not.

@@ -4,10 +4,11 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 
-from partbench.data.neighbours import NEIGHBOURS, QUADRANTS
+from partbench.data.neighbours import NEIGHBOURS, PLACES, QUADRANTS
 from partbench.data.prepared import Prepared, Split
+from partbench.data.reader import UNSURE
 from partbench.files import atomic
 
 COLUMNS, ROWS = 12, 4
@@ -22,9 +23,9 @@ COLOURS = ("#e69f00", "#56b4e9", "#009e73", "#f0e442", "#0072b2", "#d55e00", "#c
 def write_sheet(prepared: Prepared, path: Path) -> None:
     """Write a png of samples spread evenly over a split: test, or the first if there is no test.
 
-    The background of a mask is darkened and parts are tinted. Visible landmarks are dots, each in
-    its own colour. Boxes are drawn as white outlines, and the class is written below the image. A
-    clip shows its middle frame.
+    The background of a mask is darkened, parts are tinted, and unsure pixels are white. Visible
+    landmarks are dots, each in its own colour. Boxes are drawn as white outlines, and the class is
+    written below the image. A clip shows its middle frame.
     """
     name = "test" if "test" in prepared.meta["splits"] else next(iter(prepared.meta["splits"]))
     split = prepared.split(name)
@@ -47,18 +48,22 @@ def write_neighbour_sheet(prepared: Prepared, path: Path) -> None:
     """Write a png of images with neighbours of their quadrants, of the split that trainings use.
 
     A row shows an image, then for each quadrant the nearest, a middle and the last neighbour, with
-    the squared distance below. A neighbour's other quadrants are darkened.
+    its rank and the squared distance below. A neighbour's other quadrants are darkened.
     """
     split = prepared.split("unlabeled" if "unlabeled" in prepared.meta["splits"] else "train")
     rows, distances = split.annotation("neighbours"), split.annotation("distances")
     images = split.annotation("squashed") if split.has("squashed") else split.images
     ranks = (0, NEIGHBOURS // 2, NEIGHBOURS - 1)
     count = min(REFERENCES, len(split))
-    width, height = TILE + 4, TILE + 18
-    sheet = Image.new("RGB", ((1 + len(ranks) * QUADRANTS) * width - 4, count * height), "white")
-    draw, half = ImageDraw.Draw(sheet), prepared.size // 2
+    side, between, line_height, head = TILE + 4, 16, TILE + 26, 24
+    group = len(ranks) * side + between  # the columns of a quadrant
+    size = (side + QUADRANTS * group - 4, head + count * line_height)
+    sheet, half = Image.new("RGB", size, "white"), prepared.size // 2
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(17)
+    for quadrant, place in enumerate(PLACES):
+        draw.text((side + quadrant * group + between, 0), place, "black", font)
     for line, index in enumerate(np.linspace(0, len(split) - 1, count).astype(int).tolist()):
-        y = line * height
+        y = head + line * line_height
         sheet.paste(_enlarged(images[index]), (0, y))
         for quadrant in range(QUADRANTS):
             for column, rank in enumerate(ranks):
@@ -67,10 +72,10 @@ def write_neighbour_sheet(prepared: Prepared, path: Path) -> None:
                 top, left = half * (quadrant // 2), half * (quadrant % 2)
                 part = slice(top, top + half), slice(left, left + half)
                 shown[part] = image[part]
-                x = (1 + len(ranks) * quadrant + column) * width
+                x = side + quadrant * group + between + column * side
                 sheet.paste(_enlarged(shown), (x, y))
                 distance = distances[index, quadrant, rank]
-                draw.text((x, y + TILE), f"{rank + 1}: {distance:.4g}", fill="black")
+                draw.text((x, y + TILE), f"{rank + 1}: {distance:.3g}", "black", font)
     with atomic(path) as aside:
         sheet.save(aside, format="png")
 
@@ -134,4 +139,5 @@ def _tint(image: NDArray[np.uint8], parts: NDArray[np.uint8]) -> NDArray[np.uint
     palette = np.array([[0, 0, 0], *(list(bytes.fromhex(c[1:])) for c in COLOURS)], np.uint8)
     numbers = np.where(parts == 0, 0, (parts - 1) % len(COLOURS) + 1)
     mixed = (0.55 * image + 0.45 * palette[numbers]).astype(np.uint8)
-    return np.where(parts[..., None] > 0, mixed, image)
+    tinted = np.where(parts[..., None] > 0, mixed, image)
+    return np.where(parts[..., None] == UNSURE, np.uint8(255), tinted)

@@ -513,7 +513,17 @@ class Toy(Reader):
         name = f"{index:06d}"
         if kind == 0:
             return self._image(draw, name, index)
-        return self._scene(draw, name) if kind == 1 else self._clip(draw, name, index)
+        if kind == 1:
+            return self._scene(draw, name)
+        return self._clip(draw, name, index, self.settings.frames)
+
+    def pairs(self, split: str, index: int) -> NDArray[np.uint8]:
+        """Draw each frame of a clip with the next one; see `Reader.pairs`."""
+        if self.settings.kind != "clips":
+            return super().pairs(split, index)
+        draw = Draw(self.settings.seed, KINDS.index("clips"), SPLITS.index(split), index)
+        longer = self._clip(draw, f"{index:06d}", index, self.settings.frames + 1).image
+        return np.stack([longer[:-1], longer[1:]], 1)
 
     def _image(self, draw: Draw, name: str, index: int) -> Sample:
         label = index % len(self.class_names)
@@ -566,7 +576,8 @@ class Toy(Reader):
         parts = PART_OF_GROUP[canvas.groups]
         return Sample(name, image, mask=parts != 0, parts=parts)
 
-    def _clip(self, draw: Draw, name: str, index: int) -> Sample:
+    def _clip(self, draw: Draw, name: str, index: int, count: int) -> Sample:
+        """Draw the first `count` frames of a clip, whose action takes `frames` of the settings."""
         label = index % len(ACTIONS)
         background = Canvas(self.settings.size)
         bright = draw.chance(0.5)
@@ -578,7 +589,7 @@ class Toy(Reader):
         pose, light = draw_pose(draw), draw_light(draw)
         phase, periods = draw.between(0, 1), draw.between(0.9, 1.6)
         frames = []
-        for frame in range(self.settings.frames):
+        for frame in range(count):
             canvas = background.copy()
             beat = phase + periods * frame / self.settings.frames
             points = Puppet(canvas, species, look, act(ACTIONS[label], pose, beat)).paint()

@@ -2,16 +2,16 @@
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-import av
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
+from partbench.data.clips import read_clip, read_pairs
 from partbench.data.reader import DataSettings, Reader, Sample
 from partbench.errors import BadInput
 
@@ -153,18 +153,17 @@ class UCF101(Reader):
                         "lists again"
                     )
 
-    def _check_classes(self, names: dict[str, list[str]]) -> None:
+    def check_used(self, used: Mapping[str, Sequence[str]]) -> None:
         """Refuse, with `BadInput`, test clips of actions of which there is no training clip."""
-        there = {s: [name for name in n if self._file(name)] for s, n in names.items()}
-        if not all(there.values()) or len(there) < 2:
+        if not all(used.values()) or len(used) < 2:
             return
-        actions = {s: Counter(name.partition("/")[0] for name in n) for s, n in there.items()}
+        actions = {s: Counter(name.partition("/")[0] for name in n) for s, n in used.items()}
         if lacking := sorted(actions["test"].keys() - actions["train"].keys()):
             listed = ", ".join(f"{name} ({actions['test'][name]})" for name in lacking)
             raise BadInput(
                 f"{self.root / 'UCF-101'}: test clips, but no training clip of the list "
                 f"{self._list('train').name}, are there of: {listed}; place training clips of "
-                "these actions, or take their test clips away"
+                "these actions that can be decoded, or take their test clips away"
             )
 
     def _list(self, split: str) -> Path:
@@ -177,7 +176,8 @@ class UCF101(Reader):
             BadInput: the folder of clips or a list is missing, or a list is invalid, or a subset
                 has no clip, or test clips of an action without training clips.
         """
-        self._check_classes(self._names)
+        there = {s: [name for name in n if self._file(name)] for s, n in self._names.items()}
+        self.check_used(there)
         return dict(self._names)
 
     def present(self, split: str) -> Sequence[int]:
@@ -191,14 +191,21 @@ class UCF101(Reader):
             BadInput: the clip is missing; see also `read_clip`.
         """
         name = self._names[split][index]
+        clip = read_clip(self._path(name), self.settings.frames)
+        label = self._labels[name.partition("/")[0].lower()]
+        return Sample(name, clip, label=label, group=label * GROUPS + self._group(name))
+
+    def pairs(self, split: str, index: int) -> NDArray[np.uint8]:
+        """Return each frame of a clip with the next one of its video; see `Reader.pairs`."""
+        return read_pairs(self._path(self._names[split][index]), self.settings.frames)
+
+    def _path(self, name: str) -> Path:
         file = self._file(name)
         if file is None:
             raise BadInput(
                 f"{self.root / 'UCF-101'}: {name} is missing; place it there, or set `subset: true`"
             )
-        label = self._labels[name.partition("/")[0].lower()]
-        clip = read_clip(self.root / file, self.settings.frames)
-        return Sample(name, clip, label=label, group=label * GROUPS + self._group(name))
+        return self.root / file
 
     def _group(self, name: str) -> int:
         """Return the number of the film that a clip was cut from, among those of its action."""
@@ -209,68 +216,3 @@ class UCF101(Reader):
                 "as v_<action>_g08_c01.avi does; unpack the lists again"
             )
         return int(found[1])
-
-
-def read_clip(path: Path, count: int) -> NDArray[np.uint8]:
-    """Return `count` frames of a video, RGB, uint8 [count, H, W, 3].
-
-    They are the frames at the middles of `count` equal stretches: frame i of the result is frame
-    floor((i + 1/2) n / count) of the n in the video. Frames repeat where n < count. The memory
-    used does not depend on n.
-
-    Raises:
-        BadInput: the video is missing, is truncated, cannot be decoded, has no frames, or has
-            frames of several sizes.
-    """
-    try:
-        with path.open("rb") as file:
-            start = file.read(8)
-        # The decoder does not report a missing end.
-        if start[:4] == b"RIFF" and int.from_bytes(start[4:], "little") + 8 > path.stat().st_size:
-            raise _broken(path, "it is truncated")
-        frames, assumed_length, length = _decode(path, count, None)
-        if length == 0:
-            raise _broken(path, "it has no frames")
-        if length != assumed_length:
-            frames, _, _ = _decode(path, count, length)
-    except (av.FFmpegError, OSError) as error:
-        raise _broken(path, str(error.strerror)) from None
-    return np.stack(frames)
-
-
-def _decode(path: Path, count: int, length: int | None) -> tuple[list[NDArray[np.uint8]], int, int]:
-    """Return `count` frames of a video, the length assumed to select them, and the true length.
-
-    The assumed length is `length`, or by default that of the file's header. The header may be
-    wrong, so decoding continues to the end, beyond the last selected frame.
-    """
-    frames: list[NDArray[np.uint8]] = []
-    true_length = 0
-    with av.open(str(path)) as container:
-        if not container.streams.video:
-            raise _broken(path, "it holds no video")
-        stream = container.streams.video[0]
-        stream.codec_context.thread_count = 1  # parallel work is over clips, one process each
-        assumed_length = stream.frames if length is None else length
-        selected = [(2 * i + 1) * assumed_length // (2 * count) for i in range(count)]
-        size = None
-        for number, frame in enumerate(container.decode(stream)):
-            size = size or (frame.width, frame.height)
-            if size != (frame.width, frame.height):
-                raise _broken(
-                    path,
-                    f"frame {number} is {frame.width} x {frame.height}, "
-                    f"those before it are {size[0]} x {size[1]}",
-                )
-            if number in selected:
-                image = np.asarray(frame.to_ndarray(format="rgb24"), np.uint8)
-                frames += [image] * selected.count(number)
-            true_length = number + 1
-    return frames, assumed_length, true_length
-
-
-def _broken(path: Path, reason: str) -> BadInput:
-    return BadInput(
-        f"{path}: cannot be decoded ({reason}); replace the file, or set `broken: skip` for this "
-        "data set to leave such clips out and list them"
-    )

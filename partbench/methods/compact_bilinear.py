@@ -12,15 +12,7 @@ from pydantic import Field
 from torch import Tensor
 
 from partbench.deviations import Deviation
-from partbench.encoding import (
-    BIRDS,
-    DEMO,
-    RES5C,
-    SUBSET,
-    TEN_CROPS,
-    Encoding,
-    EncodingSettings,
-)
+from partbench.encoding import COMMON, DEMO, SUBSET, Encoding, EncodingSettings
 from partbench.method import DataInfo, StepFreeMethod, StepFreeSettings
 
 CHUNK = 1024
@@ -43,9 +35,7 @@ class CompactBilinear(Encoding, StepFreeMethod):
     VARIANTS = {
         "maclaurin": {"form": "maclaurin"},
         "full": {"form": "full"},
-        "res5c": RES5C,
-        "birds": BIRDS,
-        "ten_crops": TEN_CROPS,
+        **COMMON,
     }
     REDUCED = {
         "demo": {**DEMO, "dimensions": 1024},

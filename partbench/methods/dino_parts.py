@@ -21,6 +21,7 @@ from partbench.data.batch import Batch
 from partbench.deviations import Deviation
 from partbench.errors import BadInput
 from partbench.method import DataInfo, StepFreeMethod, StepFreeSettings
+from partbench.nn.clusters import clustering, faiss_on_gpu
 from partbench.nn.descriptors import to_side
 from partbench.nn.precision import exact
 from partbench.nn.vit import (
@@ -206,19 +207,9 @@ class DinoParts(StepFreeMethod):
 
     def _cluster(self, rows: NDArray[np.float32], k: int, seed: int) -> tuple[Tensor, float]:
         """Cluster rows [N, C]; return k centroids, [k, C], and the sum of squared distances."""
-        s = self.settings
-        clustering: Any = faiss.Kmeans(
-            rows.shape[1],
-            k,
-            niter=s.iterations,
-            nredo=s.restarts,
-            seed=seed,
-            gpu=self.whole.is_cuda and faiss.get_num_gpus() > 0,
-            min_points_per_centroid=1,
-            max_points_per_centroid=len(rows),  # by default, 256 per cluster
-        )
-        error = float(clustering.train(rows))
-        return torch.from_numpy(clustering.centroids), error
+        s, gpu = self.settings, faiss_on_gpu(self.whole.is_cuda)
+        found = clustering(rows, k, s.iterations, seed, gpu, s.restarts)
+        return torch.from_numpy(found.centroids), float(found.obj[-1])
 
     def _scores(self, keys: Tensor, centroids: Tensor) -> Tensor:
         """Return 2 c x - |c|^2, which is largest for the nearest centroid, [B, K, h, w]."""

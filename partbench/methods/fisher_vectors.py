@@ -13,15 +13,7 @@ from torch import Tensor
 
 from partbench.data.batch import Batch
 from partbench.deviations import Deviation
-from partbench.encoding import (
-    BIRDS,
-    DEMO,
-    RES5C,
-    SUBSET,
-    TEN_CROPS,
-    Encoding,
-    EncodingSettings,
-)
+from partbench.encoding import COMMON, DEMO, SUBSET, Encoding, EncodingSettings
 from partbench.errors import BadInput
 from partbench.method import DataInfo, StepFreeMethod, StepFreeSettings
 from partbench.nn import gmm
@@ -45,7 +37,7 @@ class FisherVectors(Encoding, StepFreeMethod):
     """Gradients by the means and standard deviations of a mixture."""
 
     Settings = FisherVectorsSettings
-    VARIANTS = {"res5c": RES5C, "birds": BIRDS, "ten_crops": TEN_CROPS}
+    VARIANTS = COMMON
     REDUCED = {
         "demo": {**DEMO, "gaussians": 16, "components": 16, "sample": 20_000, "updates": 30},
         "subset": {**SUBSET, "gaussians": 32, "components": 32, "sample": 50_000},

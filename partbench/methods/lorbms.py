@@ -89,9 +89,6 @@ class LORBMSSettings(NeighbourSettings, MethodSettings):
     classifier_decay: float = Field(
         0.9, gt=0, le=1, description="factor of the classifier's rate every 20,000 steps"
     )
-    features_of: Literal["encoder", "discriminator"] = Field(
-        "encoder", description="whose last map but the output are the features"
-    )
     batch_size: int = Field(
         56, ge=4, description="14 images for each of the four updates of a step; the thesis has 12"
     )
@@ -146,7 +143,6 @@ class LORBMS(Method):
     """Scenes mixed of an image and images with similar quadrants.
 
     `no_cls`, `no_rec` and `no_adv` leave out a term of the loss, for ten epochs as `ten_epochs`.
-    `discriminator` takes the features from the discriminator.
     """
 
     Settings = LORBMSSettings
@@ -162,7 +158,6 @@ class LORBMS(Method):
         "no_cls": {"epochs": 10, "classification": 0.0},
         "no_rec": {"epochs": 10, "reconstruction": 0.0},
         "no_adv": {"epochs": 10, "adversarial": 0.0},
-        "discriminator": {"features_of": "discriminator"},
         "first_epoch": {"epochs": 1},
         "untrained": {"epochs": 0},
     }
@@ -205,6 +200,7 @@ class LORBMS(Method):
     paper = "lorbms"
     phases = ("generator", "generator", "classifier", "discriminator")
     shares_batch = False
+    trunk_names = ("encoder", "discriminator")
     deviations = (
         Deviation(
             "They keep the epoch of lowest FID on the test images. Here the last epoch counts, and "
@@ -387,8 +383,8 @@ class LORBMS(Method):
         }
 
     def features(self, images: Tensor) -> Tensor:
-        """Return the features of images [B, 3, S, S], [B, C * h * w]."""
-        return self.trunks()[self.settings.features_of](self.normalize(images))
+        """Return the encoder's features of images [B, 3, S, S], [B, C * h * w]."""
+        return self.encoder(self.normalize(images)).flatten(1)
 
     def reconstruct(self, images: Tensor) -> Tensor:
         """Return the images [B, 3, S, S] decoded from their codes."""

@@ -11,15 +11,7 @@ from pydantic import Field
 from torch import Tensor
 
 from partbench.deviations import Deviation
-from partbench.encoding import (
-    BIRDS,
-    DEMO,
-    RES5C,
-    SUBSET,
-    TEN_CROPS,
-    Encoding,
-    EncodingSettings,
-)
+from partbench.encoding import COMMON, DEMO, SUBSET, Encoding, EncodingSettings
 from partbench.method import DataInfo, StepFreeMethod, StepFreeSettings
 from partbench.nn.activations import BLOCK_NORM
 
@@ -41,9 +33,7 @@ class Pooling(Encoding, StepFreeMethod):
     VARIANTS = {
         "mean": {**PYRAMID, "pool": "mean"},
         "max": {**PYRAMID, "pool": "max"},
-        "res5c": RES5C,
-        "birds": BIRDS,
-        "ten_crops": TEN_CROPS,
+        **COMMON,
     }
     REDUCED = {
         "demo": {key: DEMO[key] for key in ("backbone", "layer", "window")},

@@ -13,15 +13,7 @@ from torch import Tensor
 
 from partbench.data.batch import Batch
 from partbench.deviations import Deviation
-from partbench.encoding import (
-    BIRDS,
-    DEMO,
-    RES5C,
-    SUBSET,
-    TEN_CROPS,
-    Encoding,
-    EncodingSettings,
-)
+from partbench.encoding import COMMON, DEMO, SUBSET, Encoding, EncodingSettings
 from partbench.method import DataInfo, StepFreeMethod, StepFreeSettings
 from partbench.nn.clusters import centres
 
@@ -38,7 +30,7 @@ class VLAD(Encoding, StepFreeMethod):
     """Sums of differences from the nearest centre."""
 
     Settings = VLADSettings
-    VARIANTS = {"res5c": RES5C, "birds": BIRDS, "ten_crops": TEN_CROPS}
+    VARIANTS = COMMON
     REDUCED = {
         "demo": {**DEMO, "centres": 16, "sample": 20_000, "iterations": 20},
         "subset": {**SUBSET, "centres": 32, "sample": 50_000},

@@ -147,6 +147,63 @@ def distance_of_features(first: NDArray[np.floating], second: NDArray[np.floatin
     return _distance_of_factors(_factor(first), _factor(second))
 
 
+class Gathered:
+    """Features of a set, gathered batch by batch as `Moments.of` gathers them, in its blocks.
+
+    Kept are the moments of whole blocks, the samples after them, and, while there are no more
+    samples than features, all samples.
+
+    Args:
+        dimensions: D, the number of features.
+    """
+
+    def __init__(self, dimensions: int) -> None:
+        self.moments = Moments(dimensions)
+        self.n = 0
+        self._few: list[NDArray[np.floating]] = []
+        self._rest: list[NDArray[np.floating]] = []
+
+    def add(self, features: NDArray[np.floating]) -> None:
+        """Count features [B, D] in."""
+        self.n += len(features)
+        self._few = [*self._few, np.array(features)] if self.few else []
+        self._rest.append(np.array(features))
+        if self.n - self.moments.n >= ROWS:
+            rows = np.concatenate(self._rest)
+            whole = len(rows) // ROWS * ROWS
+            for start in range(0, whole, ROWS):
+                self.moments.add(rows[start : start + ROWS])
+            self._rest = [rows[whole:].copy()]
+
+    @property
+    def few(self) -> bool:
+        """Whether there are no more samples than features."""
+        return self.n <= self.moments.mean.size
+
+    def statistics(self) -> Statistics:
+        """Return mean and covariance; see `Moments.statistics`."""
+        moments = Moments(self.moments.mean.size)
+        moments.n, moments.mean = self.moments.n, self.moments.mean
+        moments.scatter = self.moments.scatter.copy()
+        if sum(map(len, self._rest)):
+            moments.add(np.concatenate(self._rest))
+        return moments.statistics()
+
+    def factor(self) -> tuple[Array, Array]:
+        """Return what `_factor` returns of all samples."""
+        if self.few:
+            return _factor(np.concatenate(self._few))
+        statistics = self.statistics()
+        return statistics.mean, _root(statistics.covariance)
+
+
+def distance_of_gathered(first: Gathered, second: Gathered) -> float:
+    """Return `distance_of_features` of two sets, at least 2 samples each, bit for bit."""
+    if first.few or second.few:
+        return _distance_of_factors(first.factor(), second.factor())
+    return distance(first.statistics(), second.statistics())
+
+
 def outcomes(generated: NDArray[np.floating], real: NDArray[np.floating]) -> Array:
     """Return outcomes by real image whose mean is the Frechet distance.
 

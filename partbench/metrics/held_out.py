@@ -3,6 +3,8 @@
 import numpy as np
 from numpy.typing import NDArray
 
+from partbench.errors import BadInput
+
 
 def draw_held_out(
     codes: NDArray[np.int64],
@@ -38,4 +40,30 @@ def draw_held_out(
         members = np.flatnonzero(codes == code)
         count = min(max(1, round(fraction * len(members))), len(members) - 1)
         held[rng.permutation(members)[:count]] = True
+    return held
+
+
+def hold_out(
+    codes: NDArray[np.int64],
+    fraction: float,
+    rng: np.random.Generator,
+    groups: NDArray[np.integer] | None,
+    where: str,
+) -> NDArray[np.bool_]:
+    """Return what `draw_held_out` does, of which there must be some.
+
+    Args:
+        codes, fraction, rng, groups: see `draw_held_out`.
+        where: the samples come from, for the message.
+
+    Raises:
+        BadInput: no sample can be held out.
+    """
+    held = draw_held_out(codes, fraction, rng, groups)
+    if not held.any():
+        units = "sample" if groups is None else "group"
+        raise BadInput(
+            f"{where}: every class has a single {units}, so none can be held out to choose a "
+            f"setting; give at least two {units}s of some class."
+        )
     return held

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
+from scipy.special import stdtrit
 
 DRAWS_AT_ONCE = 64
 """Resampled data sets that one product of matrices sums."""
@@ -20,18 +21,24 @@ class Interval(NamedTuple):
     high: float
 
 
+class Spread(NamedTuple):
+    """A part of a variance, and how well it is known."""
+
+    variance: float
+    freedom: float
+    """Degrees of freedom, at least 1."""
+
+
 def over_seeds_and_samples(outcomes: ArrayLike, level: float = 0.95) -> Interval:
     """Return the interval of the mean outcome where both seeds and samples are draws.
 
     Every seed is measured on the same samples, so the outcomes are a crossed design without
-    replication: outcome = mean + seed + sample + rest. The half-width joins Student's
-    half-widths of the seeds' and the samples' parts as a root of squares (Howe 1974), each with
-    its own degrees of freedom, so that two or three seeds give the wide interval they deserve.
-    Simulated with 60 samples whose main effects spread as much as the rest, or more, 95 to 97 % of
-    intervals hold the truth from three seeds on, and 91 to 97 % with two. Where samples hardly
-    differ among themselves, it is as few as 87 % with two seeds, 91 % with three and 93 % with
-    five: the seeds' part is then estimated as nothing too often. With one seed only the samples
-    are counted: such an interval says nothing about other seeds.
+    replication: outcome = mean + seed + sample + rest; see `crossed` for its parts and
+    `squared_half_width` for how they are joined.
+
+    Simulated with 60 samples and with seeds, samples and rest in many proportions, the share of
+    intervals that hold the truth is 94 to 97 % with 3, 5 and 10 seeds, and 93 to 98 % with two.
+    With one seed only the samples are counted: such an interval says nothing about other seeds.
 
     Args:
         outcomes: [S, N], one row a seed, one column a test sample; N at least 2.
@@ -40,22 +47,72 @@ def over_seeds_and_samples(outcomes: ArrayLike, level: float = 0.95) -> Interval
     Raises:
         ValueError: not two-dimensional, or fewer than 2 samples.
     """
+    mean, seeds, samples = crossed(outcomes)
+    return _around(mean, float(squared_half_width(1 - level, seeds, samples)))
+
+
+def crossed(outcomes: ArrayLike) -> tuple[float, Spread, Spread]:
+    """Return the mean of a crossed design, and what its seeds and its samples add to the variance.
+
+    The variance of the mean is that of the seeds / S, of the samples / N, and of the rest / (S N).
+    The spread between the means of seeds shows the first and the last together; the spread between
+    the means of samples shows the last two. So the rest would count twice. It is left with the
+    seeds: their few degrees of freedom then cover it. Taking it off the seeds instead makes their
+    part nothing too often, and intervals that hold the truth in as few as 87 % of cases.
+
+    Args:
+        outcomes: [S, N], one row a seed, one column a test sample; N at least 2.
+
+    Returns:
+        Mean, the seeds' part with the rest, and the samples' part; with one seed, the samples' part
+        has all of it.
+
+    Raises:
+        ValueError: not two-dimensional, or fewer than 2 samples.
+    """
     table = np.asarray(outcomes, np.float64)
     if table.ndim != 2 or table.shape[1] < 2:
         raise ValueError(f"outcomes must be [seeds, samples >= 2], not {table.shape}")
-    seeds, samples = table.shape
-    mean = float(table.mean())
+    seeds, n = table.shape
+    columns = Spread(float(table.mean(0).var(ddof=1)) / n, n - 1)
     if seeds == 1:
-        return _around(mean, _t(samples - 1, level) ** 2 * float(table.var(ddof=1)) / samples)
-    rows, columns = table.mean(1, keepdims=True), table.mean(0, keepdims=True)
-    ms_seed = samples * float(rows.var(ddof=1))
-    ms_sample = seeds * float(columns.var(ddof=1))
-    ms_rest = float(((table - rows - columns + mean) ** 2).sum()) / ((seeds - 1) * (samples - 1))
-    squares = (
-        _t(seeds - 1, level) ** 2 * max(ms_seed - ms_rest, 0)
-        + _t(samples - 1, level) ** 2 * ms_sample
-    )
-    return _around(mean, squares / (seeds * samples))
+        return float(table.mean()), Spread(0.0, 1), columns
+    rows = Spread(float(table.mean(1).var(ddof=1)) / seeds, seeds - 1)
+    samples = columns._replace(variance=max(columns.variance - rest(table), 0.0))
+    return float(table.mean()), rows, samples
+
+
+def rest(table: NDArray[np.float64]) -> float:
+    """Return what the rest adds to the variance of the mean of outcomes [S >= 2, N >= 2]."""
+    seeds, samples = table.shape
+    residual = table - table.mean(1, keepdims=True) - table.mean(0, keepdims=True) + table.mean()
+    return float((residual**2).sum()) / ((seeds - 1) * (samples - 1)) / table.size
+
+
+def squared_half_width(p: ArrayLike, seeds: Spread, samples: Spread) -> NDArray[np.float64]:
+    """Return the squared half-width of the interval of level 1 - p whose variance has two parts.
+
+    Two approximations for such a sum err on opposite sides. The sum of both squared half-widths
+    (Howe, JASA 1974) is too wide where both parts matter: with two seeds, 99 % of intervals hold
+    the truth. One quantile of Student's t for the sum of both variances, with the degrees of
+    freedom of Satterthwaite (Biometrics Bulletin 1946), is too narrow: a seeds' part that happens
+    to be small counts as well known, and 88 % hold the truth. Their mean holds it as often as it
+    says, give or take 2 %. Where one part is nothing, all three are Student's exact interval.
+
+    Args:
+        p: between 0 and 1.
+        seeds: first part; its numbers and p may be arrays, all of one shape.
+        samples: second part.
+    """
+    level = np.asarray(p, np.float64) / 2
+    first, second = (np.asarray(part.variance, np.float64) for part in (seeds, samples))
+    both = first + second
+    with np.errstate(invalid="ignore", divide="ignore"):
+        shares = (first / both) ** 2 / seeds.freedom + (second / both) ** 2 / samples.freedom
+        freedom = np.where(both > 0, 1 / shares, 1.0)
+    of_seeds, of_samples = stdtrit(seeds.freedom, level) ** 2, stdtrit(samples.freedom, level) ** 2
+    howe = of_seeds * first + of_samples * second
+    return np.asarray((howe + stdtrit(freedom, level) ** 2 * both) / 2, np.float64)
 
 
 def by_group(outcomes: ArrayLike, groups: ArrayLike) -> NDArray[np.float64]:

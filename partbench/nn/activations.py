@@ -10,8 +10,6 @@ descriptors of an image or a clip.
 """
 
 from collections.abc import Mapping
-from difflib import get_close_matches
-from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 import torch
@@ -19,14 +17,14 @@ import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from partbench.errors import BadInput
 from partbench.files import data_root
-from partbench.nn import perceptual
+from partbench.nn import perceptual, timm_networks
 from partbench.nn.crops import center_crop
 from partbench.nn.normalization import IMAGENET_MEAN_STD
 from partbench.nn.precision import without_tf32
 from partbench.nn.shared_batch import own, whole
-from partbench.nn.weights import IMAGENET_LABELS, NOTHING, read_state
+from partbench.nn.timm_networks import TIMM
+from partbench.nn.weights import IMAGENET_LABELS, NOTHING
 from partbench.settings import Settings, nearest
 
 PYRAMID = (6, 3, 2, 1)
@@ -34,7 +32,6 @@ PYRAMID = (6, 3, 2, 1)
 stride 1, 3 x 3 at stride 2, 4 x 4 at stride 3, and all cells: 50 descriptors."""
 BLOCK_NORM = 158.0
 """About sqrt(7 * 7 * 512): the root mean square of VGG-19's activations becomes 1."""
-TIMM = "timm:"
 
 
 class Network(NamedTuple):
@@ -100,7 +97,7 @@ class ActivationSettings(Settings):
     def _known(self) -> Self:
         if self.backbone.startswith(TIMM):
             known = {"last"}
-            _check_timm(self.backbone.removeprefix(TIMM))
+            timm_networks.check_name(self.backbone.removeprefix(TIMM))
             if (self.weights_file is None) != (self.pretrained_on is None):
                 raise ValueError(
                     "`weights_file` and `pretrained_on` belong together: numbers need to say what "
@@ -123,15 +120,6 @@ class ActivationSettings(Settings):
                 f"{self.backbone} has no layer '{self.layer}'; {nearest(self.layer, known)}"
             )
         return self
-
-
-def _check_timm(name: str) -> None:
-    # Imported here because it takes seconds, which other networks need not wait for.
-    import timm
-
-    if not timm.is_model(name):
-        close = get_close_matches(name, timm.list_models(), n=5)
-        raise ValueError(f"timm has no network '{name}'; {nearest(name, close)}")
 
 
 def pretrained_on(s: ActivationSettings) -> str:
@@ -236,7 +224,10 @@ def load(s: ActivationSettings) -> Body:
         body = build(s)
         file = RESNET152 if s.backbone == "resnet152" else s.weights_file
         if file is not None:
-            _read_timm(body.layers.network, data_root() / file, s.backbone)
+            network = body.layers.network
+            timm_networks.read_weights(
+                network, data_root() / file, s.backbone, "weights_file", "backbone"
+            )
     return body.requires_grad_(False).to(memory_format=torch.channels_last)
 
 
@@ -247,32 +238,11 @@ def _known(s: ActivationSettings, layers: nn.Sequential) -> Body:
 
 
 def _of_timm(name: str) -> Body:
-    import timm
-
-    network: Any = timm.create_model(name, pretrained=False, num_classes=0)
+    network = timm_networks.create(name)
     about = network.pretrained_cfg
     fixed = about.get("fixed_input_size", False)
     side = about["input_size"][-1] if fixed else None
     return Body(TimmMaps(network), network.num_features, about["mean"], about["std"], side)
-
-
-def _read_timm(network: Any, path: Path, name: str) -> None:
-    """Give a network of timm the weights in a file; a classifier in it is left out."""
-    what = f"the weights of {name}"
-    state = read_state(path, what, "weights_file")
-    own = network.state_dict()
-    head = network.pretrained_cfg["classifier"]
-    heads = tuple(f"{h}." for h in ([head] if isinstance(head, str) else head or ()))
-    state = {k: v for k, v in state.items() if not k.startswith(heads)}
-    try:
-        network.load_state_dict(state)
-    except RuntimeError:  # its message lists all names
-        missing = sorted(own.keys() - state.keys()) or sorted(state.keys() - own.keys())
-        why = f"`{missing[0]}` is on one side alone" if missing else "shapes differ"
-        raise BadInput(
-            f"{path} does not hold {what} by timm's names ({why}); replace it, or set `backbone` "
-            "to what it holds"
-        ) from None
 
 
 class Backbone:

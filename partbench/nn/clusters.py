@@ -113,9 +113,9 @@ def k_means(
         seed: of the first centroids.
         gpu: whether to compute on the GPU.
     """
-    clustering = _clustering(rows, k, iterations, seed % 2**31, gpu)
-    _, labels = clustering.index.search(rows, 1)
-    return labels[:, 0].astype(np.int64), clustering.centroids.copy()
+    found = clustering(rows, k, iterations, seed % 2**31, gpu)
+    _, labels = found.index.search(rows, 1)
+    return labels[:, 0].astype(np.int64), found.centroids.copy()
 
 
 def merge_small(
@@ -166,15 +166,19 @@ def centres(
     """
     faiss.omp_set_num_threads(torch.get_num_threads())
     seed = int(torch.randint(2**31 - 1, ()).item())
-    clustering = _clustering(rows.numpy(), k, iterations, seed, faiss_on_gpu(on_gpu), restarts)
-    return torch.from_numpy(clustering.centroids)
+    found = clustering(rows.numpy(), k, iterations, seed, faiss_on_gpu(on_gpu), restarts)
+    return torch.from_numpy(found.centroids)
 
 
-def _clustering(
+def clustering(
     rows: NDArray[np.float32], k: int, iterations: int, seed: int, gpu: bool, restarts: int = 1
 ) -> Any:
-    """Return faiss's clustering of rows [n, d], trained on all of them."""
-    clustering = faiss.Kmeans(
+    """Return faiss's clustering of rows [n, d], trained on all of them.
+
+    It has `centroids` [k, d], the `index` that finds the nearest, and in `obj` the sum of squared
+    distances after each iteration.
+    """
+    found = faiss.Kmeans(
         rows.shape[1],
         k,
         niter=iterations,
@@ -184,5 +188,5 @@ def _clustering(
         min_points_per_centroid=1,
         max_points_per_centroid=len(rows),  # by default, 256 per cluster
     )
-    clustering.train(rows)
-    return clustering
+    found.train(rows)
+    return found

@@ -1,7 +1,6 @@
 """Features of the four quadrants of images, each enlarged to a whole image for a frozen network."""
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -9,16 +8,14 @@ from torch import Tensor
 
 from partbench.errors import BadInput
 from partbench.files import data_root
-from partbench.nn import perceptual
+from partbench.nn import perceptual, timm_networks
 from partbench.nn.deepcluster import read_alexnet
 from partbench.nn.normalization import IMAGENET_MEAN_STD
-from partbench.nn.weights import open_file, wrong_content
+from partbench.nn.timm_networks import TIMM
 
 OWN = ("alexnet", "mobilenet", "random")
 """Networks beside those of timm: DeepCluster's, see `perceptual`, and a small one that needs no
 file."""
-TIMM = "timm/"
-"""Begins the name of a network of timm."""
 AT_ONCE = 64
 """Tiles in the network at once."""
 
@@ -44,7 +41,7 @@ class TileFeatures:
     """A frozen network that describes the quadrants of images.
 
     Args:
-        network: one of `OWN`, or `timm/NAME`.
+        network: one of `OWN`, or `timm:NAME`.
         weights: file below the data root, of a network of timm.
         side: of the tiles that the network sees, pixels.
         device: to compute on.
@@ -95,23 +92,8 @@ def _load(network: str, weights: str | None, device: torch.device) -> Callable[[
         layers = perceptual.load(network).to(device)
         # A 2 x 2 grid, so that it matters where in a tile something is.
         return lambda tiles: F.adaptive_avg_pool2d(layers(tiles), 2).flatten(1)
-    return _load_timm(network.removeprefix(TIMM), str(weights)).to(device)
-
-
-def _load_timm(name: str, weights: str) -> Any:
-    # Imported here because it takes seconds, which other networks need not wait for.
-    import timm
-
-    if name not in timm.list_models():
-        raise BadInput(f"timm has no network '{name}'; `timm.list_models()` in Python lists all")
+    name = network.removeprefix(TIMM)
     with torch.random.fork_rng(devices=[]):
-        network: Any = timm.create_model(name, pretrained=False, num_classes=0)
-    path, what = data_root() / weights, f"the weights of timm's {name}"
-    state = open_file(path, what, "place it there, or correct `weights`")
-    try:
-        missing, _ = network.load_state_dict(state, strict=False)  # a file may have the head too
-        if missing:
-            raise ValueError(f"it lacks {missing[0]}")
-    except Exception as error:  # the file can hold anything
-        raise wrong_content(path, what, error, ", or set `network` to what it holds") from None
-    return network.requires_grad_(False).eval()
+        of_timm = timm_networks.create(name)
+    timm_networks.read_weights(of_timm, data_root() / str(weights), network, "weights", "network")
+    return of_timm.requires_grad_(False).eval().to(device)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from partbench import integrity
 from partbench.data.loader import to_float
-from partbench.data.prepared import Split
+from partbench.data.prepared import Prepared, Split
 from partbench.errors import BadInput
 from partbench.files import create_array
 from partbench.metrics.landmarks import check_points
@@ -67,6 +67,45 @@ def write_arrays(
                     arrays[key] = create_array(path, values.dtype, (len(split), *values.shape[1:]))
                 arrays[key][rows] = values
             progress.advance(len(images))
+
+
+def write_both_splits(
+    key: str,
+    compute: Callable[[Tensor], Tensor],
+    data: Prepared,
+    folder: Path,
+    device: torch.device,
+    label: str,
+) -> None:
+    """Write what `compute` returns of the images of both `SPLITS`; see `write_arrays`."""
+    for name in SPLITS:
+        write_arrays(
+            folder,
+            data.split(name),
+            f"{label} {key} of {name}",
+            lambda images, _: {key: compute(images)},
+            device,
+        )
+
+
+def read_floats(path: Path, n: int, *axes: str) -> NDArray[Any]:
+    """Return numbers of n images with some more axes, [n, ...], as a memory map.
+
+    Args:
+        path: the npy file.
+        n: images.
+        axes: names of the other axes, for the message.
+
+    Raises:
+        BadInput: the file is missing or damaged, or has another shape.
+    """
+    found = open_array(path)
+    if found.ndim != 1 + len(axes) or len(found) != n or found.dtype.kind != "f":
+        raise BadInput(
+            f"{path}: {found.dtype} of shape {list(found.shape)}; expected numbers of shape "
+            f"[{', '.join([f'{n} images', *axes])}]; {AGAIN}"
+        )
+    return found
 
 
 def open_array(path: Path) -> NDArray[Any]:

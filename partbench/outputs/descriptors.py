@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from partbench.data.prepared import Prepared
-from partbench.errors import BadInput
-from partbench.outputs.arrays import AGAIN, SPLITS, open_array, write_arrays
+from partbench.outputs.arrays import read_floats, write_both_splits
 from partbench.outputs.capability import Capability, call_of, check_tensor
 
 
@@ -42,14 +41,7 @@ class Descriptors(Capability):
         self, method: HasDescriptors, data: Prepared, folder: Path, device: torch.device, label: str
     ) -> None:
         """Write the descriptors of both splits; see `Capability.write`."""
-        for name in SPLITS:
-            write_arrays(
-                folder,
-                data.split(name),
-                f"{label} descriptors of {name}",
-                lambda images, _: {"descriptors": method.descriptors(images)},
-                device,
-            )
+        write_both_splits("descriptors", method.descriptors, data, folder, device, label)
 
 
 def read(folder: Path, split: str, n: int) -> NDArray[Any]:
@@ -58,11 +50,4 @@ def read(folder: Path, split: str, n: int) -> NDArray[Any]:
     Raises:
         BadInput: the file is missing or damaged, or has another shape.
     """
-    path = folder / f"{split}.descriptors.npy"
-    found = open_array(path)
-    if found.ndim != 3 or len(found) != n or found.dtype.kind != "f":
-        raise BadInput(
-            f"{path}: {found.dtype} of shape {list(found.shape)}; expected numbers of shape "
-            f"[{n} images, descriptors, channels]; {AGAIN}"
-        )
-    return found
+    return read_floats(folder / f"{split}.descriptors.npy", n, "descriptors", "channels")

@@ -4,18 +4,18 @@
 """
 
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from partbench.data.prepared import Prepared
-from partbench.errors import BadInput
-from partbench.outputs.arrays import AGAIN, SPLITS, open_array, write_arrays
+from partbench.outputs.arrays import read_floats, write_both_splits
 from partbench.outputs.capability import Capability, call_of, check_tensor
 
 
+@runtime_checkable
 class HasFeatures(Protocol):
     """A method that describes an image by a vector."""
 
@@ -42,14 +42,7 @@ class Features(Capability):
         self, method: HasFeatures, data: Prepared, folder: Path, device: torch.device, label: str
     ) -> None:
         """Write the features of both splits; see `Capability.write`."""
-        for name in SPLITS:
-            write_arrays(
-                folder,
-                data.split(name),
-                f"{label} features of {name}",
-                lambda images, _: {"features": method.features(images)},
-                device,
-            )
+        write_both_splits("features", method.features, data, folder, device, label)
 
 
 def read(folder: Path, split: str, n: int) -> NDArray[Any]:
@@ -58,11 +51,4 @@ def read(folder: Path, split: str, n: int) -> NDArray[Any]:
     Raises:
         BadInput: the file is missing or damaged, or has another shape.
     """
-    path = folder / f"{split}.features.npy"
-    features = open_array(path)
-    if features.ndim != 2 or len(features) != n or features.dtype.kind != "f":
-        raise BadInput(
-            f"{path}: {features.dtype} of shape {list(features.shape)}; expected numbers of shape "
-            f"[{n} images, features]; {AGAIN}"
-        )
-    return features
+    return read_floats(folder / f"{split}.features.npy", n, "features")

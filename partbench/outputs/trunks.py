@@ -1,7 +1,7 @@
 """Trunks: networks whose features a classifier is trained on. Nothing is written of them."""
 
 from collections.abc import Mapping
-from typing import Protocol, runtime_checkable
+from typing import ClassVar, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,9 @@ ENCODER = "encoder"
 @runtime_checkable
 class HasTrunks(Protocol):
     """A method with networks that are worth training further, such as its encoder."""
+
+    trunk_names: ClassVar[tuple[str, ...]]
+    """The names of its parts; by default there is one, the encoder."""
 
     def trunks(self) -> Mapping[str, nn.Module]:
         """Return its networks by the names of the parts.
@@ -52,3 +55,8 @@ class Trunks(Capability):
             found = trunk(method.normalize(samples))
             flat = found.flatten(1) if isinstance(found, Tensor) and found.ndim > 1 else found
             check_tensor(flat, f"{named}(images)", (len(samples), "D"), dtypes=floats)
+        if set(trunks) != set(method.trunk_names):
+            raise BadInput(
+                f"{what} has the parts {', '.join(map(str, trunks))}; `trunk_names` of the "
+                f"method names {', '.join(method.trunk_names)}; let both name the same"
+            )

@@ -26,6 +26,7 @@ from partbench.errors import BadInput
 from partbench.files import sha256
 from partbench.method import Method, MethodSettings, name_of
 from partbench.metrics.accuracy import label_ranks
+from partbench.metrics.held_out import hold_out
 from partbench.model import load_model_for
 from partbench.nn.init import init_patchvae_
 from partbench.outputs.trunks import ENCODER
@@ -88,7 +89,8 @@ class Classify(Probe):
     # The README's command for ImageNet: the rate never drops, and the whole encoder is frozen. The
     # paper's text is said to fine-tune its last two blocks, so both are measured.
     PAPER = {"imagenet": {"freeze": ("conv1-9", "all"), "epochs": 30, "pool": True}}
-    version = 1
+    version = 2
+    """Since 2 whole groups are held out where images have them, and never all of a class."""
     needs = ("trunks",)
     reads = "model"
 
@@ -109,7 +111,11 @@ class Classify(Probe):
         _, method = load_model_for(prepared, source, device)
         train, test = prepared.split("train"), prepared.split("test")
         labels = np.array(train.annotation("labels"))
-        kept, held_out = _hold_out(labels, settings.held_out, seed)
+        groups = np.array(train.annotation("groups")) if train.has("groups") else None
+        codes = np.unique(labels, return_inverse=True)[1]
+        draw = np.random.default_rng([seed, 1])
+        held = hold_out(codes, settings.held_out, draw, groups, f"{data}, training images")
+        kept, held_out = np.flatnonzero(~held), np.flatnonzero(held)
         everything = np.arange(len(labels))
         origin = [sha256(source), prepared.meta["checksum"]]
         fit = _Fit(settings, method, prepared.classes, seed, device, origin)
@@ -163,19 +169,6 @@ def _front_of_resnet(method: Method) -> nn.Sequential:
             "method by the probe `transfer`"
         )
     return encoder
-
-
-def _hold_out(
-    labels: NDArray[np.int64], share: float, seed: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return the images kept and those held out, the same share of every class."""
-    draw = np.random.default_rng([seed, 1])
-    held = [
-        draw.permutation(members)[: max(1, round(share * len(members)))]
-        for members in (np.flatnonzero(labels == c) for c in np.unique(labels))
-    ]
-    held_out = np.sort(np.concatenate(held))
-    return np.setdiff1d(np.arange(len(labels)), held_out), held_out
 
 
 class _Fit:

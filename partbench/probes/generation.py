@@ -32,7 +32,7 @@ from partbench.metrics.generation import (
     kernel_distance,
     precision_recall,
 )
-from partbench.model import load_model_for
+from partbench.model import load_model, load_model_for, snapshots
 from partbench.nn.feature_networks import SIDES, FeatureNetwork, Network, Resize
 from partbench.outputs import generated_images
 from partbench.outputs.arrays import PICTURES
@@ -345,6 +345,11 @@ class Generation(Probe):
                 pictures["stretched" if stretched else "generated"] = np.array(images[:PICTURED])
                 if compared.endless is not None:
                     endless[str(setting)] = compared.endless._asdict()
+                if not stretched:
+                    last = compared.measures["fid"].value
+            training = _over_training(source, test, n, network, real, seed, Path(scratch))
+            if training:
+                training[str(method.settings.epochs)] = last
         if "train" in prepared.meta["splits"] and len(prepared.split("train")) >= n:
             train = prepared.split("train").images
             rows = np.random.default_rng(seed).choice(len(train), n, replace=False)
@@ -354,8 +359,45 @@ class Generation(Probe):
             setting = GenerationSetting(n=n, resize=network.resize)
             _add(numbers, {"real_fid": measure}, network.name, setting, reference=True)
         pictures |= _made_of(method, test, seed, torch.device(device))
-        details = {"network": network.name, "real images": len(test), "infinity": endless}
+        details = {
+            "network": network.name,
+            "real images": len(test),
+            "infinity": endless,
+            "training": training,
+        }
         return numbers.result(details, pictures=pictures)
+
+
+def _over_training(
+    model: Path,
+    split: Split,
+    n: int,
+    network: FeatureNetwork,
+    real: Described,
+    seed: int,
+    scratch: Path,
+) -> dict[str, float]:
+    """Return the Frechet distance after each epoch whose model was kept: epoch -> distance."""
+    distances = {}
+    device = torch.device(network.device)
+    for epoch, path in snapshots(model).items():
+        run, method = load_model(path, network.device)
+        method.to(memory_format=torch.channels_last)
+        label = f"{run} after epoch {epoch}"
+        where = scratch / f"{path.stem}.npy"
+        images = generated_images.write(
+            method,  # type: ignore[arg-type]
+            split,
+            n,
+            where,
+            seed,
+            device,
+            label,
+        )
+        made = describe(network, batches(images), n, label)
+        where.unlink()
+        distances[str(epoch)] = frechet.distance_of_features(made.features, real.features)
+    return distances
 
 
 def _made_of(

@@ -27,7 +27,7 @@ from partbench.metrics.feature_blocks import (
     check_labels,
     linear_scores,
 )
-from partbench.metrics.held_out import draw_held_out
+from partbench.metrics.held_out import hold_out
 from partbench.metrics.logistic import Rotation, log_softmax, rotate, solve
 from partbench.metrics.svm import Loss
 from partbench.outputs.features import read as read_features
@@ -35,8 +35,9 @@ from partbench.probe import Metric, Numbers, Probe, Result, Setting
 from partbench.probes.svm import SvmResult, svm_probe
 from partbench.settings import Settings
 
-VERSION = 1
-"""Version of the definition; numbers of different versions are not comparable."""
+VERSION = 2
+"""Version of the definition; numbers of different versions are not comparable. Since 2 logistic
+regression, too, holds out whole groups where samples have them."""
 
 _TOP_K = 5
 _TOP_K_FROM = 10  # classes; below that, top-5 says little
@@ -139,6 +140,7 @@ def linear_probe(
     folds: Sequence[NDArray[np.integer]] | NDArray[np.integer] | None = None,
     settings: LinearSettings | None = None,
     seed: int = 0,
+    groups: NDArray[np.integer] | None = None,
 ) -> LinearResult:
     """Probe frozen features with a linear classifier.
 
@@ -151,6 +153,7 @@ def linear_probe(
         folds: F lists of distinct indices into the training samples; None trains on all of them.
         settings: None for the defaults.
         seed: draws the held-out samples, in every fold alike.
+        groups: [N] of the training samples, see `draw_held_out`.
 
     Memory: a fold's samples are copied in their own dtype; beyond that as `rotate` says, and
     N_test * F * K float64 for the scores.
@@ -158,17 +161,24 @@ def linear_probe(
     Raises:
         BadInput: shapes that do not fit, labels that are not integers, features that are not
             finite (the row is named) or all constant, a fold with an index that is repeated or
-            out of range, fewer than two classes, or no class with two samples.
+            out of range, fewer than two classes, or no class with two samples (or groups).
     """
     settings = settings or LinearSettings()
     _check_sets(train_features, train_labels, test_features, test_labels)
     if folds is None:
-        fits = [_fit(train_features, train_labels, settings, seed, "training samples")]
+        fits = [_fit(train_features, train_labels, groups, settings, seed, "training samples")]
         n_train = [len(train_labels)]
     else:
         check_folds(folds, len(train_labels), "folds")
         fits = [
-            _fit(train_features[fold], train_labels[fold], settings, seed, f"fold {i}")
+            _fit(
+                train_features[fold],
+                train_labels[fold],
+                None if groups is None else groups[fold],
+                settings,
+                seed,
+                f"fold {i}",
+            )
             for i, fold in enumerate(folds)
         ]
         n_train = [len(fold) for fold in folds]
@@ -198,7 +208,12 @@ def linear_probe(
 
 
 def _fit(
-    features: NDArray, labels: NDArray[np.integer], settings: LinearSettings, seed: int, where: str
+    features: NDArray,
+    labels: NDArray[np.integer],
+    groups: NDArray[np.integer] | None,
+    settings: LinearSettings,
+    seed: int,
+    where: str,
 ) -> _Fit:
     """Choose C on held-out samples, then fit on all.
 
@@ -209,8 +224,9 @@ def _fit(
     classes, codes = np.unique(labels, return_inverse=True)
     if len(classes) < 2:
         raise BadInput(f"{where}: only the class {classes[0]}; a classifier needs at least two.")
+    held = hold_out(codes, settings.held_out, np.random.default_rng(seed), groups, where)
     rotation = rotate(features, settings.standardize)
-    accuracy, log_loss = _held_out_scores(rotation, codes, len(classes), settings, seed, where)
+    accuracy, log_loss = _held_out_scores(rotation, codes, len(classes), held, settings)
     best = np.lexsort((np.array(settings.cs), log_loss, -accuracy))[0]
     solution = solve(rotation.z, codes, len(classes), [settings.cs[best]])
     coef, intercept = rotation.to_features(solution)
@@ -221,17 +237,10 @@ def _held_out_scores(
     rotation: Rotation,
     codes: NDArray[np.int64],
     n_classes: int,
+    held: NDArray[np.bool_],
     settings: LinearSettings,
-    seed: int,
-    where: str,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return accuracy and mean log-loss [len(cs)] on the held-out part of the samples."""
-    held = draw_held_out(codes, settings.held_out, np.random.default_rng(seed))
-    if not held.any():
-        raise BadInput(
-            f"{where}: every class has a single sample, so none can be held out to choose C; "
-            f"give at least two samples of some class."
-        )
+    """Return accuracy and mean log-loss [len(cs)] on the samples that are held out."""
     solution = solve(rotation.z[~held], codes[~held], n_classes, settings.cs)
     scores = rotation.z[held] @ solution.transpose(0, 2, 1)
     accuracy = (label_ranks(scores, codes[held], np.arange(n_classes)) == 0).mean(1)
@@ -359,11 +368,11 @@ class Linear(Probe):
             np.array(train.annotation("folds")) if train.has("folds") else None,
             settings,
             seed,
+            np.array(train.annotation("groups")) if train.has("groups") else None,
         )
         if settings.solver == "svm":
-            groups = np.array(train.annotation("groups")) if train.has("groups") else None
             names = prepared.meta["class_names"]
-            return _svm_numbers(svm_of(*given, groups), settings, labels, names)
+            return _svm_numbers(svm_of(*given), settings, labels, names)
         result = linear_probe(*given)
         n = len(test)
         metrics = [

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from partbench.errors import BadInput
 from partbench.metrics.accuracy import label_ranks
 from partbench.metrics.feature_blocks import linear_scores
-from partbench.metrics.held_out import draw_held_out
+from partbench.metrics.held_out import hold_out
 from partbench.metrics.svm import Gram, Loss, Machines, gram, solve
 
 FloatArray = NDArray[np.float64]
@@ -135,9 +135,11 @@ def svm_probe(
         rows: Any = slice(None) if fold is None else fold
         own = None if groups is None else groups[rows]
         labels = train_labels[rows]
-        _check_classes(labels, test_labels, where)
+        check_classes(labels, test_labels, where)
         fits.append(
-            _fit(train_features[rows], labels, own, c, cs, loss, held_out, standardize, seed, where)
+            fit_machines(
+                train_features[rows], labels, own, c, cs, loss, held_out, standardize, seed, where
+            )
         )
     # All folds and both ways at once, so that the test features are read once.
     scores = linear_scores(
@@ -158,8 +160,17 @@ def svm_probe(
 
 
 @dataclass(frozen=True)
-class _Fit:
-    """The machines of one fold, at the given C and at the chosen one."""
+class FittedMachines:
+    """The machines of one fold, at the given C and at the chosen one.
+
+    Attributes:
+        classes: [K] labels, in the order of the machines.
+        models: of each way to set C, coefficients [K, D] and intercepts [K].
+        gaps: likewise, the largest relative duality gap of a class.
+        chosen_c: on held-out samples.
+        held_out_accuracy: [len(cs)] in [0, 1].
+        n_train: training samples.
+    """
 
     classes: NDArray[np.int64]
     models: list[tuple[FloatArray, FloatArray]]
@@ -169,7 +180,7 @@ class _Fit:
     n_train: int
 
 
-def _fit(
+def fit_machines(
     features: NDArray,
     labels: NDArray[np.integer],
     groups: NDArray[np.integer] | None,
@@ -180,18 +191,15 @@ def _fit(
     standardize: bool,
     seed: int,
     where: str,
-) -> _Fit:
-    """Choose a C on held-out samples; fit on all with it and with the given one."""
+) -> FittedMachines:
+    """Choose a C on held-out samples; fit on all with it and with the given one.
+
+    Args and raises: as `svm_probe` says, of one fold; `where` names its samples for messages.
+    """
     classes, codes = np.unique(labels, return_inverse=True)
     if len(classes) < 2:
         raise BadInput(f"{where}: only the class {classes[0]}; a classifier needs at least two.")
-    held = draw_held_out(codes, held_out, np.random.default_rng(seed), groups)
-    if not held.any():
-        units = "sample" if groups is None else "group"
-        raise BadInput(
-            f"{where}: every class has a single {units}, so none can be held out to choose C; "
-            f"give at least two {units}s of some class."
-        )
+    held = hold_out(codes, held_out, np.random.default_rng(seed), groups, where)
     samples = gram(features, standardize)
     accuracy = _held_out_accuracy(samples, codes, len(classes), held, cs, loss)
     # Of equal accuracies the heaviest penalty.
@@ -201,7 +209,7 @@ def _fit(
         if value not in solved:
             solved[value] = solve(samples.products, codes, len(classes), value, loss)
     models = {value: samples.to_features(machines) for value, machines in solved.items()}
-    return _Fit(
+    return FittedMachines(
         classes,
         [models[value] for value in (c, best)],
         [float(solved[value].gap.max()) for value in (c, best)],
@@ -228,7 +236,7 @@ def _held_out_accuracy(
 
 
 def _outcome(
-    fits: Sequence[_Fit],
+    fits: Sequence[FittedMachines],
     scores: Sequence[FloatArray],
     labels: NDArray[np.integer],
     c: FloatArray,
@@ -243,7 +251,7 @@ def _outcome(
     )
 
 
-def _check_classes(train: NDArray[np.integer], test: NDArray[np.integer], where: str) -> None:
+def check_classes(train: NDArray[np.integer], test: NDArray[np.integer], where: str) -> None:
     """Refuse, with `BadInput`, test samples of a class that no machine was trained for."""
     unseen = np.setdiff1d(test, train)
     if len(unseen):

@@ -52,6 +52,8 @@ from partbench.settings import Settings
 
 Training = Literal["frozen", "fine-tuned"]
 Reading = Literal["all test images", "running mean"]
+FOLDS = 10
+"""Of STL-10."""
 CHUNK = 256
 """Images that a frozen network reads at once."""
 HEAD_SD, HEAD_BIAS = 0.02, 0.02
@@ -65,6 +67,15 @@ class TransferSettings(Settings):
     )
     epochs: int = Field(
         200, ge=1, description="of N // batch_size + 1 steps each; N images in a fold"
+    )
+    tuned_epochs: int | None = Field(
+        None, ge=1, description="of a network that is trained too; none: as many as `epochs`"
+    )
+    tuned_folds: int | None = Field(
+        None,
+        ge=1,
+        description="the first folds, on which a network is trained too, which takes minutes for "
+        "each where all folds of a frozen one take seconds; none: all",
     )
     batch_size: int = Field(128, ge=1)
     learning_rate: float = Field(1e-3, gt=0, description="Adam")
@@ -101,11 +112,16 @@ class Transfer(Probe):
     def training_images(cls, settings: Any, n_train: int) -> int:
         """Return how many images pass through each network, forward and backward.
 
-        Folds are taken to have twice the training images together, as STL-10's. A frozen network
-        only goes forward, a third of the work, over every image once for all folds.
+        Folds are taken to be ten, of a fifth of the training images each, as STL-10's. A frozen
+        network only goes forward, a third of the work, over every image once for all folds.
         """
-        share = {"frozen": 1 / 3, "fine-tuned": 2}
-        return round(settings.epochs * n_train * sum(share[each] for each in settings.training))
+        passes = {
+            "frozen": settings.epochs / 3,
+            "fine-tuned": (settings.tuned_epochs or settings.epochs)
+            * min(settings.tuned_folds or FOLDS, FOLDS)
+            / 5,
+        }
+        return round(n_train * sum(passes[each] for each in settings.training))
 
     def run(self, source: Path, data: Path, settings: Any, seed: int, device: str) -> Result:
         """Train the layers and measure them; see `Probe.run`."""
@@ -261,9 +277,10 @@ class _Fit:
     def tuned(self, stream: FoldStream, test: Split) -> NDArray[np.bool_]:
         """Train a copy of the network with each fold's layer; return which images are right."""
         self._measure_width(stream.side)
-        steps = self.settings.epochs * stream.steps_per_epoch
+        steps = (self.settings.tuned_epochs or self.settings.epochs) * stream.steps_per_epoch
+        folds = len(stream.folds[: self.settings.tuned_folds])
         done: list[NDArray[np.bool_]] = []
-        total = steps * len(stream.folds)
+        total = steps * folds
         network, optimizer = self._whole()
         state = self._resume(network, optimizer)
         if "correct" in state:
@@ -271,7 +288,7 @@ class _Fit:
         first, saved = state["step"], time.monotonic()
         label = f"{self.named}, fine-tuned"
         with Progress(label, total, "steps", len(done) * steps + first) as progress:
-            for fold in range(len(done), len(stream.folds)):
+            for fold in range(len(done), folds):
                 for step in range(first, steps):
                     place = np.random.SeedSequence((self.seed, fold, step)).generate_state(1)
                     torch.manual_seed(int(place[0]))

@@ -19,6 +19,7 @@ from partbench.outputs import generated_images, movement, reconstructions
 from partbench.published import Claim
 from partbench.report import figures, raster, text
 from partbench.report import sections as fragments
+from partbench.report.origins import origin, origins
 from partbench.report.panels import panel_views, tally
 from partbench.report.papers import paper_views
 from partbench.report.read import RUN, PictureRecord, Results, RunRecord, read
@@ -177,6 +178,7 @@ def overview(results: Results) -> View:
         "cpus": sorted({p["cpu"] for p in provenance if p.get("cpu")}),
         "seconds": float(sum(run.record.get("seconds", 0.0) for run in results.runs)),
         "commits": sorted(commits),
+        "plugins": origins(results),
         "finished": f"{finished[-1][:16].replace('T', ' ')} UTC" if finished else "",
     }
 
@@ -291,6 +293,7 @@ def data_views(results: Results) -> list[View]:
             "id": text.address("data", data.name),
             "name": data.name,
             "reader": data.meta.get("reader", ""),
+            "origin": origin(data.reader) if data.reader else "",
             "licence": data.meta.get("licence") or "not stated",
             "checksum": data.meta.get("checksum", ""),
             "classes": len(data.meta.get("class_names", [])),
@@ -315,6 +318,7 @@ def run_view(run: RunRecord, metrics: pd.DataFrame) -> View:
         "path": run.path,
         "record": run.record,
         "provenance": run.record.get("provenance", {}),
+        "plugins": [*map(origin, run.record.get("provenance", {}).get("plugins", []))],
         "files": files,
     }
 

@@ -9,9 +9,16 @@ import pandas as pd
 
 from partbench.comparisons import GROUP
 from partbench.report import figures, text
-from partbench.report.compare import best_floor, ordered, statements
+from partbench.report.compare import (
+    NO_FLOOR,
+    Statement,
+    gain_statement,
+    ordered,
+    statements,
+)
 from partbench.report.read import Results, records
 from partbench.report.section import Section, View
+from partbench.standings import ends
 
 CELL = ["method", "variant", "train", "eval", "probe"]
 
@@ -47,6 +54,10 @@ def panel_views(
             )
             for key, same in table.groupby(GROUP, sort=False)
         ]
+        said = gain_statements(table, section.gains, wanted)
+        for group in groups if said else []:
+            if group["metric"] == metric and group["setting"] in settings:
+                group["statements"] = said
         groups.sort(key=lambda g: places.get((g["metric"], g["setting"]), len(places)))
         groups.sort(key=lambda g: g["metric"] != metric)
         first = [
@@ -70,6 +81,17 @@ def panel_views(
             }
         )
     return panels
+
+
+def gain_statements(
+    table: pd.DataFrame, gains: Mapping[str, str], wanted: Mapping[Any, int]
+) -> list[Statement]:
+    """Return the statements of a panel's trained methods on numbers that are themselves gains."""
+    rows = table[table["metric"].isin(gains) & (table["role"] == "method")]
+    return [
+        gain_statement(row, wanted.get(tuple(row[c] for c in CELL), 0), gains[row["metric"]])
+        for row in records(ordered(rows[rows["setting"] == ""]))
+    ]
 
 
 def asked(metrics: pd.DataFrame) -> Mapping[Any, int]:
@@ -117,7 +139,7 @@ def group_view(
     unit, better = one["unit"], one["better"]
     # A constant of the data is nobody's merit: it is shown, and nobody is held against it.
     reference = bool(one["reference"])
-    floor = float("nan") if reference else best_floor(group)
+    floor = float("nan") if reference else ends(group).floor
     key = text.address(*(one[column] for column in GROUP))
     setting = titles.get(one["setting"], one["setting"])
     title = one["metric"] + (f", {setting}" if setting else "")
@@ -174,10 +196,10 @@ def tally(panels: list[View]) -> list[View]:
     lines = []
     for panel in panels:
         for group in panel["first"]:
-            states = [statement.state for statement in group["statements"]]
+            states = [s.state for s in group["statements"] if s.method != NO_FLOOR]
             elsewhere = panel["train"] != panel["eval"]
             trained = f", trained on {panel['train']}" if elsewhere else ""
-            if set(states) - {"unknown"}:
+            if states:
                 lines.append(
                     {
                         "id": group["id"],

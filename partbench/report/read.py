@@ -1,6 +1,7 @@
 """Read a results folder: whatever is there, in any state of completeness."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +16,7 @@ from partbench.errors import BadInput
 from partbench.files import data_root, sha256
 from partbench.integrity import check_archive, read_record
 from partbench.outputs.arrays import read_images
+from partbench.provenance import READER
 
 METRICS = [
     "method",
@@ -104,6 +106,10 @@ class Data(NamedTuple):
     """Of its test split, uint8 [N, S, S], likewise."""
     changed: bool = False
     """Whether the files that it was prepared from have changed since."""
+    reader: Mapping[str, Any] = {}
+    """Where its reader comes from, see `partbench.provenance.origin`; empty of partbench's own."""
+    neighbours: Path | None = None
+    """A picture of its images' neighbours, if they were searched for."""
 
 
 class PictureRecord(NamedTuple):
@@ -173,7 +179,12 @@ def read(folder: Path) -> Results:
         parts = _opened(path.with_name("test.parts.npy"), ())
         shown = sheet if sheet.exists() else None
         changed = _has_changed(path.parent)
-        data.append(Data(path.parent.name, _json(path), shown, images, parts, changed))
+        reader = _json(path.with_name(READER))
+        found = path.with_name("neighbours.png")
+        near = found if found.exists() else None
+        data.append(
+            Data(path.parent.name, _json(path), shown, images, parts, changed, reader, near)
+        )
     pictures: dict[Path, PictureRecord] = {}
     for path in sorted((folder / "cells").glob("*/*/*/*/*/*.pictures.npz")):
         # Each extraction draws all that the run offers, so one probe's pictures do for the others.

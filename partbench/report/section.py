@@ -82,6 +82,10 @@ class Section:
     """The settings of that metric that are not folded away, and what they are called; without any,
     all are shown."""
 
+    gains: ClassVar[Mapping[str, str]] = {}
+    """Metrics that are gains over a floor, sample by sample, and what that floor is. They say
+    whether a method beats it where the headline has no floor control of its own."""
+
     def view(self, task: Task) -> View | None:
         """Return what the macro `task` is given, or None where there is nothing to show."""
         return None

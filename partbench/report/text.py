@@ -54,11 +54,13 @@ def name(method: str, variant: str = "paper") -> str:
 
 
 def number(value: Any, unit: str = "") -> str:
-    """Return a number with one decimal if it is a percentage, else with four digits or so."""
+    """Return a number with one decimal if it is a percentage, two if dB, else four digits or so."""
     if value is None or not math.isfinite(value):
         return NOTHING
     if unit.startswith("%"):
         decimals = 1
+    elif unit == "dB":  # no eye sees the third
+        decimals = 2
     elif value == 0:
         decimals = 0
     else:

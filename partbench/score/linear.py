@@ -108,7 +108,7 @@ def score(
         if settings.solver == "svm":
             machines = svm_of(*given, train.groups)
             return _of_machines(machines, settings, train, test, seed)
-        result = linear_probe(*given)
+        result = linear_probe(*given, train.groups)
     except BadInput as error:
         raise BadInput(f"{train_path} and {test_path}: {error}") from None
     return {
@@ -125,17 +125,32 @@ def score(
     }
 
 
-def _accuracy(correct: NDArray[np.float64], test: FeatureFile) -> dict[str, Any]:
-    """Return the accuracy with its interval, of outcomes [N] by test sample."""
+def accuracy_of(
+    correct: NDArray[Any], groups: NDArray[np.integer] | None
+) -> tuple[float, float, float]:
+    """Return the accuracy and the two ends of its 95 % interval, in [0, 1].
+
+    Args:
+        correct: [N], outcomes by test sample, in [0, 1].
+        groups: [N]; the interval is then Student's over groups, else Wilson's over samples.
+
+    Raises:
+        BadInput: all samples are of one group.
+    """
     share = float(correct.mean())
     low, high = wilson_interval(share, len(correct))
-    groups = {}
-    if test.groups is not None:
-        draws = by_group(correct[None], test.groups)
+    if groups is not None:
+        draws = by_group(correct[None], groups)
         if draws.shape[1] < 2:
             raise BadInput("the test samples are of one group, which shows no spread; leave it out")
         _, low, high = over_seeds_and_samples(draws)
-        groups = {"n_groups": draws.shape[1]}
+    return share, max(low, 0.0), min(high, 1.0)
+
+
+def _accuracy(correct: NDArray[np.float64], test: FeatureFile) -> dict[str, Any]:
+    """Return the accuracy with its interval, of outcomes [N] by test sample."""
+    share, low, high = accuracy_of(correct, test.groups)
+    groups = {} if test.groups is None else {"n_groups": len(np.unique(test.groups))}
     return {
         "probe": "linear",
         "version": VERSION,
@@ -143,7 +158,7 @@ def _accuracy(correct: NDArray[np.float64], test: FeatureFile) -> dict[str, Any]
         "unit": "%",
         "direction": "higher is better",
         "value": 100 * share,
-        "interval95": [100 * max(low, 0.0), 100 * min(high, 1.0)],
+        "interval95": [100 * low, 100 * high],
         **groups,
     }
 

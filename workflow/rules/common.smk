@@ -8,14 +8,12 @@ from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 
-sys.path.insert(0, workflow.basedir)
 # The jobs run the same Python as Snakemake does, with partbench from this checkout, wherever
-# `--directory` puts the results.
-os.environ.update(
-    PATH=f"{Path(sys.executable).parent}:{os.getenv('PATH', '')}",
-    PYTHONPATH=f"{workflow.basedir}:{os.getenv('PYTHONPATH', '')}".rstrip(":"),
-    PYTHONSAFEPATH="1",
-)
+# `--directory` puts the results. An installed partbench is where Python finds it.
+os.environ.update(PATH=f"{Path(sys.executable).parent}:{os.getenv('PATH', '')}", PYTHONSAFEPATH="1")
+if Path(workflow.basedir, "partbench").is_dir():
+    sys.path.insert(0, workflow.basedir)
+    os.environ.update(PYTHONPATH=f"{workflow.basedir}:{os.getenv('PYTHONPATH', '')}".rstrip(":"))
 # Jobs stand side by side: threads that wait must not spin.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 # glibc gives a freed batch back to the kernel and takes it anew, page by page: a fifth of the
@@ -35,6 +33,7 @@ from partbench.method import Method, needed_weights
 from partbench.outputs.capability import offered_by
 from partbench.probe import Probe
 from partbench.scheduling import look_again_once
+from partbench.settings import dump
 from partbench.strict_yaml import read_mapping
 
 look_again_once()
@@ -42,9 +41,14 @@ ENVIRONMENT = f"{workflow.basedir}/environment.yml"
 
 try:
     # Snakemake has read the files, and taken the last of keys that are given twice.
+    FOLDER = None  # paths of plugins count from the file that names them
     for path in workflow.configfiles:
-        read_mapping(Path(path))
-    CONFIG = grid.check(config, " + ".join(map(str, workflow.configfiles)))
+        if (
+            "plugins" in (given := read_mapping(Path(path)))
+            and given["plugins"] == config["plugins"]
+        ):
+            FOLDER = Path(path).parent
+    CONFIG = grid.check(config, " + ".join(map(str, workflow.configfiles)), FOLDER)
     RESULTS = f"results/{CONFIG.name}"
     check_places(Path(RESULTS))
     # What waits for a file that a person must place does not hold up the rest.
@@ -77,6 +81,8 @@ SCENES = {name: scenes for name in CONFIG.data if (scenes := grid.scene_neighbou
 CLUSTERED = {
     name: clusters for name in CONFIG.data if (clusters := grid.pseudo_labels(CONFIG, name))
 }
+FLOWS = {name: flow for name in CONFIG.data if (flow := grid.optical_flow(CONFIG, name))}
+STREAMS = {name: second for name in CONFIG.data if (second := grid.second_stream(CONFIG, name))}
 METHODS = sorted({run.method for run in grid.runs(CONFIG)})
 PROBES = sorted({cell.probe for cell in FITTING})
 PROBE_CLASSES = {probe: plugins.load("probes", probe, Probe) for probe in PROBES}
@@ -147,7 +153,7 @@ def weights_of_scenes(wildcards):
 
 
 def settings_of_scenes(wildcards):
-    return grid.dump(SCENES[wildcards.data_set].neighbours)
+    return dump(SCENES[wildcards.data_set].neighbours)
 
 
 def code_of_scenes(wildcards):
@@ -163,15 +169,52 @@ def data_of_clusters(wildcards):
 
 
 def settings_of_clusters(wildcards):
-    return grid.dump(CLUSTERED[wildcards.data_set].clustering)
+    return dump(CLUSTERED[wildcards.data_set].clustering)
 
 
 def code_of_clusters(wildcards):
     return fingerprint.of_clusters(CLUSTERED[wildcards.data_set].run.method)
 
 
+def data_of_flow(wildcards):
+    return f"{RESULTS}/data/{FLOWS[wildcards.data_set].of}/meta.json"
+
+
+def weights_of_flow(wildcards):
+    fetched = FLOWS[wildcards.data_set].flow.fetched
+    return [f"{RESULTS}/weights/{name}.files.json" for name in fetched]
+
+
+def settings_of_flow(wildcards):
+    return dump(FLOWS[wildcards.data_set].flow)
+
+
+def code_of_flow(wildcards):
+    return fingerprint.of_flow(CONFIG.data[FLOWS[wildcards.data_set].of]["reader"])
+
+
+def model_of_second_stream(wildcards):
+    return f"{RESULTS}/runs/{STREAMS[wildcards.data_set].run}/model.pt"
+
+
+def data_of_first_stream(wildcards):
+    return f"{RESULTS}/data/{STREAMS[wildcards.data_set].of}/meta.json"
+
+
+def data_of_second_stream(wildcards):
+    return f"{RESULTS}/data/{STREAMS[wildcards.data_set].stream}/meta.json"
+
+
+def folder_of_stream(wildcards, input):
+    return str(Path(input.stream).parent)
+
+
+def code_of_second_stream(wildcards):
+    return fingerprint.of_second_stream(STREAMS[wildcards.data_set].run.method)
+
+
 def data_set_settings(wildcards):
-    return grid.dump(grid.data_settings(CONFIG, wildcards.data_set))
+    return dump(grid.data_settings(CONFIG, wildcards.data_set))
 
 
 # A change of a parameter that is made from input or output makes no job run again, so settings
@@ -180,7 +223,7 @@ def train_settings(method):
     """Return the function of the wildcards that gives a run's settings."""
 
     def settings(wildcards):
-        return grid.dump(grid.method_settings(CONFIG, method, wildcards.variant))
+        return dump(grid.method_settings(CONFIG, method, wildcards.variant))
 
     return settings
 
@@ -212,7 +255,7 @@ def probe_settings(probe):
     """Return the function of the wildcards that gives a cell's settings."""
 
     def settings(wildcards):
-        return grid.dump(grid.probe_settings(CONFIG, probe, wildcards.eval))
+        return dump(grid.probe_settings(CONFIG, probe, wildcards.eval))
 
     return settings
 
@@ -230,7 +273,7 @@ def weights_of_probe(probe):
 
 def runtime(wildcards, output):
     """Return how to compute; made from output, so that more threads train nothing again."""
-    return grid.dump(CONFIG.runtime)
+    return dump(CONFIG.runtime)
 
 
 def more(amount):

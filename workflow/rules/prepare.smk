@@ -6,7 +6,9 @@ rule prepare:
     log:
         f"{RESULTS}/logs/prepare/{{data_set}}.log",
     wildcard_constraints:
-        data_set=names_of(sorted(set(CONFIG.data) - {*PREDICTED, *SCENES, *CLUSTERED})),
+        data_set=names_of(
+            sorted(set(CONFIG.data) - {*PREDICTED, *SCENES, *CLUSTERED, *FLOWS, *STREAMS})
+        ),
     priority: 100  # before trainings: it takes every core, and is weighed against as many of them
     conda:
         ENVIRONMENT
@@ -117,4 +119,68 @@ if CLUSTERED:
         shell:
             "exec python -m partbench clusters --data-set {wildcards.data_set:q}"
             " --model {input.model:q} --data {params.data:q} --settings {params.settings:q}"
+            " --runtime {params.runtime:q} --code {params.code:q} --out {params.out:q} 2> {log:q}"
+
+
+if FLOWS:
+
+    rule flow:
+        input:
+            data=data_of_flow,
+            weights=weights_of_flow,
+        output:
+            meta=f"{RESULTS}/data/{{data_set}}/meta.json",
+        log:
+            f"{RESULTS}/logs/flow/{{data_set}}.log",
+        wildcard_constraints:
+            data_set=names_of(FLOWS),
+        priority: 100
+        conda:
+            ENVIRONMENT
+        threads: CONFIG.runtime.threads
+        resources:
+            gpu=GPUS,
+            mem_mb=more(16000),
+            runtime=1440,
+        params:
+            runtime=runtime,
+            data=folder_of_meta,
+            settings=settings_of_flow,
+            code=code_of_flow,
+            out=lambda wildcards, output: str(Path(output.meta).parent),
+        shell:
+            "exec python -m partbench flow --data-set {wildcards.data_set:q} --data {params.data:q}"
+            " --settings {params.settings:q} --runtime {params.runtime:q} --code {params.code:q}"
+            " --out {params.out:q} 2> {log:q}"
+
+
+if STREAMS:
+
+    rule second_stream:
+        input:
+            model=model_of_second_stream,
+            data=data_of_first_stream,
+            stream=data_of_second_stream,
+        output:
+            meta=f"{RESULTS}/data/{{data_set}}/meta.json",
+        log:
+            f"{RESULTS}/logs/second_stream/{{data_set}}.log",
+        wildcard_constraints:
+            data_set=names_of(STREAMS),
+        conda:
+            ENVIRONMENT
+        threads: CONFIG.runtime.threads
+        resources:
+            gpu=GPUS,
+            mem_mb=more(8000),
+            runtime=240,
+        params:
+            runtime=runtime,
+            data=folder_of_meta,
+            stream=folder_of_stream,
+            code=code_of_second_stream,
+            out=lambda wildcards, output: str(Path(output.meta).parent),
+        shell:
+            "exec python -m partbench second-stream --data-set {wildcards.data_set:q}"
+            " --model {input.model:q} --data {params.data:q} --stream {params.stream:q}"
             " --runtime {params.runtime:q} --code {params.code:q} --out {params.out:q} 2> {log:q}"

@@ -7,7 +7,7 @@ rule configuration:
     conda:
         ENVIRONMENT
     params:
-        json=grid.dump(CONFIG),
+        json=dump(CONFIG),
     shell:
         "python -m partbench configuration --json {params.json:q} --out {output:q} 2> {log:q}"
 

@@ -12,7 +12,7 @@ from partbench.outputs.arrays import read_images
 from partbench.probes.generation import GenerationSetting, metric_name
 from partbench.report import figures, raster, text
 from partbench.report.figures import Line
-from partbench.report.read import CellRecord
+from partbench.report.read import CellRecord, Data
 from partbench.report.section import MethodRecord, Section, Task, View
 
 SHOWN = 12
@@ -22,6 +22,8 @@ WORDS = {
     "generated": "generated",
     "stretched": "generated, contrast-stretched",
 }
+NEIGHBOURS_WIDTH = 1600
+"""Pixels of their sheet: the distances in it stay readable."""
 KEPT = "what the mixed scenes keep of the test images"
 
 
@@ -40,6 +42,8 @@ class Details(BaseModel):
 
     network: str
     infinity: dict[str, Endless]
+    training: dict[int, FiniteFloat] = {}
+    """Epoch -> distance."""
 
 
 class GenerationSection(Section):
@@ -54,13 +58,18 @@ class GenerationSection(Section):
         views = [view for method in task.methods if (view := view_of(method, task))]
         if not views:
             return None
+        shown: set[str] = set()
+        for view in views:  # variants of a method mix the same images
+            view["strips"] = [one for one in view["strips"] if one[1] not in shown]
+            shown |= {uri for _, uri in view["strips"]}
         return {
             "id": text.address("generation", task.train, task.eval),
             "train": task.train,
             "eval": task.eval,
             "real": views[0]["real"],
             "methods": views,
-            "chart": chart(views),
+            "charts": charts(views),
+            "neighbours": neighbours(task.data),
             "reference": reference(task.numbers),
         }
 
@@ -71,25 +80,32 @@ class GenerationSection(Section):
 
 
 def view_of(method: MethodRecord, task: Task) -> View | None:
-    """Return a method's entry, of the first seed that has a whole cell; None if there is none."""
-    for cell in method.cells:
-        try:
-            details = Details.model_validate(cell.record.get("details"))
-        except ValidationError:  # damaged, or from another version
-            continue
-        strips = strips_of(cell)
-        return {
-            "id": text.address("generation", method.method, method.variant, task.train, task.eval),
-            "name": method.name,
-            "role": method.role,
-            "colour": method.colour,
-            "seed": cell.seed,
-            "real": strips.pop("real", None),
-            "strips": [(WORDS.get(key, key), uri) for key, uri in strips.items()],
-            "endless": details.infinity,
-            "metric": metric_name("fid", details.network),
-        }
-    return None
+    """Return a method's entry, with pictures of the first seed; None if no cell is whole."""
+    whole = [(cell, details) for cell in method.cells if (details := details_of(cell))]
+    if not whole:
+        return None
+    cell, details = whole[0]
+    strips = strips_of(cell)
+    return {
+        "id": text.address("generation", method.method, method.variant, task.train, task.eval),
+        "name": method.name,
+        "role": method.role,
+        "colour": method.colour,
+        "seed": cell.seed,
+        "real": strips.pop("real", None),
+        "strips": [(WORDS.get(key, key), uri) for key, uri in strips.items()],
+        "endless": details.infinity,
+        "training": [details.training for _, details in whole if details.training],
+        "metric": metric_name("fid", details.network),
+    }
+
+
+def details_of(cell: CellRecord) -> Details | None:
+    """Return what a cell says beside its numbers; None if damaged, or of another version."""
+    try:
+        return Details.model_validate(cell.record.get("details"))
+    except ValidationError:
+        return None
 
 
 def strips_of(cell: CellRecord) -> dict[str, Markup]:
@@ -103,7 +119,16 @@ def strips_of(cell: CellRecord) -> dict[str, Markup]:
     return {key: raster.strip(some, SHOWN) for key, some in found.items() if some is not None}
 
 
-def chart(views: list[View]) -> Markup | None:
+def charts(views: list[View]) -> list[tuple[str, Markup]]:
+    """Return the charts that there are numbers for, with their titles."""
+    drawn = {
+        "distance by number of images": by_number(views),
+        "distance over training": over_training(views),
+    }
+    return [(title, svg) for title, svg in drawn.items() if svg is not None]
+
+
+def by_number(views: list[View]) -> Markup | None:
     """Draw the distance against 1000 / n; at 0 stands the extrapolation with its interval."""
     lines, spoken = [], []
     for view in views:
@@ -120,6 +145,32 @@ def chart(views: list[View]) -> Markup | None:
         return None
     axes = ("1000 / number of images", views[0]["metric"])
     return figures.lines(lines, axes, f"{axes[1]}: {'; '.join(spoken)}")
+
+
+def over_training(views: list[View]) -> Markup | None:
+    """Draw the distance against epochs: the mean over seeds, with a bar of one SD."""
+    lines, spoken = [], []
+    for view in views:
+        seeds = view["training"]
+        epochs = sorted(set.intersection(*map(set, seeds))) if seeds else []
+        if len(epochs) < 2:
+            continue
+        values = np.array([[seed[epoch] for epoch in epochs] for seed in seeds])
+        mean, sd = values.mean(0), values.std(0, ddof=1) if len(seeds) > 1 else None
+        lines.append(Line(view["name"], view["role"], view["colour"], epochs, mean, sd))
+        ends = f"{mean[0]:.4g} after epoch {epochs[0]}, {mean[-1]:.4g} after epoch {epochs[-1]}"
+        spoken.append(f"{view['name']} {ends}")
+    if not lines:
+        return None
+    axes = ("epochs", views[0]["metric"])
+    return figures.lines(lines, axes, f"{axes[1]}: {'; '.join(spoken)}")
+
+
+def neighbours(data: Data | None) -> Markup | None:
+    """Return the pictures of a data set's neighbours, None if there are none."""
+    if data is None or data.neighbours is None:
+        return None
+    return raster.sheet(data.neighbours, NEIGHBOURS_WIDTH)
 
 
 def reference(numbers: pd.DataFrame) -> str:

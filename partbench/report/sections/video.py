@@ -11,8 +11,9 @@ from pydantic import BaseModel, Field, FiniteFloat, ValidationError
 from partbench.outputs.predictions import Films
 from partbench.probes.video import VideoSetting
 from partbench.report import figures, raster, text
+from partbench.report.compare import gain_statement
 from partbench.report.figures import Line
-from partbench.report.read import CellRecord
+from partbench.report.read import CellRecord, records
 from partbench.report.section import MethodRecord, Section, Task, View
 
 TILE, LABEL, GAP = 128, 34, 6
@@ -29,6 +30,7 @@ class VideoSection(Section):
     order = 50
     headline = ("psnr",)
     headline_settings = {VideoSetting(): "mean over the predicted frames"}
+    gains = {"gain": "showing the last frame again"}
 
     def view(self, task: Task) -> View | None:
         """Return what the section shows of one task."""
@@ -81,18 +83,9 @@ def verdict(method: MethodRecord, numbers: pd.DataFrame) -> str:
     ]
     if not len(rows):
         return ""
-    row = rows.iloc[0]
-    mean, low, high = (float(row[column]) for column in ("mean", "low", "high"))
-    if low > 0:
-        state = "is better than"
-    elif high < 0:
-        state = "is worse than"
-    else:
-        state = "cannot be told from"
-    return (
-        f"The prediction {state} showing the last frame again: a gain of {decibels(mean)} dB, 95 % "
-        f"interval {decibels(low)} to {decibels(high)}."
-    )
+    floor = VideoSection.gains["gain"]
+    asked = max(len(method.runs), int(rows.iloc[0]["seeds"]))
+    return f"The prediction {gain_statement(records(rows)[0], asked, floor).text}"
 
 
 def decibels(value: float) -> str:
