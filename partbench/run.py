@@ -20,12 +20,12 @@ class Runtime(Settings):
         "auto", description="auto: a GPU where there is one"
     )
     devices: int = Field(1, ge=1, description="processes a run on each node, one device each")
-    nodes: int = Field(1, ge=1, description="machines a run; more than one takes Slurm or torchrun")
+    nodes: int = Field(1, ge=1, description="machines a run; more than one take Slurm or torchrun")
     precision: Literal["auto", "32-true", "bf16-mixed"] = Field(
         "auto", description="auto: bf16-mixed where the device multiplies bfloat16 in hardware"
     )
     compile: bool = Field(False, description="torch.compile the training step")
-    threads: int = Field(4, ge=1, description="CPU threads a job")
+    threads: int = Field(4, ge=1, description="CPU threads a job, on each node")
     checkpoint_minutes: float = Field(5.0, gt=0, description="time between checkpoints")
     snapshots: tuple[Annotated[int, Field(strict=True, ge=0)], ...] = Field(
         (),
@@ -37,6 +37,11 @@ class Runtime(Settings):
     def processes(self) -> int:
         """Processes of a run, one device each."""
         return self.devices * self.nodes
+
+    @property
+    def threads_each(self) -> int:
+        """CPU threads of a process."""
+        return max(self.threads // self.devices, 1)
 
     @model_validator(mode="after")
     def _compile_alone(self) -> Self:

@@ -254,11 +254,11 @@ def _train(args: argparse.Namespace) -> None:
     from partbench import launch
 
     runtime = _runtime(args, every=True)
-    if not launch.is_placed(runtime, os.environ):
-        if status := launch.launch(runtime):
+    if not launch.is_placed(runtime):
+        command = [sys.executable, "-m", "partbench", *sys.argv[1:]]
+        if status := launch.launch(runtime, command):
             raise SystemExit(status)
         return
-    launch.take_place(runtime)
 
     from partbench import fingerprint, method
     from partbench.run import Run

@@ -66,7 +66,7 @@ def train(run: Run, settings: Any, runtime: Runtime, data: Path, out: Path, code
             folder, or the disk is full.
         Stopped: SIGTERM or SIGUSR1 arrived; the state is saved.
     """
-    torch.set_num_threads(runtime.threads)
+    torch.set_num_threads(runtime.threads_each)
     fabric = connect(runtime)
     if fabric.global_rank:
         _Training(fabric, run, settings, runtime, Prepared(data), out, code).go()
@@ -190,6 +190,7 @@ class _Training:
                     self._save_checkpoint()
                     saved = time.monotonic()
                 if stopping:
+                    self.fabric.barrier()  # the end of a process ends the others, if it fails them
                     raise Stopped(
                         f"{self.run}: stopped at step {self.step}; run the same command again to "
                         "resume"

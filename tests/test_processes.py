@@ -1,6 +1,5 @@
 """Several processes give what one gives, and none waits for another that has gone."""
 
-import contextlib
 import json
 import os
 import shutil
@@ -9,8 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -21,6 +19,7 @@ import torch
 from checkout import REPOSITORY
 from conftest import TINY, draw_neighbours, prepare_toy
 from sealed import reseal
+from slurm_cluster import wait_for
 from test_training import SMALL
 from torch import nn
 
@@ -33,14 +32,12 @@ from partbench.method import Method
 from partbench.nn import shared_batch
 from partbench.run import Runtime
 
-Command = Callable[..., subprocess.Popen[str]]
-
 STEPS = 20
-IMAGES = {"epochs": 5, "batch_size": 16, "images_per_epoch": None}
+IMAGES = {"epochs": 5, "batch_size": 8, "images_per_epoch": 32}
 SPECIAL: dict[str, dict[str, Any]] = {
-    "lorbms": SMALL["lorbms"],
+    "lorbms": SMALL["lorbms"] | {"batch_size": 16, "images_per_epoch": None},
     # Three updates of a step, of pairs, share a batch.
-    "mix": {"epochs": 10, "batch_size": 24},
+    "mix": {"epochs": 10, "batch_size": 24, "images_per_epoch": None},
     # With its own settings the last epochs amplify rounding tenfold a step, in one process too.
     "dlp_video": {"epochs": 5, "batch_size": 4, "dynamics_learning_rate": 1e-5, "unroll": 2},
 }
@@ -53,6 +50,9 @@ MORE: tuple[tuple[str, str, dict[str, Any]], ...] = (
 )
 """Settings that draw or compare what the methods' demos do not."""
 VAE = {"method": "vae", "variant": "demo", "changes": {**IMAGES, **SMALL["vae"], "flip": True}}
+LONG = VAE | {"changes": {**IMAGES, **SMALL["vae"], "epochs": 15, "learning_rate": 1e-3}}
+"""60 steps."""
+ENVIRONMENT = os.environ | {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
 
 
 def job(name: str, variant: str = "", changes: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -95,8 +95,7 @@ def start(
     """Start processes that run trainings together; return them, and where they say how it ended."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "jobs.json").write_text(json.dumps(list(jobs)))
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
-    environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
+    environment = ENVIRONMENT | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
     ends = [folder / f"ends.{rank}.json" for rank in range(world)]
     here = [sys.executable, str(REPOSITORY / "tests" / "two_processes.py")]
     return [
@@ -140,17 +139,13 @@ class Runs:
         two += [self.at(VAE, data, "two", "moved", stop=11)]
         two += [self.at(VAE, data, "two", "whole")]
         two += [self.at(VAE, data, "two", "nan", nan=7)]
-        one = [self.at(job, data, "one", name) for name, job in JOBS.items()]
-        with ThreadPoolExecutor() as pool:
-            pair, alone = (
-                pool.submit(ran, jobs, folder / name, world)
-                for jobs, name, world in ((two, "pair", 2), (one, "alone", 1))
-            )
-        self.ends = pair.result()
+        two += [self.at(LONG, data, "two", "long", float32=1)]
+        self.ends = ran(two, folder / "pair", 2)
         self.numbers = {Path(job["out"]).name: i for i, job in enumerate(two)}
         shutil.copytree(folder / "two" / "moved", folder / "one" / "moved")
-        one = [self.at(VAE, data, "one", "moved"), self.at(VAE, data, "one", "whole")]
-        assert {*alone.result()[0], *ran(one, folder / "resumed", 1)[0]} == {"done"}
+        one = [self.at(job, data, "one", name) for name, job in JOBS.items()]
+        one += [self.at(VAE, data, "one", name) for name in ("moved", "whole")]
+        assert {*ran(one, folder / "alone", 1)[0]} == {"done"}
 
     def at(
         self, job: Mapping[str, Any], data: Mapping[str, str], world: str, name: str, **mishap: int
@@ -203,6 +198,7 @@ def test_two_processes_give_what_one_gives(name: str, runs: Runs) -> None:
     runs.compare(("one", name), ("two", name), 1e-5)
     record = read_record(runs.folder / "two" / name / "train.json")
     assert record["steps"] == (STEPS if JOBS[name]["changes"] else 0)
+    assert methods.load(JOBS[name]["method"]).several_devices or not record["steps"]
 
 
 def test_a_signal_to_one_process_saves_the_run_of_all(runs: Runs) -> None:
@@ -225,27 +221,13 @@ def test_a_nan_in_one_process_is_an_error_in_all(runs: Runs) -> None:
     assert len(runs.log("two", "nan")) == 7
 
 
-# Starting, and the end of one process.
-
-LINE = ("--run", "vae/demo/toy/0", "--settings")
-LONG = {**IMAGES, **SMALL["vae"], "epochs": 15, "learning_rate": 1e-3}
-"""60 steps."""
+# The end of one process.
 
 
-@pytest.fixture
-def command(data: dict[str, str]) -> Command:
-    def started(out: Path, runtime: Mapping[str, Any], **more: str) -> subprocess.Popen[str]:
-        settings = methods.resolve(methods.load("vae"), "demo", LONG, "test").model_dump_json()
-        values = json.dumps({"device": "cpu", "threads": 1, "checkpoint_minutes": 1e-9, **runtime})
-        line = [sys.executable, "-m", "partbench", "train", *LINE, settings, "--runtime", values]
-        return subprocess.Popen(
-            [*line, "--data", data["images"], "--out", str(out), "--code", "c"],
-            env=os.environ | {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"} | more,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-
-    return started
+def until_step(out: Path, step: int) -> None:
+    """Wait until a run has logged a step."""
+    log = out / "log.jsonl"
+    wait_for(f"step {step}", lambda: log.exists() and log.read_text().count("\n") >= step)
 
 
 def children(process: subprocess.Popen[str]) -> list[int]:
@@ -254,83 +236,61 @@ def children(process: subprocess.Popen[str]) -> list[int]:
     return sorted(map(int, text.split()))
 
 
-def until_step(out: Path, step: int) -> None:
-    """Wait until a run has logged a step."""
-    end = time.monotonic() + 60
-    while time.monotonic() < end:
-        with contextlib.suppress(OSError):
-            if (out / "log.jsonl").read_text().count("\n") >= step:
-                return
-        time.sleep(0.02)
-    pytest.fail(f"{out} did not come to step {step}")
+def test_a_killed_process_ends_the_run_which_the_same_command_resumes(
+    data: dict[str, str], runs: Runs, tmp_path: Path
+) -> None:
+    settings = methods.resolve(methods.load("vae"), "demo", LONG["changes"], "test")
+    runtime = {"device": "cpu", "devices": 2, "threads": 1, "checkpoint_minutes": 1e-9}
+    command = [sys.executable, "-m", "partbench", "train", "--run", "vae/demo/toy/0"]
+    command += ["--settings", settings.model_dump_json(), "--runtime", json.dumps(runtime)]
+    command += ["--data", data["images"], "--out", str(tmp_path), "--code", "c"]
 
+    def run() -> subprocess.Popen[str]:
+        return subprocess.Popen(command, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True)
 
-def weights(out: Path) -> dict[str, torch.Tensor]:
-    return dict(torch.load(out / "model.pt", weights_only=True)["state"])
-
-
-def assert_equal(one: Path, other: Path) -> None:
-    first, second = weights(one), weights(other)
+    killed = run()
+    until_step(tmp_path, 5)
+    of_run = children(killed)
+    struck = time.monotonic()
+    os.kill(of_run[1], signal.SIGKILL)
+    text = killed.communicate(timeout=60)[1]
+    assert killed.returncode == 1
+    assert time.monotonic() - struck < 60
+    assert text.splitlines()[-1] == (
+        "partbench: process 1 of the 2 of this run was ended by SIGKILL, and the others with it; "
+        "run the same command again to resume"
+    )
+    assert not any(Path(f"/proc/{pid}").exists() for pid in of_run)
+    assert not (tmp_path / "model.pt").exists()
+    resumed = run()
+    assert resumed.wait(120) == 0
+    first, second = (
+        torch.load(path / "model.pt", weights_only=True)["state"]
+        for path in (runs.folder / "two" / "long", tmp_path)
+    )
     assert [key for key, value in first.items() if not torch.equal(value, second[key])] == []
 
 
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("undisturbed")
+# Starting.
 
-
-def test_a_killed_process_ends_the_run_and_a_signal_to_one_saves_it(
-    command: Command, undisturbed: Path, tmp_path: Path
-) -> None:
-    two = {"devices": 2}
-    assert command(undisturbed, two).wait(120) == 0
-    out = tmp_path / "run"
-    for signal_, status in ((signal.SIGKILL, 1), (signal.SIGTERM, launch.STOPPED)):
-        before = len((out / "log.jsonl").read_text().splitlines()) if out.exists() else 0
-        run = command(out, two)
-        until_step(out, before + 5)
-        processes_ = children(run)
-        assert len(processes_) == 2
-        struck = time.monotonic()
-        os.kill(processes_[1], signal_)
-        text = run.communicate(timeout=60)[1]
-        assert run.returncode == status, text
-        assert time.monotonic() - struck < 45
-        assert not any(Path(f"/proc/{pid}").exists() for pid in processes_)
-        if status == 1:
-            assert text.splitlines()[-1] == (
-                "partbench: process 1 of the 2 of this run was ended by SIGKILL, and the others "
-                "with it; run the same command again to resume"
-            )
-        assert not (out / "model.pt").exists()
-        assert (out / "checkpoint.pt").exists()
-    assert command(out, two).wait(120) == 0
-    assert_equal(undisturbed, out)
-
-
-def test_the_processes_end_with_the_one_that_started_them(command: Command, tmp_path: Path) -> None:
-    run = command(tmp_path, {"devices": 2})
-    until_step(tmp_path, 2)
-    started = children(run)
-    run.kill()
-    run.wait()
-    end = time.monotonic() + 10
-    while time.monotonic() < end and any(Path(f"/proc/{pid}/exe").exists() for pid in started):
-        time.sleep(0.05)
-    assert not any(Path(f"/proc/{pid}/exe").exists() for pid in started)
-
-
+TELL = """
+import os, sys
+from partbench.launch import is_placed
+from partbench.run import Runtime
+assert is_placed(Runtime(device="cpu", devices=2, nodes=int(sys.argv[2])))
+names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+with open(f"{sys.argv[1]}/{os.environ['RANK']}", "w") as file:
+    file.write(" ".join(os.environ[name] for name in names))
+"""
 SRUN = f"""#!{sys.executable}
 import os, subprocess, sys
-given = dict(word[2:].partition("=")[::2] for word in sys.argv[1:] if word.startswith("--nodes")
-             or word.startswith("--ntasks"))
+given = dict(word[2:].partition("=")[::2] for word in sys.argv[1:] if word.startswith("--n"))
 command = sys.argv[sys.argv.index({sys.executable!r}):]
 nodes, each = int(given["nodes"]), int(given["ntasks-per-node"])
 assert int(given["ntasks"]) == nodes * each
 tasks = [
     subprocess.Popen(command, env=os.environ | {{
-        "SLURM_PROCID": str(task), "SLURM_LOCALID": str(task % each),
-        "SLURM_NODEID": str(task // each), "SLURM_NTASKS": str(nodes * each)}})
+        "SLURM_PROCID": str(task), "SLURM_LOCALID": str(task % each)}})
     for task in range(nodes * each)
 ]
 sys.exit(max(task.wait() for task in tasks))
@@ -338,27 +298,30 @@ sys.exit(max(task.wait() for task in tasks))
 """A stand-in for srun whose nodes are all this machine."""
 
 
-def test_on_two_nodes_srun_starts_the_processes(
-    command: Command, undisturbed: Path, tmp_path: Path
+@pytest.mark.parametrize("nodes", [1, 2])
+def test_each_process_learns_its_place(
+    nodes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if not (undisturbed / "model.pt").exists():
-        assert command(undisturbed, {"devices": 2}).wait(120) == 0
+    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
     srun = tmp_path / "bin" / "srun"
     srun.parent.mkdir()
     srun.write_text(SRUN)
     srun.chmod(0o755)
-    path = f"{srun.parent}:{os.environ['PATH']}"
-    # As in the one task of a job's first step.
-    job = {"SLURM_JOB_ID": "1", "SLURM_NTASKS": "1", "SLURM_PROCID": "0", "PATH": path}
-    run = command(tmp_path / "run", {"devices": 1, "nodes": 2}, **job)
-    assert run.wait(120) == 0, run.stderr and run.stderr.read()
-    assert_equal(undisturbed, tmp_path / "run")
-
-
-def test_several_nodes_without_slurm_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
-    with pytest.raises(BadInput, match=r"nodes is 2: run it as a job of Slurm .* torchrun"):
-        launch.launch(Runtime(device="cpu", nodes=2))
+    for name, value in ENVIRONMENT.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("PATH", f"{srun.parent}:{os.environ['PATH']}")
+    monkeypatch.setenv("SLURM_JOB_ID", "1")
+    (tmp_path / "told").mkdir()
+    command = [sys.executable, "-c", TELL, str(tmp_path / "told"), str(nodes)]
+    assert launch.launch(Runtime(device="cpu", devices=2, nodes=nodes), command) == 0
+    world = 2 * nodes
+    told = [(tmp_path / "told" / str(rank)).read_text().split() for rank in range(world)]
+    where = "127.0.0.1" if nodes == 1 else socket.gethostname()
+    assert [line[:4] for line in told] == [
+        [str(rank), str(rank % 2), str(world), where] for rank in range(world)
+    ]
+    assert len({line[4] for line in told}) == 1
 
 
 @pytest.mark.parametrize(
@@ -366,13 +329,69 @@ def test_several_nodes_without_slurm_are_refused(monkeypatch: pytest.MonkeyPatch
     [
         ({}, False),
         ({"WORLD_SIZE": "4", "RANK": "1"}, True),
-        ({"SLURM_NTASKS": "4", "SLURM_PROCID": "1"}, True),
-        ({"SLURM_NTASKS": "1", "SLURM_PROCID": "0"}, False),
+        ({"SLURM_NTASKS": "4", "SLURM_PROCID": "1"}, False),  # of a job, not of the run
     ],
 )
-def test_who_has_started_a_process(variables: dict[str, str], placed: bool) -> None:
-    assert launch.is_placed(Runtime(devices=2, nodes=2), variables) is placed
-    assert launch.is_placed(Runtime(), variables)
+def test_who_has_started_a_process(
+    variables: dict[str, str], placed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "environ", variables)
+    assert launch.is_placed(Runtime(devices=2, nodes=2)) is placed
+    assert launch.is_placed(Runtime())
+
+
+def test_too_few_processes_of_torchrun_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(BadInput, match="WORLD_SIZE is 2, and the run is to have 4 processes"):
+        launch.is_placed(Runtime(devices=4))
+
+
+def test_several_nodes_without_slurm_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    with pytest.raises(BadInput, match=r"nodes is 2: run it as a job of Slurm .* torchrun"):
+        launch.launch(Runtime(device="cpu", nodes=2), ["true"])
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "status"),
+    [("0", "0", 0), ("75", "75", 75), ("75", "1", 1), ("0", "75", 1), ("0", "3", 1)],
+)
+def test_a_run_ends_as_its_processes_do(first: str, second: str, status: int) -> None:
+    command = ["sh", "-c", f"if [ $RANK = 0 ]; then exit {first}; else exit {second}; fi"]
+    assert launch.launch(Runtime(device="cpu", devices=2), command) == status
+
+
+def test_a_process_that_does_not_notice_the_end_of_another_is_stopped(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert launch.GRACE < 60
+    monkeypatch.setattr(launch, "GRACE", 0.2)
+    command = ["sh", "-c", "if [ $RANK = 0 ]; then exec sleep 60; else kill -SEGV $$; fi"]
+    began = time.monotonic()
+    assert launch.launch(Runtime(device="cpu", devices=2), command) == 1
+    assert time.monotonic() - began < 10
+    assert "process 1 of the 2 of this run was ended by SIGSEGV" in capsys.readouterr().err
+
+
+WAIT = "trap 'exit 75' TERM; touch $PWD/$RANK; while :; do sleep 0.05; done"
+START = f"""
+import sys
+from partbench.launch import launch
+from partbench.run import Runtime
+sys.exit(launch(Runtime(device="cpu", devices=2), ["sh", "-c", {WAIT!r}]))
+"""
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 75), (signal.SIGKILL, -9)])
+def test_the_processes_end_with_the_one_that_started_them(
+    number: signal.Signals, status: int, tmp_path: Path
+) -> None:
+    run = subprocess.Popen([sys.executable, "-c", START], cwd=tmp_path, env=ENVIRONMENT, text=True)
+    wait_for("two processes", lambda: len([*tmp_path.iterdir()]) == 2)
+    started = children(run)
+    run.send_signal(number)
+    assert run.wait(30) == status
+    wait_for("their end", lambda: not any(Path(f"/proc/{pid}/exe").exists() for pid in started))
 
 
 def test_a_process_does_not_wait_for_one_that_never_comes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -387,6 +406,25 @@ def test_a_process_does_not_wait_for_one_that_never_comes(monkeypatch: pytest.Mo
 
 # What is refused.
 
+BLOCK = {"train": "toy", "probes": {"linear": ["toy"]}}
+
+
+def test_a_method_that_is_not_written_for_several_devices_is_refused_with_them() -> None:
+    values: dict[str, Any] = {
+        "name": "test",
+        "seeds": [0],
+        "runtime": {"devices": 2},
+        "data": {"toy": {"reader": "toy"}},
+        "runs": [BLOCK | {"methods": {"vae": ["demo"], "random_init": ["demo"]}}],
+    }
+    check(values, "test")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(methods.load("vae"), "several_devices", False)
+        with pytest.raises(BadInput, match="vae: demo: vae trains on one device, not on 2"):
+            check(values, "test")
+        check(values | {"runtime": {}}, "test")
+        check(values | {"settings": {"vae": {"epochs": 0}}}, "test")
+
 
 def test_a_batch_that_cannot_be_shared_is_refused_with_the_configuration() -> None:
     values: dict[str, Any] = {
@@ -394,7 +432,7 @@ def test_a_batch_that_cannot_be_shared_is_refused_with_the_configuration() -> No
         "seeds": [0],
         "runtime": {"devices": 4, "nodes": 2},
         "data": {"toy": {"reader": "toy"}},
-        "runs": [{"train": "toy", "methods": {"vae": ["demo"], "mix": ["demo"]}}],
+        "runs": [BLOCK | {"methods": {"vae": ["demo"], "mix": ["demo"]}}],
     }
     check(values | {"settings": {"mix": {"batch_size": 96}}}, "test")
     for method, batch, why in (

@@ -1,7 +1,8 @@
 """Trainings in processes that stand side by side; run by tests/test_processes.py.
 
 Those with steps compute in float64, where rounding is too small to hide a difference or to feign
-one: in float32, Adam turns a gradient that is 0 but for rounding into whole steps.
+one: in float32, Adam turns a gradient that is 0 but for rounding into whole steps. A job that says
+`float32` computes as ever.
 """
 
 import json
@@ -52,7 +53,7 @@ class Job(dict[str, Any]):
         if "nan" in self:
             cls.forward = self.broken(forward)  # type: ignore[method-assign]
         try:
-            with float64() if settings.epochs else nullcontext():
+            with float64() if settings.epochs and "float32" not in self else nullcontext():
                 training.train(run, settings, runtime, Path(self["data"]), Path(self["out"]))
         except (BadInput, training.Stopped) as error:
             return f"{type(error).__name__}: {error}"

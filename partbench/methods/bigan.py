@@ -108,6 +108,7 @@ class BiGAN(Method):
         },
     }
     paper = "patchvae"
+    several_devices = True
     deviations = (
         BEST_LOSS,
         INDOOR_SETTINGS,

@@ -169,6 +169,7 @@ class DLP(Method):
     }
     RELEASED = WEIGHTS
     paper = "dlp"
+    several_devices = True
     deviations = DEVIATIONS
     protocol = RegressionOrigins(points="centred", landmarks="corner")
 

@@ -139,6 +139,7 @@ class DLPVideo(Method):
     }
     reads = "clips"
     paper = "dlp"
+    several_devices = True
     deviations = (
         Deviation(
             "The graph network that predicts particles, what it reads and its loss are partbench's "

@@ -117,6 +117,7 @@ class FVVAE(Encoding):
     RELEASED = released_fv_vae.WEIGHTS
     learns_from = "labels"
     paper = "fv_vae"
+    several_devices = True
     deviations = (
         Deviation(
             "Their VGG-19 is the Caffe model of its authors; ours is torchvision's. Both were "

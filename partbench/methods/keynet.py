@@ -154,6 +154,7 @@ class KeyNet(Method):
         },
     }
     paper = "keynet"
+    several_devices = True
     deviations = (
         Deviation(
             "Their perceptual loss compares activations of a VGG16 that learnt to colour images, "

@@ -177,6 +177,7 @@ class PatchVAE(Method):
         },
     }
     paper = "patchvae"
+    several_devices = True
     deviations = (
         BEST_LOSS,
         INDOOR_SETTINGS,

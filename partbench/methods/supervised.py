@@ -45,6 +45,7 @@ class Supervised(Method):
     role = "ceiling"
     learns_from = "labels"
     paper = "patchvae"
+    several_devices = True
     deviations = (
         Deviation(
             "How they trained the supervised network is not stated. Here: SGD at a constant rate "

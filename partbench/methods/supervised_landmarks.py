@@ -84,6 +84,7 @@ class SupervisedLandmarks(Method):
         "subset": {"margin": 8, "width": 16, "epochs": 10, "learning_rate": 3e-3},
     }
     role = "ceiling"
+    several_devices = True
     learns_from = "landmarks"
 
     def __init__(self, settings: SupervisedLandmarksSettings, data: DataInfo) -> None:

@@ -90,6 +90,7 @@ class SupervisedTrunk(Method):
     role: ClassVar[Role] = "ceiling"
     learns_from: ClassVar[LearnsFrom] = "labels"
     paper = "lorbms"
+    several_devices = True
     deviations: ClassVar[tuple[Deviation, ...]] = (
         CENTRAL_WINDOWS._replace(variants=("dense_alexnet",)),
         Deviation(

@@ -91,6 +91,7 @@ class VAE(Method):
         },
     }
     paper = "patchvae"
+    several_devices = True
     deviations = (
         BEST_LOSS,
         INDOOR_SETTINGS,

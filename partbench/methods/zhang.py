@@ -233,6 +233,7 @@ class Zhang(Method):
         },
     }
     paper = "zhang"
+    several_devices = True
     deviations = (
         Deviation(
             "The shape of the networks is not stated: cells of 2 px, hourglasses of 64 channels "
