@@ -13,6 +13,9 @@ from partbench.errors import in_short
 from partbench.files import atomic
 from partbench.integrity import check_archive
 
+CHECKPOINTS = ("checkpoint.pt", "checkpoint.previous.pt")
+"""Of a training, in its run's folder: the newest, and the one before it."""
+
 
 def save(path: Path, identity: str, state: Mapping[str, Any]) -> None:
     """Write the state of a fit.
@@ -45,6 +48,19 @@ def load(path: Path, identity: str, device: torch.device) -> dict[str, Any] | No
         move_aside(path, "damaged", f"is damaged ({in_short(error)})")
         return None
     return state if state.get("identity") == identity else None
+
+
+def forget(run: Path) -> None:
+    """Remove the checkpoints of a finished training.
+
+    The training leaves them: if its job is killed between the model and the end, Snakemake deletes
+    the model, and the next attempt makes it again of the last checkpoint.
+
+    Args:
+        run: folder of the run.
+    """
+    for name in CHECKPOINTS:
+        (run / name).unlink(missing_ok=True)
 
 
 def move_aside(path: Path, suffix: str, why: str) -> None:

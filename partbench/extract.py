@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from partbench.checkpoint import forget
 from partbench.data.prepared import Prepared
 from partbench.errors import BadInput
 from partbench.files import aside_of, atomic, explained, make_empty, put_in_place
@@ -33,7 +34,7 @@ def extract(
     device: str,
     threads: int,
 ) -> None:
-    """Write a run's outputs on a data set.
+    """Write a run's outputs on a data set; the run then no longer needs its checkpoints.
 
     Args:
         model: model.pt.
@@ -50,6 +51,7 @@ def extract(
     torch.set_num_threads(threads)
     prepared = Prepared(data)
     run, method = load_model_for(prepared, model, device)
+    forget(model.parent)
     method.to(memory_format=torch.channels_last)
     usable = _usable(method, prepared)
     if unfit := sorted(set(needs) - set(usable)):

@@ -10,7 +10,9 @@ A run with several devices starts as one process, which starts the others and wa
 """
 
 import os
-from collections.abc import Sequence
+import signal
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
 from functools import cache
 from typing import Any
@@ -136,3 +138,26 @@ class Agreement:
                 whole = value.contiguous()
                 dist.broadcast(whole, 0)
                 value.copy_(whole)
+
+
+class StopFlag:
+    """Whether a signal has asked this process to stop."""
+
+    is_set = False
+
+
+@contextmanager
+def stop_signals() -> Iterator[StopFlag]:
+    """Turn SIGTERM and SIGUSR1 into a flag that the loop looks at between steps."""
+    flag = StopFlag()
+
+    def set_flag(*_: object) -> None:
+        flag.is_set = True
+
+    numbers = (signal.SIGTERM, signal.SIGUSR1)
+    before = {number: signal.signal(number, set_flag) for number in numbers}
+    try:
+        yield flag
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,7 +1,7 @@
 """One training loop for all methods.
 
 A run's folder holds `model.pt` (the result, whole or absent), `train.json` (what it took and
-where it comes from), `log.jsonl` (losses) and, until the run has ended, `checkpoint.pt` and the
+where it comes from), `log.jsonl` (losses) and, until its model is used, `checkpoint.pt` and the
 one before it. Every step's random draws have a seed made of the run's seed and the step, and the
 order of the data follows from the same, so a run that was stopped anywhere and started again
 ends in the same bytes on the CPU.
@@ -10,10 +10,8 @@ ends in the same bytes on the CPU.
 import json
 import math
 import resource
-import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +22,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from partbench import method as methods
-from partbench.checkpoint import move_aside
+from partbench.checkpoint import CHECKPOINTS, move_aside
 from partbench.data.batch import Batch
 from partbench.data.crop import check_crop
 from partbench.data.loader import Loader, Schedule
@@ -37,7 +35,7 @@ from partbench.method import DataInfo, Method
 from partbench.model import FORMAT, SNAPSHOT, precision_of, save_model, snapshots
 from partbench.nn.shared_batch import share_layers, shared
 from partbench.outputs.capability import check_outputs, offered_by
-from partbench.processes import Agreement, connect
+from partbench.processes import Agreement, StopFlag, connect, stop_signals
 from partbench.progress import Progress
 from partbench.provenance import provenance
 from partbench.released import load_released
@@ -164,7 +162,7 @@ class _Training:
         began = time.monotonic() - self.seconds
         saved = time.monotonic()
         with (
-            _signals() as stop,
+            stop_signals() as stop,
             Progress(
                 str(self.run),
                 self.schedule.steps,
@@ -198,6 +196,8 @@ class _Training:
             if self.choice and self.fabric.is_global_zero:
                 self.choice.restore(self.method)
             self.agreement.give(self.method)
+            if not self.released:  # weights that are read again rather than remembered
+                self._save_checkpoint()
             self.method.finish(lambda split="": self._last_pass(stop, split))
         if self.window:
             self._log()
@@ -211,12 +211,8 @@ class _Training:
             self._finish(of_steps)
         self.fabric.barrier()
 
-    def _last_pass(self, stop: "_StopFlag", split: str) -> Iterator[Batch]:
-        """Go over a split after the last step, the training split by default.
-
-        What was trained is saved first, so that it outlives a stop.
-        """
-        self._save_checkpoint()
+    def _last_pass(self, stop: StopFlag, split: str) -> Iterator[Batch]:
+        """Go over a split after the last step, the training split by default."""
         self.method.eval()
         loader = self.loader
         if split:
@@ -327,14 +323,13 @@ class _Training:
             "model": self.method.state_dict(),
             "optimizers": {name: o.state_dict() for name, o in self.optimizers.items()},
             "choice": self.choice.state() if self.choice else {},
-            "released": self.released,
         }
         if self.fabric.is_global_zero:
-            newest = self.out / "checkpoint.pt"
+            newest, before = (self.out / name for name in CHECKPOINTS)
             with atomic(newest) as aside:
                 torch.save(state, aside)
                 if newest.exists():
-                    newest.replace(self.out / "checkpoint.previous.pt")
+                    newest.replace(before)
 
     def _resume(self) -> bool:
         """Take up the newest checkpoint; return whether there is one."""
@@ -345,7 +340,6 @@ class _Training:
         if state:
             self.step, self.seconds = state["step"], state["seconds"]
             self.lines, self.window = state["lines"], state["window"]
-            self.released = state.get("released", {})
             begun = state.get("code", "unknown")
             # "a+b": the code a began the run, b resumed it.
             self.code = begun if begun.endswith(self.code) else f"{begun}+{self.code}"
@@ -365,7 +359,7 @@ class _Training:
         One that is damaged, or of another run, other settings or other data, is moved aside.
         """
         identity = json.loads(json.dumps(self.identity))
-        for path in (self.out / "checkpoint.pt", self.out / "checkpoint.previous.pt"):
+        for path in (self.out / name for name in CHECKPOINTS):
             if not path.exists():
                 continue
             try:
@@ -375,6 +369,9 @@ class _Training:
             except Exception as error:  # torch raises anything on a damaged file
                 move_aside(path, "damaged", f"is damaged ({in_short(error)})")
                 continue
+            # Other code may go on with a training, but not pass off a finished one as its own.
+            if state["step"] == self.schedule.steps:
+                written["code"], identity["code"] = state.get("code"), self.code
             if written == identity:
                 return state | {"path": str(path)}
             differ = ", ".join(key for key, value in identity.items() if written.get(key) != value)
@@ -424,26 +421,3 @@ class _Training:
             },
         )
         save_model(self.method, self.identity, self.out / "model.pt")
-        for name in ("checkpoint.pt", "checkpoint.previous.pt"):
-            (self.out / name).unlink(missing_ok=True)
-
-
-class _StopFlag:
-    is_set = False
-
-
-@contextmanager
-def _signals() -> Iterator[_StopFlag]:
-    """Turn SIGTERM and SIGUSR1 into a flag that the loop looks at between steps."""
-    flag = _StopFlag()
-
-    def set_flag(*_: object) -> None:
-        flag.is_set = True
-
-    numbers = (signal.SIGTERM, signal.SIGUSR1)
-    before = {number: signal.signal(number, set_flag) for number in numbers}
-    try:
-        yield flag
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

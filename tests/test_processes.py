@@ -240,7 +240,8 @@ def test_a_killed_process_ends_the_run_which_the_same_command_resumes(
     data: dict[str, str], runs: Runs, tmp_path: Path
 ) -> None:
     settings = methods.resolve(methods.load("vae"), "demo", LONG["changes"], "test")
-    runtime = {"device": "cpu", "devices": 2, "threads": 1, "checkpoint_minutes": 1e-9}
+    runtime = {"device": "cpu", "devices": 2, "threads": 1, "precision": "32-true"}
+    runtime["checkpoint_minutes"] = 1e-9
     command = [sys.executable, "-m", "partbench", "train", "--run", "vae/demo/toy/0"]
     command += ["--settings", settings.model_dump_json(), "--runtime", json.dumps(runtime)]
     command += ["--data", data["images"], "--out", str(tmp_path), "--code", "c"]

@@ -25,6 +25,7 @@ from sealed import reseal
 from partbench import cli, plan, plugins
 from partbench import method as methods
 from partbench import train as training
+from partbench.checkpoint import CHECKPOINTS
 from partbench.data.batch import Batch
 from partbench.data.loader import Loader, Schedule, _shuffle, mirror_landmarks, to_float
 from partbench.data.prepare import prepare
@@ -94,9 +95,15 @@ def small(name: str, variant: str = "paper", **changes: Any) -> Any:
 
 
 def run_small(
-    name: str, data: Path, out: Path, runtime: Runtime = CPU, seed: int = 0, **changes: Any
+    name: str,
+    data: Path,
+    out: Path,
+    runtime: Runtime = CPU,
+    seed: int = 0,
+    code: str = "",
+    **changes: Any,
 ) -> Path:
-    train(Run(name, "paper", "toy", seed), small(name, **changes), runtime, data, out)
+    train(Run(name, "paper", "toy", seed), small(name, **changes), runtime, data, out, code)
     return out
 
 
@@ -116,7 +123,11 @@ def assert_same_result(first: Path, second: Path) -> None:
     clockless = [[line | {"seconds": 0} for line in log_of(out)] for out in (first, second)]
     assert clockless[0] == clockless[1]
     names = [
-        sorted(p.name for p in out.iterdir() if p.suffix not in (".damaged", ".other"))
+        sorted(
+            p.name
+            for p in out.iterdir()
+            if p.suffix not in (".damaged", ".other") and p.name not in CHECKPOINTS
+        )
         for out in (first, second)
     ]
     assert names[0] == names[1]
@@ -142,7 +153,7 @@ def test_every_method_trains_and_offers_what_it_says(name: str, tiny: Path, tmp_
     assert record["steps"] == steps
     assert record["data_checksum"] == Prepared(tiny).meta["checksum"]
     names = sorted(p.name for p in (tmp_path / "run").iterdir() if p.name != ".lock")
-    assert names == ["log.jsonl", "model.pt", "train.json"]
+    assert names == ["checkpoint.pt", "log.jsonl", "model.pt", "train.json"]
     loaded, method = load_model(tmp_path / "run" / "model.pt", "cpu")
     assert loaded == run
     assert record["parameters"] == sum(p.numel() for p in method.parameters())
@@ -497,7 +508,38 @@ def test_what_a_kill_left_half_written_is_swept_away(
     assert [p for p in out.iterdir() if p.name.startswith(".model.pt.")]
     run_small("vae", tiny, out)
     names = sorted(p.name for p in out.iterdir() if p.name != ".lock")
-    assert names == ["log.jsonl", "model.pt", "train.json"]
+    assert names == [*sorted(CHECKPOINTS), "log.jsonl", "model.pt", "train.json"]
+
+
+@pytest.mark.parametrize("name", ["patchvae", "bigan", "supervised_landmarks"])
+def test_a_job_killed_after_its_model_was_written_trains_nothing_twice(
+    name: str, tiny: Path, tmp_path: Path
+) -> None:
+    """Snakemake deletes the output of a job that did not end."""
+    out = run_small(name, tiny, tmp_path)
+    state, log = state_of(out), (out / "log.jsonl").read_text()
+    for output in ("model.pt", "train.json"):
+        (out / output).unlink()
+    run_small(name, tiny, out)
+    assert (out / "log.jsonl").read_text() == log
+    assert all(torch.equal(value, state[key]) for key, value in state_of(out).items())
+
+
+def test_other_code_does_not_take_over_a_finished_training(
+    tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_small("vae", tiny, tmp_path, code="one")
+    run_small("vae", tiny, tmp_path, code="two")
+    assert "was begun with another code: moved to checkpoint.pt.other" in capsys.readouterr().out
+    record = json.loads((tmp_path / "train.json").read_text())
+    assert record["provenance"]["code"] == "two"
+
+
+def test_an_extraction_removes_the_checkpoints_of_its_run(tiny: Path, tmp_path: Path) -> None:
+    out = run_small("vae", tiny, tmp_path / "run", OFTEN)
+    assert all((out / name).exists() for name in CHECKPOINTS)
+    extract(out / "model.pt", tiny, [], tmp_path / "arrays", tmp_path / "a.npz", "cpu", 1)
+    assert not any((out / name).exists() for name in CHECKPOINTS)
 
 
 def test_with_two_damaged_checkpoints_a_run_starts_over(

@@ -233,8 +233,7 @@ class DLP(Method):
         constant = maps.new_full((batch, 1, 2), self.background_logvar)
         logvar = torch.cat([place[:, :, 1], constant], 1)
         z = mu + (0.5 * logvar).exp() * noise.position
-        on = seen = None
-        detached = maps.detach()
+        on, seen, detached = None, None, maps.detach()
         if s.objects:
             assert self.transparency is not None
             on = self.transparency(detached.flatten(1)).to(x.dtype).sigmoid()
@@ -249,9 +248,9 @@ class DLP(Method):
             cut = glimpses(detached, mu[:, :-1], self.cut).flatten(0, 1).flatten(1)
             code = torch.cat([cut, mu[:, :-1].detach().flatten(0, 1)], 1)
             background = 1 - self.foreground(z[:, :-1])
-        own = self.appearance(code).view(batch, s.k, 2, s.features)
+        points = self.appearance(code).view(batch, s.k, 2, s.features)
         behind = self.background((background * detached).flatten(1)).view(batch, 1, 2, s.features)
-        appearance, appearance_logvar = torch.cat([own, behind], 1).to(x.dtype).unbind(2)
+        appearance, appearance_logvar = torch.cat([points, behind], 1).to(x.dtype).unbind(2)
         z_appearance = appearance + (0.5 * appearance_logvar).exp() * noise.features
         return Particles(maps, mu, logvar, z, appearance, appearance_logvar, z_appearance, on, seen)
 
