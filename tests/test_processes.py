@@ -493,6 +493,22 @@ def test_batch_norm_of_a_shared_batch_is_that_of_the_whole(
         torch.testing.assert_close(two(x), one(x))
 
 
+class Scaled(nn.BatchNorm1d):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return 2 * super().forward(x)
+
+
+@pytest.mark.parametrize("layer", [nn.Dropout2d(0.5), Scaled(3)])
+def test_layers_of_another_kind_are_refused_in_a_training_step(layer: nn.Module) -> None:
+    shared_batch.share_layers(layer)
+    x = torch.ones(4, 3)
+    layer(x)
+    with shared_batch.shared(0, 2):
+        with pytest.raises(TypeError, match="does not know batches that processes share"):
+            layer(x)
+        layer.eval()(x)
+
+
 def test_alone_nothing_is_shared() -> None:
     x = torch.randn(4, 3)
     assert shared_batch.whole(4) == 4

@@ -28,6 +28,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd import Function
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
 
 
 class _Share(NamedTuple):
@@ -100,12 +101,13 @@ def averaged(x: Tensor) -> Tensor:
 def share_layers(module: nn.Module) -> None:
     """Let every BatchNorm and Dropout of a module see a shared batch as one.
 
-    The module's structure, parameters and buffers stay as they are.
+    The module's structure, parameters and buffers stay as they are. Their kinds that compute
+    otherwise, such as Dropout2d, raise TypeError in a training step.
     """
     for layer in module.modules():
         if isinstance(layer, _BatchNorm):
             layer.forward = MethodType(_batch_norm, layer)  # type: ignore[method-assign]
-        elif isinstance(layer, nn.modules.dropout._DropoutNd):
+        elif isinstance(layer, _DropoutNd):
             layer.forward = MethodType(_dropout, layer)
 
 
@@ -113,6 +115,7 @@ def _batch_norm(layer: Any, x: Tensor) -> Tensor:
     """Take the place of the forward of a BatchNorm."""
     if _share.world == 1 or not layer.training:
         return type(layer).forward(layer, x)
+    _check_computes(layer, _BatchNorm)
     out, mean, var = _Normalised.apply(x, layer.weight, layer.bias, layer.eps)
     if layer.track_running_stats:
         layer.num_batches_tracked.add_(1)
@@ -130,8 +133,14 @@ def _dropout(layer: Any, x: Tensor) -> Tensor:
     """Take the place of the forward of a Dropout whose first dimension counts samples."""
     if _share.world == 1 or not layer.training:
         return type(layer).forward(layer, x)
+    _check_computes(layer, nn.Dropout)
     ones = torch.ones_like(whole_like(x))
     return x * own(F.dropout(ones, layer.p))
+
+
+def _check_computes(layer: Any, kind: type[nn.Module]) -> None:
+    if type(layer).forward is not kind.forward:
+        raise TypeError(f"{type(layer).__name__} does not know batches that processes share")
 
 
 def _summed(x: Tensor) -> Tensor:

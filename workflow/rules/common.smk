@@ -58,17 +58,14 @@ except BadInput as error:
 
 REPORT = "report/index.html" if CONFIG.name == "paper" else f"report/{CONFIG.name}/index.html"
 GPUS = 0 if CONFIG.runtime.device == "cpu" else 1
-# A training on several nodes is one job of Slurm, and starts its processes by srun itself.
-NODES = (
-    {
-        "nodes": CONFIG.runtime.nodes,
-        "tasks": CONFIG.runtime.processes,
-        "tasks_per_gpu": 0,  # or each would see one GPU, and count it as the first
-        "mpi": "srun",
-    }
-    if CONFIG.runtime.nodes > 1
-    else {}
-)
+NODES = {}  # of a training
+if CONFIG.runtime.processes > 1:
+    NODES["nodes"] = CONFIG.runtime.nodes  # or Slurm may spread its GPUs
+if CONFIG.runtime.nodes > 1:
+    # One job, which starts its processes by srun itself. `gres` counts the GPUs of each node.
+    NODES |= {"tasks": CONFIG.runtime.nodes, "mpi": "srun"}
+    if GPUS:
+        NODES |= {"gres": f"gpu:{CONFIG.runtime.devices}", "tasks_per_gpu": 0}
 FITTING = [cell for cell in grid.cells(CONFIG) if not cell.skip]
 CELLS = [cell for cell in FITTING if str(cell) not in ABSENT]
 RUNS = sorted({cell.run for cell in CELLS})

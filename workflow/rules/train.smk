@@ -17,7 +17,7 @@ for method in METHODS:
         threads: CONFIG.runtime.threads
         resources:
             **NODES,
-            gpu=GPUS * CONFIG.runtime.processes,
+            gpu=0 if "gres" in NODES else GPUS * CONFIG.runtime.devices,
             mem_mb=more(16000),
             runtime=1440,
         params:
