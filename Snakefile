@@ -70,5 +70,7 @@ onsuccess:
 onerror:
     FORKSERVER.stop()
     # What has been finished is shown, with the logs of what failed.
-    shell("python -m partbench report --results {RESULTS:q} --out {REPORT:q} || true")
+    shell(
+        "python -m partbench report --results {RESULTS:q} --out {REPORT:q} --ended {log:q} || true"
+    )
     shell("python -m partbench outcome {RESULTS:q} || true")

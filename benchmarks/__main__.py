@@ -28,6 +28,7 @@ BENCHMARKS = {
     "training_step": Options(toy="--steps 5 --batch 4 --no-compile", full="--steps 10"),
     "fixed_cost": Options(toy="--rounds 0 --config config/demo.yaml"),
     "cells": Options(toy="--cells 1"),
+    "scale": Options(toy="--cells 100"),
     "demo": Options(toy="--config benchmarks/tiny.yaml --cores 1"),
     # Alone, it takes all of its 10 folds.
     "linear_probe": Options(toy="--folds 1 --samples 120 --features 300", full="--folds 1"),

@@ -16,10 +16,10 @@ from pydantic_core import PydanticUndefined
 from partbench import method as methods
 from partbench import plugins, published
 from partbench.data.archives import ARCHIVES
+from partbench.data.catalogue import prepared_bytes
 from partbench.data.reader import Reader
 from partbench.method import Method
 from partbench.outputs.capability import capabilities
-from partbench.plan import prepared_bytes
 from partbench.probe import Probe
 from partbench.settings import Settings
 

@@ -29,6 +29,9 @@ from partbench.data.prepared import WHOLE
 from partbench.data.reader import Reader
 from partbench.errors import BadInput
 from partbench.files import data_root
+from partbench.nn import activations
+from partbench.nn.activations import ActivationSettings
+from partbench.nn.deeplab import DeepLabSettings, placed_weights
 from partbench.nn.feature_networks import DINOV2_FILE
 from partbench.nn.perceptual import FILES
 from partbench.nn.vit import TransformerSettings, lacking_weights
@@ -98,8 +101,20 @@ def absent_cells(config: Config, results: Path) -> dict[str, str]:
         settings = method_settings(config, run.method, run.variant)
         if isinstance(settings, TransformerSettings) and (lacking := lacking_weights(settings)):
             return lacking
+        if isinstance(settings, ActivationSettings) and (
+            lacking := activations.lacking_weights(settings)
+        ):
+            return lacking
         needed = methods.needed_weights(methods.load(run.method), settings)
-        return _first(of_data(run.train), *map(of_weights, needed))
+        learns = settings.epochs > 0
+        trunk = isinstance(settings, DeepLabSettings) and learns
+        loss = getattr(settings, "perceptual_weights", None) if learns else None
+        return _first(
+            of_data(run.train),
+            *map(of_weights, needed),
+            _lacking_file(placed_weights(settings) if trunk else None, "weights"),
+            _lacking_file(loss, "perceptual_weights"),
+        )
 
     @cache
     def of_probe(name: str, data: str) -> str:
@@ -120,11 +135,11 @@ def _first(*reasons: str) -> str:
     return next(filter(None, reasons), "")
 
 
-def _lacking_file(place: str | None) -> str:
+def _lacking_file(place: str | None, setting: str = "network") -> str:
     """Return that a file below the data root, which settings ask for, is not there."""
     if place is None or (path := data_root() / place).exists():
         return ""
-    return f"{path} is missing: place it there, or set `network` to another one"
+    return f"{path} is missing: place it there, or set `{setting}` to another one"
 
 
 def _lacking_folders(reader: Reader) -> str:

@@ -5,6 +5,7 @@ data. Its tests of two kinds share a Holm correction each: whether a method beat
 must beat, and which of two methods is better. `partbench.judgement` has the rules.
 """
 
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
@@ -13,7 +14,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from pyarrow.parquet import read_schema
 
 from partbench.judgement import (
     NOTHING_TO_TEST,
@@ -179,7 +179,7 @@ def comparisons(table: pd.DataFrame, results: Path) -> pd.DataFrame:
     Where `reason` says why there is no verdict, there is no p, and an interval only if several
     seeds are there. A floor of which every seed was lost has a row, too: nobody beats what was not
     measured. References, which are constants of the data, are not compared. The outcomes of one
-    group are in memory at once.
+    group are in memory at once, beside `FILES`.
 
     Args:
         table: rows of the metrics table, see `partbench.gather`; cells without a number show which
@@ -283,12 +283,43 @@ def outcomes_by_seed(rows: pd.DataFrame, results: Path) -> Outcomes | None:
         return None
     outcomes, groups = [], None
     for path, column, scale in zip(rows["path"], rows["samples"], rows["scale"], strict=True):
-        file = (results / path).with_suffix(".parquet")
-        has_groups = GROUP_COLUMN in read_schema(file).names
-        kept = pd.read_parquet(file, columns=[column, *([GROUP_COLUMN] if has_groups else [])])
+        kept = FILES.read((results / path).with_suffix(".parquet"))
         outcomes.append(scale * kept[column].to_numpy(np.float64))
+        has_groups = GROUP_COLUMN in kept.columns
         groups = kept[GROUP_COLUMN].to_numpy(np.int64) if has_groups else None
     return Outcomes(np.stack(outcomes), groups)
+
+
+class Files:
+    """The cells' tables of outcomes; those that were read last stay in memory.
+
+    A cell's numbers are asked for one after another, for the summary and for every test.
+    """
+
+    def __init__(self, most: int = 2**29) -> None:
+        """Keep up to `most` bytes."""
+        self.most = most
+        self._kept: OrderedDict[tuple[Path, int, int], pd.DataFrame] = OrderedDict()
+        self._bytes = 0
+
+    def read(self, file: Path) -> pd.DataFrame:
+        """Return a parquet file; it is read again if it changed meanwhile."""
+        status = file.stat()
+        key = (file, status.st_size, status.st_mtime_ns)
+        if key not in self._kept:
+            self._kept[key] = pd.read_parquet(file)
+            self._bytes += _bytes(self._kept[key])
+        self._kept.move_to_end(key)
+        while self._bytes > self.most and len(self._kept) > 1:
+            self._bytes -= _bytes(self._kept.popitem(last=False)[1])
+        return self._kept[key]
+
+
+FILES = Files()
+
+
+def _bytes(table: pd.DataFrame) -> int:
+    return int(table.memory_usage(deep=True).sum())
 
 
 def _measured(rows: pd.DataFrame, results: Path, asked: Mapping[tuple[str, ...], int]) -> Measured:

@@ -71,12 +71,12 @@ def of_clusters(method: str) -> str:
 
 def of_flow(reader: str) -> str:
     """Return the fingerprint of finding the optical flow of a data set's clips."""
-    return fingerprint("partbench.flow", f"partbench.data.{reader}")
+    return fingerprint("partbench.flow", plugins.module("data", reader))
 
 
 def of_second_stream(method: str) -> str:
     """Return the fingerprint of describing a second stream by a run of a method."""
-    return fingerprint("partbench.second_stream", f"partbench.methods.{method}")
+    return fingerprint("partbench.second_stream", plugins.module("methods", method))
 
 
 def of_training(method: str) -> str:
@@ -105,7 +105,7 @@ def of_report(root: Path = ROOT) -> str:
     modules = [_module(root, path) for path in files if path.suffix == ".py"]
     digest = hashlib.sha256(fingerprint("partbench.gather", *modules, root=root).encode())
     for path in [*files, root / "published.csv"]:
-        if path.suffix in (".html", ".css", ".js", ".csv"):
+        if path.suffix in (".html", ".css", ".js", ".csv", ".bib"):
             digest.update(path.read_bytes())
     return digest.hexdigest()[:12]
 

@@ -86,6 +86,11 @@ def delegate() -> None:
         if status is None:
             return
         if status < 0:
+            name = signal.Signals(-status).name
+            print(
+                f"partbench: the job was killed by {name}: exit code {128 - status}",
+                file=sys.stderr,
+            )
             if -status != signal.SIGKILL:
                 signal.signal(-status, signal.SIG_DFL)
             os.kill(os.getpid(), -status)

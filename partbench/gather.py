@@ -30,7 +30,7 @@ from partbench.config import (
     probe_settings,
 )
 from partbench.errors import BadInput
-from partbench.files import atomic
+from partbench.files import atomic, write_json
 from partbench.integrity import Damaged, read_record
 from partbench.jobs import Jobs
 from partbench.metrics.intervals import over_seeds, over_seeds_and_samples
@@ -306,8 +306,11 @@ def _joined(parts: Sequence[pd.DataFrame], results: Path) -> Outcomes | None:
     return Outcomes(np.concatenate(values, axis=1), np.concatenate(groups))
 
 
+JSON_TYPES = {"b": "boolean", "i": "integer", "f": ["number", "null"]}
+
+
 def write(tables: Tables, results: Path) -> None:
-    """Write the tables as parquet and csv."""
+    """Write the tables as parquet and csv, and the summary as json with its schema, too."""
     frames = {
         "metrics": tables.metrics,
         "summary": tables.summary,
@@ -321,3 +324,29 @@ def write(tables: Tables, results: Path) -> None:
             flat["values"] = [json.dumps(v) for v in flat["values"]]
         with atomic(results / f"{name}.csv") as path:
             flat.to_csv(path, index=False)
+    rows = json.loads(tables.summary.to_json(orient="records", double_precision=15))
+    write_json(results / "summary.json", rows)
+    write_json(results / "summary.schema.json", schema(tables.summary))
+
+
+def schema(summary: pd.DataFrame) -> dict[str, Any]:
+    """Return the JSON Schema of the summary as json: a list of objects, one a number."""
+    properties: dict[str, Any] = {}
+    for column, dtype in summary.dtypes.items():
+        properties[str(column)] = {"type": JSON_TYPES.get(dtype.kind, "string")}
+    properties["values"] = {"type": "array", "items": {"type": ["number", "null"]}}
+    for ends in ("mean", "low", "high", "sd_seeds"):
+        properties[ends] = {"type": ["number", "null"]}
+    properties["better"] = {"enum": ["higher", "lower"]}
+    properties["role"] = {"enum": ["method", "floor", "ceiling"]}
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "Numbers over their seeds",
+        "type": "array",
+        "items": {
+            "type": "object",
+            "properties": properties,
+            "required": list(properties),
+            "additionalProperties": False,
+        },
+    }

@@ -6,6 +6,7 @@ that no stage is forgotten when tables and page say what failed, and what was le
 
 import json
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,6 +17,8 @@ FILE = "logs/jobs.json"
 """Below the results folder."""
 SKIPPED = "logs/skipped.json"
 """Cell -> why it was left out, below the results folder."""
+ENDS = "logs/ends.json"
+"""Log -> the state in which Slurm ended its job, below the results folder."""
 JOINED = "sources.json"
 """Below a results folder that was joined from others: their names. It has no models."""
 FINISHED = "finished in"
@@ -40,6 +43,8 @@ class Failure(NamedTuple):
     """Of the job that failed; its path counts from the results folder."""
     reason: str
     """The last lines of that log."""
+    end: str = ""
+    """The state in which Slurm ended it, in words; empty if that is not known."""
 
 
 def record(results: Path, jobs: Iterable[Any], skipped: Mapping[str, str]) -> None:
@@ -62,6 +67,40 @@ def record(results: Path, jobs: Iterable[Any], skipped: Mapping[str, str]) -> No
     with atomic(results / FILE) as path:
         path.write_text(json.dumps(list(by_log.values())))
     write_json(results / SKIPPED, dict(skipped))
+
+
+def record_ends(results: Path, snakemake_log: Path) -> None:
+    """Write down how Slurm ended the jobs that failed, by their logs: none can say so itself.
+
+    What an earlier run of the workflow wrote down stays. On one machine, the log has the exit code
+    of a job that was killed, see `partbench.forkserver`.
+
+    Args:
+        results: the results folder.
+        snakemake_log: what Snakemake wrote of this run of the workflow.
+    """
+    found = read_ends(results)
+    try:
+        blocks = re.split(r"^(?=\S)", snakemake_log.read_text(errors="replace"), flags=re.MULTILINE)
+    except OSError:
+        return
+    for block in blocks:
+        named = re.search(r"^    log: (.+?)(?: \(check log file.*)?$", block, re.MULTILINE)
+        if named and block.startswith("Error in "):
+            # The first is the job's own; others are those of a cluster.
+            log = os.path.relpath(named[1].split(", ")[0], results)
+            found.pop(log, None)
+            if state := re.search(r"SLURM status is: '?(\w+)", block):
+                found[log] = f"Slurm: {state[1]}"
+    write_json(results / ENDS, found)
+
+
+def read_ends(results: Path) -> dict[str, str]:
+    """Return what `record_ends` wrote; nothing of a file that cannot be read."""
+    try:
+        return dict(json.loads((results / ENDS).read_text()))
+    except (OSError, ValueError, TypeError):
+        return {}
 
 
 def _read(results: Path) -> list[Job]:
@@ -93,6 +132,7 @@ class Jobs:
         self.results = results
         self._by_product = {product: job for job in _read(results) for product in job.makes}
         self._skipped = read_skipped(results)
+        self._ends = read_ends(results)
         self._joined = (results / JOINED).exists()
 
     def state(self, cell: str, run: str) -> tuple[str, str]:
@@ -124,8 +164,18 @@ class Jobs:
             lasting = set(job.makes) - set(job.passing)
             text = _log(self.results, job)
             if _ended_badly(text) and not all((self.results / p).exists() for p in lasting):
-                return Failure(job.log, "\n".join(text.splitlines()[-LOG_LINES:]))
+                reason = "\n".join(text.splitlines()[-LOG_LINES:])
+                return Failure(job.log, reason, self._ends.get(job.log, ""))
         return None
+
+    def log_of(self, product: str) -> str:
+        """Return the log of the job that makes a product, empty if it is not known.
+
+        Args:
+            product: a path that counts from the results folder.
+        """
+        job = self._by_product.get(product)
+        return job.log if job else ""
 
     def _way_to(self, product: str, seen: set[str]) -> Iterator[Job]:
         """Yield the jobs on which a product depends, then its own: each after those it needs."""

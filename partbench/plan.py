@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from functools import cache
 from pathlib import Path
@@ -9,14 +10,15 @@ from typing import Any, NamedTuple
 
 import psutil
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
+from partbench import fingerprint, plugins, step_cost, unprepared
 from partbench import method as methods
-from partbench import plugins
 from partbench.config import (
+    Cell,
     Config,
     cells,
     data_settings,
+    load_probe,
     load_reader,
     method_settings,
     optical_flow,
@@ -28,21 +30,21 @@ from partbench.config import (
     second_stream,
 )
 from partbench.data.archives import files_read
-from partbench.data.batch import UNSUPERVISED, Batch
-from partbench.data.catalogue import prepared_bytes
+from partbench.data.batch import UNSUPERVISED
 from partbench.data.loader import Schedule
-from partbench.data.neighbours import QUADRANTS
 from partbench.errors import BadInput
 from partbench.files import data_root
 from partbench.method import DataInfo
 from partbench.probe import Probe
 from partbench.published import Claim
 from partbench.run import Run
+from partbench.settings import dump
+from partbench.throughput import Kind, Rate, Throughput
 
 GIB = 2**30
-
-
-TFLOPS = {"GPU": 10.0, "CPU": 0.05}
+OVERHEAD = GIB
+"""What a card holds beside tensors: its context, the workspaces of cuDNN."""
+TFLOPS: dict[Kind, float] = {"GPU": 10.0, "CPU": 0.05}
 """Assumed sustained TFLOP/s of a GPU and of a core; the demo's trainings sustain 0.065 a core."""
 SEEDS_TO_JUDGE = 3
 """With fewer, a verdict is nearly always `undecided`, see `partbench.verdict`."""
@@ -63,104 +65,172 @@ class SeedCost(NamedTuple):
     """GPU or core hours of those that are missing; None where they are not known."""
 
 
-def plan(config: Config, tflops: float | None = None, judged: Collection[Trained] = ()) -> str:
-    """Return a text: cells, hours and disk, and what missing seeds would cost.
+class RunPlan(NamedTuple):
+    """What a run and its cells take."""
 
-    Hours are those of a GPU or, where trainings run on the CPU, of a core: the multiplications
-    and additions of training (a forward pass of one batch counted by torch, times three for the
-    backward pass, times the steps), at an assumed sustained rate. They are a lower bound of the
-    right order: reading data and small kernels take their own time.
+    flops: float | None
+    """Multiplications and additions; None where the size of the data is not known."""
+    bytes: int | None
+    """The peak of its training's tensors, 0 if it has no steps; None where it is not known."""
+    rates: Mapping[Kind, Rate]
+    """Of a GPU or of a core."""
+
+    def hours(self, kind: Kind) -> float | None:
+        """Return the hours of a GPU or of a core."""
+        return None if self.flops is None else self.flops / self.rates[kind].flops / 3600
+
+
+def plan(
+    config: Config,
+    tflops: float | None = None,
+    judged: Collection[Trained] = (),
+    gpu_memory: float = 24.0,
+    results: Path = Path("results"),
+) -> str:
+    """Return a text: cells, hours, memory and disk, and what missing seeds would cost.
+
+    Hours are those of a GPU or, where trainings run on the CPU, of a core; of both if there is no
+    GPU here and there may be one where trainings run. They are the multiplications and additions
+    of trainings, counted by torch on a step without content, at the rate at which the method's
+    runs at hand computed, or at an assumed one. An assumed rate gives a lower bound of the right
+    order: reading data and small kernels take their own time.
 
     Args:
         config: the configuration.
-        tflops: assumed sustained TFLOP/s of a GPU or a core; default: see `TFLOPS`.
+        tflops: assumed sustained TFLOP/s of what the first column of hours counts; default: see
+            `TFLOPS`.
         judged: what published numbers are compared with.
+        gpu_memory: of the card, GiB.
+        results: the folder of all results, whose runs' rates are known.
     """
-    on_cpu = config.runtime.device == "cpu"
-    if config.runtime.device == "auto":
-        on_cpu = not torch.cuda.is_available()
-    device = "CPU" if on_cpu else "GPU"
-    tflops = TFLOPS[device] if tflops is None else tflops
-    by_run, unknown = run_hours(config, tflops)
-    hours: dict[str, float] = {}
-    counts: dict[str, list[int]] = {}
-    for run, of_run in by_run.items():
-        key = _named(run)
-        counts.setdefault(key, [0, 0])[0] += 1
-        if of_run is not None:
-            hours[key] = hours.get(key, 0) + of_run
+    kinds = _kinds(config)
+    assumed = TFLOPS if tflops is None else TFLOPS | {kinds[0]: tflops}
+    by_run, unknown = run_plans(config, assumed, Throughput(results))
+    groups: dict[str, list[RunPlan]] = {}
+    n_cells: Counter[str] = Counter()
     skipped = 0
+    for run, of_run in by_run.items():
+        groups.setdefault(_named(run), []).append(of_run)
     for cell in cells(config):
-        if cell.skip:
-            skipped += 1
-        else:
-            counts[_named(cell.run)][1] += 1
+        skipped += bool(cell.skip)
+        n_cells[_named(cell.run)] += not cell.skip
 
-    width = max(len(key) for key in counts)
-    lines = [f"{'':{width}}  {'runs':>5} {'cells':>5} {f'{device} hours':>10}"]
-    for key, (n_runs, n_cells) in counts.items():
-        time = _hours(hours[key]) if key in hours else "unknown"
-        lines.append(f"{key:{width}}  {n_runs:5} {n_cells:5} {time:>10}")
-    total_runs, total_cells = (sum(c[i] for c in counts.values()) for i in (0, 1))
-    total = _hours(sum(hours.values()))
-    lines.append(f"{'total':{width}}  {total_runs:5} {total_cells:5} {total:>10}")
-    lines.append("")
+    on_gpu = "GPU" in kinds
+    width = max(len(key) for key in groups)
+    title = f"{'':{width}}  {'runs':>5} {'cells':>5}"
+    title += "".join(f" {f'{kind} hours':>10}" for kind in kinds)
+    lines = [f"{title} {'GiB':>6}{' fits' if on_gpu else ''}  rate"]
+    for key, plans in groups.items():
+        first = plans[0]
+        line = f"{key:{width}}  {len(plans):5} {n_cells[key]:5}"
+        line += "".join(f" {_sum(each.hours(kind) for each in plans):>10}" for kind in kinds)
+        line += f" {_gib(first.bytes):>6}"
+        line += f" {_fits(first.bytes, gpu_memory):4}" if on_gpu else ""
+        lines.append(f"{line}  {first.rates[kinds[0]].source}")
+    every = list(by_run.values())
+    total = f"{'total':{width}}  {len(every):5} {sum(n_cells.values()):5}"
     lines.append(
-        f"{device} hours assume {tflops:g} TFLOP/s sustained{' by a core' if on_cpu else ''} "
-        "(--tflops) and count arithmetic only: a lower bound of the right order."
+        total + "".join(f" {_sum(each.hours(kind) for each in every):>10}" for kind in kinds)
+    )
+    lines.append("")
+    for kind in kinds:
+        core = " by a core" if kind == "CPU" else ""
+        option = " (--tflops)" if kind == kinds[0] else ""
+        lines.append(
+            f"{kind} hours assume {assumed[kind]:g} TFLOP/s sustained{core}{option} where no run "
+            "in results/ tells, and count arithmetic only: a lower bound of the right order."
+        )
+    lines.append(
+        "GiB is the peak of a training step's tensors in 32 bits"
+        + (
+            f"; `fits` adds {OVERHEAD / GIB:g} GiB for the context and workspaces, on a card of "
+            f"{gpu_memory:g} GiB (--gpu-memory). No card has confirmed it."
+            if on_gpu
+            else "."
+        )
     )
     if skipped:
         which = "1 cell does" if skipped == 1 else f"{skipped} cells do"
         lines.append(f"{which} not apply: the method lacks what the probe needs.")
     if unknown:
         lines.append(f"Without {', '.join(sorted(unknown))}: its size is not known yet.")
-    disk = {name: _disk(config, name) for name in config.data}
+    disk = {name: unprepared.disk(config, name) for name in config.data}
     sizes = [size for size in disk.values() if size is not None]
     lines.append(
         f"Disk for prepared data: {sum(sizes) / GIB:.1f} GiB ("
         + ", ".join(f"{k} {'?' if v is None else f'{v / GIB:.1f}'}" for k, v in disk.items())
         + ")."
     )
-    lines += seed_lines(cost_of_seeds(by_run, judged), device)
+    hours = {run: of_run.hours(kinds[0]) for run, of_run in by_run.items()}
+    lines += seed_lines(cost_of_seeds(hours, judged), kinds[0])
     return "\n".join(lines)
 
 
-def run_hours(config: Config, tflops: float) -> tuple[dict[Run, float | None], set[str]]:
-    """Return the hours of each run and its cells, and the data sets of unknown size.
-
-    None stands for a run whose training data have an unknown size.
+def run_plans(
+    config: Config, tflops: Mapping[Kind, float], throughput: Throughput
+) -> tuple[dict[Run, RunPlan], set[str]]:
+    """Return what each run and its cells take, and the data sets of unknown size.
 
     Args:
         config: the configuration.
-        tflops: see `plan`.
+        tflops: assumed sustained TFLOP/s, see `TFLOPS`.
+        throughput: what ran before.
     """
-    hours: dict[Run, float | None] = {}
+    work: dict[Run, float | None] = {}
     unknown: set[str] = set()
     for run in runs(config):
-        known = "train" in _counts(config, run.train)
-        hours[run] = _work(config, run) / tflops / 3.6e15 if known else None
+        known = "train" in unprepared.counts(config, run.train)
+        work[run] = _training(config, run) if known else None
         if not known:
             unknown.add(run.train)
     for cell in cells(config):
-        of_run = hours[cell.run]
+        of_run = work[cell.run]
         if cell.skip or of_run is None:  # the sum would be a part of the whole
             continue
-        probe = plugins.load("probes", cell.probe, Probe)  # type: ignore[type-abstract]
-        settings = probe_settings(config, cell.probe, cell.eval)
-        splits = _counts(config, cell.eval)
+        splits = unprepared.counts(config, cell.eval)
         if "train" in splits:
-            images = probe.training_images(settings, splits["train"])
-            hours[cell.run] = of_run + _work(config, cell.run, images) / tflops / 3.6e15
-        elif probe.training_images(settings, 1):
+            work[cell.run] = of_run + _probing(config, cell, splits["train"])
+        elif _probing(config, cell, 1):
             unknown.add(cell.eval)
-    return hours, unknown
+    return {
+        run: RunPlan(
+            flops,
+            _memory(config, run, flops is not None),
+            {kind: throughput.rate(kind, run.method, tflops[kind] * 1e12) for kind in tflops},
+        )
+        for run, flops in work.items()
+    }, unknown
+
+
+def _kinds(config: Config) -> tuple[Kind, ...]:
+    """Return whose hours count: of what the configuration asks for, or of either."""
+    if config.runtime.device == "cpu":
+        return ("CPU",)
+    if config.runtime.device == "cuda" or torch.cuda.is_available():
+        return ("GPU",)
+    return ("GPU", "CPU")
+
+
+def _gib(size: int | None) -> str:
+    return "unknown" if size is None else f"{size / GIB:.2f}" if size else "-"
+
+
+def _fits(size: int | None, gpu_memory: float) -> str:
+    if size is None:
+        return "?"
+    return "yes" if size + OVERHEAD <= gpu_memory * GIB else "no"
+
+
+def _sum(hours: Iterable[float | None]) -> str:
+    known = [of_run for of_run in hours if of_run is not None]
+    return _hours(sum(known)) if known else "unknown"
 
 
 def cost_of_seeds(hours: Mapping[Run, float | None], judged: Collection[Trained]) -> list[SeedCost]:
     """Return what three seeds would cost of each run that has fewer and is judged.
 
     Args:
-        hours: of the configuration's runs, see `run_hours`.
+        hours: of the configuration's runs, see `run_plans`.
         judged: what published numbers are compared with, as far as the seed changes it.
     """
     by_trained: dict[Trained, list[float | None]] = {}
@@ -227,7 +297,7 @@ def check(config: Config) -> str:
         f"ok    CPU: {os.cpu_count()} threads, {psutil.virtual_memory().total / GIB:.0f} GiB memory"
     )
     free = shutil.disk_usage(".").free
-    need = sum(_disk(config, name) or 0 for name in config.data)
+    need = sum(unprepared.disk(config, name) or 0 for name in config.data)
     state = "ok   " if free > need else "lacks"
     lines.append(
         f"{state} disk: {free / GIB:.0f} GiB free, prepared data take {need / GIB:.1f} GiB"
@@ -268,66 +338,52 @@ def _check_data(config: Config, name: str) -> list[str]:
     return [f"{state} {name}: {counted}"]
 
 
-def _counts(config: Config, name: str) -> Mapping[str, int]:
-    """Return the samples in each split, empty if they are not known without the files."""
-    return load_reader(config, name)(data_root(), data_settings(config, name)).counts
-
-
-def _disk(config: Config, name: str) -> int | None:
-    """Return the bytes of a prepared data set; None if they are not known."""
-    if second_stream(config, name):  # links, and features as long as the method makes them
-        return None
-    reader = load_reader(config, name)(data_root(), data_settings(config, name))
-    return prepared_bytes(reader) or None
-
-
-@cache
-def _flops(method: str, settings: Any, data: DataInfo, trunk: bool) -> float:
-    """Return the operations of training on one image: the method, or its trunks alone."""
-    cls = methods.load(method)
-    n = 8 * cls.parts()
-    several = cls.learns_from == "attributes"
-    clip = [data.frames] if data.frames and cls.reads == "clips" else []
-    with torch.device("meta"):
-        net: Any = cls(settings, data)
-        batch = Batch(
-            torch.zeros(n, *clip, 3, data.size, data.size),
-            torch.zeros(n, *([data.attributes] if several else []), dtype=torch.long),
-            torch.zeros(n, data.landmarks, 3),
-            torch.ones(n, data.size, data.size),
-            torch.zeros(n, data.size, data.size, dtype=torch.uint8),
-            torch.zeros(n, QUADRANTS, 3, data.size, data.size),
-            torch.zeros(n, QUADRANTS),
-        )
-        with FlopCounterMode(display=False) as counter:
-            if trunk:
-                for network in net.trunks().values():
-                    network(batch.images)
-            else:
-                for phase, seen in net.updates(batch):
-                    net(seen, phase)
-    return 3 * counter.get_total_flops() / n
-
-
-def _work(config: Config, run: Run, images: int | None = None) -> float:
-    """Return the operations of a run's training, or of training its trunks on `images` more."""
+def _training(config: Config, run: Run) -> float:
+    """Return the operations of a run's training."""
     settings = method_settings(config, run.method, run.variant)
-    reader = load_reader(config, run.train)(data_root(), data_settings(config, run.train))
-    # Few classes or attributes or many make no difference, and their names may stand in files.
-    frames = reader.frames if reader.frames > 1 else 0
-    data = DataInfo(
-        reader.settings.size,
-        1000,
-        len(reader.landmark_names),
-        frames,
-        attributes=1000,
-        clusters=1000,
-    )
-    if images is not None:
-        return images * _flops(run.method, settings, data, trunk=True) if images else 0
-    splits = _counts(config, run.train)
+    splits = unprepared.counts(config, run.train)
     annotated = methods.load(run.method).learns_from not in UNSUPERVISED
     n = splits["train"] if annotated else splits.get("unlabeled", splits["train"])
     steps = Schedule(n, settings, run.seed).steps
-    per_image = _flops(run.method, settings, data, trunk=False) if steps else 0
-    return steps * settings.batch_size * per_image
+    return steps * step_cost.of_training(*_step(config, run)).flops if steps else 0
+
+
+def _memory(config: Config, run: Run, known: bool) -> int | None:
+    """Return the peak of a run's training, bytes; None if its data's annotations are missing."""
+    if not method_settings(config, run.method, run.variant).epochs:
+        return 0
+    try:
+        return step_cost.of_training(*_step(config, run)).bytes
+    except BadInput:
+        if known:
+            raise
+        return None
+
+
+def _step(config: Config, run: Run) -> tuple[str, Any, DataInfo]:
+    """Return what the cost of a step of a run depends on."""
+    settings = method_settings(config, run.method, run.variant)
+    return run.method, settings, unprepared.info(config, run.train)
+
+
+def _probing(config: Config, cell: Cell, n_train: int) -> float:
+    """Return the operations of what a cell trains."""
+    probe = load_probe(cell.probe)
+    if probe.trained.__func__ is Probe.trained.__func__:  # type: ignore[attr-defined]
+        return 0.0  # nothing: without the method, which takes its time to build
+    settings = probe_settings(config, cell.probe, cell.eval)
+    size = data_settings(config, cell.eval).size
+    method, of_method, data = _step(config, cell.run)
+    return step_cost.of_networks(
+        method,
+        of_method,
+        data,
+        size,
+        f"{_code_of(probe)} {dump(settings)} {n_train}",
+        lambda net: probe.trained(settings, net, n_train),
+    )
+
+
+@cache
+def _code_of(probe: type[Probe]) -> str:
+    return f"{probe.__module__} {fingerprint.of_probe(probe)}"

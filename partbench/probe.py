@@ -3,7 +3,7 @@
 import math
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
@@ -23,6 +23,8 @@ from partbench.run import Run, Runtime
 from partbench.settings import Settings
 
 if TYPE_CHECKING:  # methods need torch, and most probes do not
+    from torch import nn
+
     from partbench.method import Method
 
 FORMAT = 3
@@ -211,9 +213,17 @@ class Probe(ABC):
         return ()
 
     @classmethod
-    def training_images(cls, settings: Any, n_train: int) -> int:
-        """Return how many images the probe trains the method's encoder on, for the plan."""
-        return 0
+    def trained(
+        cls, settings: Any, method: "Method", n_train: int
+    ) -> "Iterable[tuple[nn.Module, float]]":
+        """Yield the networks that it trains, for the plan, and how many images pass through each.
+
+        Args:
+            settings: an instance of the probe's own `Settings`.
+            method: that is measured, on the device "meta".
+            n_train: images in the training split.
+        """
+        return ()
 
     @abstractmethod
     def run(self, source: Path, data: Path, settings: Any, seed: int, device: str) -> Result:

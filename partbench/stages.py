@@ -125,9 +125,11 @@ def add_stages(commands: Any) -> None:
     probe.add_argument("--code", help=CODE)
     probe.add_argument("--out", type=Path, required=True)
 
-    report = stage("report", _report, "Gather a results folder into tables and the page.")
+    report = stage("report", _report, "Gather a results folder into tables and pages.")
     report.add_argument("--results", type=Path, required=True)
     report.add_argument("--out", type=Path, required=True)
+    report.add_argument("--single", action="store_true", help="one file with everything in it")
+    report.add_argument("--ended", type=Path, help="Snakemake's log of a workflow that failed")
 
 
 # Each stage imports what it needs, so that none waits for torch without need.
@@ -338,15 +340,17 @@ def _probe(args: argparse.Namespace) -> None:
 
 
 def _report(args: argparse.Namespace) -> None:
-    from partbench import config, gather, published
+    from partbench import config, gather, jobs, published
     from partbench.integrity import read_record
     from partbench.report import page
 
+    if args.ended:
+        jobs.record_ends(args.results, args.ended)
     where = args.results / "config.json"
     settings = config.check(read_record(where), str(where), args.results)
     tables = gather.gather(settings, args.results)
     gather.write(tables, args.results)
-    page.write(args.results, args.out, published.load())
+    page.write(args.results, args.out, published.load(), single=args.single)
     if tables.damage:
         asides = [damage.set_aside() for damage in tables.damage]
         raise BadInput("\n".join(dict.fromkeys([*map(str, tables.damage), *asides])))

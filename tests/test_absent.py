@@ -237,3 +237,62 @@ def test_a_probe_waits_for_its_network(
     assert "toy/generation" not in derived(tmp_path, network="random")
     made(root, *(file.gives[""] for file in archives("inception")))
     assert "toy/generation" not in derived(tmp_path)
+
+
+def test_a_run_waits_for_the_weights_of_its_activations(root: Path, tmp_path: Path) -> None:
+    file = "weights/own.pth"
+    timm = {"layer": "last", "weights_file": file, "pretrained_on": "no labels"}
+    config = check(
+        {
+            "name": "test",
+            "seeds": [0],
+            "data": {"toy": {"reader": "toy", "size": 32}},
+            "settings": {
+                "pooling": {"backbone": "timm:vit_small_patch16_224", **timm},
+                "vlad": {"backbone": "mobilenet", "layer": "stride32"},
+            },
+            "runs": [
+                {
+                    "train": "toy",
+                    "methods": {
+                        "pooling": ["demo"],
+                        "vlad": ["demo"],
+                        "random_init": ["demo"],
+                    },
+                    "probes": {"linear": ["toy"]},
+                }
+            ],
+        },
+        "test",
+    )
+    waiting = absent_cells(config, tmp_path)
+    assert {cell.partition("/")[0] for cell in waiting} == {"pooling", "vlad"}
+    assert str(root / file) in waiting["pooling/demo/toy/0/toy/linear"]
+    made(root, file)
+    made(root, "weights/mobilenetV1X0.25_pretrain.tar")
+    assert absent_cells(config, tmp_path) == {}
+
+
+@pytest.mark.parametrize(
+    ("variant", "waits"), [("deepcluster", True), ("deepcluster+untrained", False)]
+)
+def test_a_run_waits_for_the_weights_of_its_loss(
+    variant: str, waits: bool, root: Path, tmp_path: Path
+) -> None:
+    methods = {"unsup_parts": [variant]}
+    config = check(
+        {
+            "name": "test",
+            "seeds": [0],
+            "data": {"toy": {"reader": "toy", "size": 64}},
+            "settings": {"unsup_parts": {"weights": "none"}},
+            "runs": [{"train": "toy", "methods": methods, "probes": {"parts": ["toy"]}}],
+        },
+        "test",
+    )
+    file = str(root / "weights/deepcluster_vgg16.pth.tar")
+    assert any(file in why for why in absent_cells(config, tmp_path).values()) == waits
+    made(root, "weights/deepcluster_vgg16.pth.tar")
+    trunk = config.model_copy(update={"settings": {"unsup_parts": {"weights": "own.pth"}}})
+    reasons = absent_cells(trunk, tmp_path).values()
+    assert any(str(root / "own.pth") in why for why in reasons) == waits

@@ -286,9 +286,13 @@ def test_data_of_another_size(model: Path, tiny: Path, tmp_path: Path) -> None:
         run(model, data)
 
 
-def test_the_plan_counts_every_image_that_is_trained_on() -> None:
+def test_the_plan_counts_every_image_that_is_trained_on(model: Path) -> None:
     chosen = settings(freeze=["conv1", "all"], held_out=0.25)
-    assert Classify.training_images(chosen, 64) == 2 * 3 * (64 + 48)
+    _, method = load_model(model, "cpu")
+    first, whole = Classify.trained(chosen, method.to("meta"), 64)
+    assert first[1] == whole[1] == 3 * (64 + 48)
+    assert any(p.requires_grad for p in first[0][0].parameters())
+    assert not any(p.requires_grad for p in whole[0][0].parameters())
 
 
 # Repeatable; goes on after a kill.

@@ -133,8 +133,8 @@ def fails_and_is_repaired(here: Checkout) -> None:
     assert "vae/demo/toy/0: all/" in metrics.loc["vae", "reason"]
     assert "Lower the learning rate" in metrics.loc["vae", "reason"]
     assert metrics.loc["random_init", "status"] == "done"
-    page = (here.folder / "report/tiny/index.html").read_text()
-    assert "Lower the learning rate" in page
+    page = here.folder / "report/tiny/failures.html"
+    assert "Lower the learning rate" in page.read_text()
 
     # A failure is tried again, even when nothing has changed: a full disk leaves no other trace.
     tiny = "tiny.yaml"
@@ -144,7 +144,7 @@ def fails_and_is_repaired(here: Checkout) -> None:
     assert_only(here.planned(tiny), "vae", [*VAE, "configuration"])
     here.make(tiny)
     assert set(here.metrics("tiny")["status"]) == {"done", "not applicable"}
-    assert "Lower the learning rate" not in (here.folder / "report/tiny/index.html").read_text()
+    assert "Lower the learning rate" not in page.read_text()
     assert here.planned(tiny) == []
 
 
@@ -477,7 +477,7 @@ def test_every_stage_that_fails_says_why_on_the_page(tmp_path: Path) -> None:
     ended = here.run("snakemake", *arguments)
     assert ended.returncode != 0
     metrics = here.metrics("failing").set_index(["method", "train"])
-    page = html.unescape((here.folder / "report/failing/index.html").read_text())
+    page = html.unescape((here.folder / "report/failing/failures.html").read_text())
     for cell, reason in {
         ("random_init", "mine"): "absent/test: no such folder",
         ("random_init", "stl10"): "stl10_binary.tar.gz cannot be fetched",

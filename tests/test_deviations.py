@@ -14,6 +14,7 @@ from partbench.integrity import read_record, write_record
 from partbench.method import Method
 from partbench.published import load
 from partbench.report import page
+from partbench.report.trainings import settings_views
 from partbench.run import Run, Runtime
 from partbench.train import train
 
@@ -119,7 +120,7 @@ def test_the_page_shows_what_the_record_carries(results: Path, tmp_path: Path) -
     path = results / "runs/zhang/demo/toy/0/train.json"
     record = read_record(path)
     deviation = Deviation("They <do> this; here that.", "nowhere at hand", "Unknown at all.")
-    views = page.settings_views(
+    views = settings_views(
         [
             type(
                 "Run",
@@ -133,8 +134,8 @@ def test_the_page_shows_what_the_record_carries(results: Path, tmp_path: Path) -
     assert [view["seeds"] for view in views] == [[0, 1]]
     assert views[0]["deviations"][0]["what"] == deviation.what
     page.write(results, tmp_path / "index.html", load())
-    html = (tmp_path / "index.html").read_text()
-    section = html[html.index('<section id="settings">') :].partition("</section>")[0]
+    html = (tmp_path / "method-zhang.html").read_text()
+    section = html[html.index("What differs from the paper") :].partition("</section>")[0]
     for shown in record["deviations"]:
         for key in ("what", "source", "effect"):
             assert shown[key].replace("'", "&#39;") in section
@@ -148,7 +149,7 @@ def test_runs_whose_deviations_differ_are_apart() -> None:
         values = {"method": "m", "variant": "paper", "train": "toy", "seed": len(known)}
         return type("Run", (), {**values, "record": {"changes": {}, "deviations": kept}})()
 
-    views = page.settings_views([record(), record("A."), record("A.", "B.")])
+    views = settings_views([record(), record("A."), record("A.", "B.")])
     assert [len(view["deviations"]) for view in views] == [0, 1, 2]
     assert views[0]["id"] == ""
     assert len(np.unique([view["id"] for view in views])) == 3

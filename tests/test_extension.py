@@ -168,7 +168,7 @@ def test_new_files_make_a_capability_from_method_to_page(tmp_path: Path) -> None
     assert (done["value"].astype(float) < 1e-6).all()
     misfit = metrics[metrics["status"] == "not applicable"]
     assert list(misfit["reason"]) == ["the method offers no colours"]
-    page = (here.folder / "report/tiny/index.html").read_text()
+    page = (here.folder / "report/tiny/task-colour_error-toy.html").read_text()
     assert "Colours of images" in page
     assert "1 runs measured" in page
     assert "A mean colour says nothing of shapes." in page

@@ -342,7 +342,11 @@ def test_templates_and_published_numbers_count_in_the_report(tmp_path: Path) -> 
     shutil.copytree(ROOT, root, ignore=shutil.ignore_patterns("__pycache__"))
     expected = code.of_report(root)
     assert expected == code.of_report()
-    for name in ("report/page.css", "report/page.html", "report/page.js", "published.csv"):
+    templates = ("style.css", "layout.html", "script.js")
+    for name in (
+        *(f"report/templates/{template}" for template in templates),
+        *("report/references.bib", "published.csv"),
+    ):
         path = root / name
         before = path.read_bytes()
         path.write_bytes(before + b"\n")

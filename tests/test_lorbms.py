@@ -27,10 +27,10 @@ from partbench.method import DataInfo
 from partbench.methods.lorbms import LORBMS, replaced_quadrants
 from partbench.model import load_model
 from partbench.outputs.generated_images import seed_of
-from partbench.plan import _flops
 from partbench.probes.generation import Generation, GenerationSettings
 from partbench.report.sections.generation import strips_of
 from partbench.run import Run, Runtime
+from partbench.step_cost import of_training
 from partbench.train import train
 
 CPU = Runtime(device="cpu", threads=1, precision="32-true")
@@ -454,18 +454,23 @@ def test_the_generation_probe_shows_what_its_scenes_are_mixed_of(
 
 
 def test_the_plan_counts_the_operations_of_a_quarter_of_the_batch_an_update() -> None:
-    """Two generator updates dominate; all four count images of their own."""
+    """Each update counts images of its own, and the gradients of the player that moves alone."""
     settings = small()
-    whole = _flops("lorbms", settings, DataInfo(32, 0), False)
-    with torch.device("meta"):
-        method = LORBMS(settings, DataInfo(32, 0))
-        with FlopCounterMode(display=False) as counter:
-            for phase in method.phases:
-                method(batch_of_meta(8), phase)
-    assert whole == pytest.approx(3 * counter.get_total_flops() / 32)
+    cost = of_training("lorbms", settings, DataInfo(32, 0))
+    method = LORBMS(settings, DataInfo(32, 0))
+    optimizers = method.optimizers()
+    n = settings.batch_size // 4
+    with FlopCounterMode(display=False) as counter:
+        for phase in method.phases:
+            for name, optimizer in optimizers.items():
+                for group in optimizer.param_groups:
+                    for parameter in group["params"]:
+                        parameter.requires_grad_(name == phase)
+            method(batch_of_zeros(n), phase)["loss"].backward()
+    assert cost.flops == counter.get_total_flops()
 
 
-def batch_of_meta(n: int) -> Batch:
+def batch_of_zeros(n: int) -> Batch:
     return Batch(
         torch.zeros(n, 3, 32, 32), None,
         candidates=torch.zeros(n, 4, 3, 32, 32), distances=torch.zeros(n, 4),

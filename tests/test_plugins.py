@@ -19,8 +19,11 @@ from partbench.data.prepare import _begin_work, _Work
 from partbench.data.reader import Reader
 from partbench.errors import BadInput
 from partbench.method import Method
+from partbench.plan import TFLOPS, run_plans
 from partbench.probe import Probe
 from partbench.provenance import origin, provenance
+from partbench.settings import dump
+from partbench.throughput import Throughput
 
 METHOD = '''
 """The mean colour."""
@@ -278,6 +281,37 @@ def test_the_code_of_plugins_is_in_their_fingerprints(
         assert (one[0] != two[0]) is ("files" in imported)
 
 
+def test_derived_data_follow_the_code_of_plugins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prints = []
+    for name, extra in (("one", ""), ("two", "\nX = 1\n")):
+        files = {path: text + extra for path, text in FILES.items()}
+        monkeypatch.setenv(plugins.VARIABLE, str(write(tmp_path / name / "mine", files)))
+        prints.append([fingerprint.of_flow("squares"), fingerprint.of_second_stream("mean_colour")])
+    assert all(one != two for one, two in zip(*prints, strict=True))
+
+
+def test_the_steps_of_a_plugin_are_planned(tmp_path: Path) -> None:
+    trained = "from partbench.methods.vae import VAE\n\n\nclass Own(VAE):\n    pass\n"
+    squares = READER.replace('"train": 24', '"train": 240')
+    write(tmp_path / "mine", {**FILES, "methods/own.py": trained, "data/squares.py": squares})
+    runs = [
+        {
+            "train": "squares",
+            "methods": {"own": ["demo"], "vae": ["demo"], "mean_colour": ["paper"]},
+            "probes": {"feature_mean": ["squares"]},
+        }
+    ]
+    read = config.check({**TINY, "runs": runs}, "tiny.yaml", tmp_path)
+    nothing = Throughput(tmp_path / "results")
+    plans = {run.method: of_run for run, of_run in run_plans(read, TFLOPS, nothing)[0].items()}
+    assert plans["own"] == plans["vae"]
+    assert plans["own"].bytes
+    assert plans["own"].flops
+    assert (plans["mean_colour"].bytes, plans["mean_colour"].flops) == (0, 0)
+
+
 def test_the_package_of_an_entry_point_is_followed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -397,7 +431,7 @@ def test_paths_count_from_the_configuration(
     assert os.environ[plugins.VARIABLE] == str(tmp_path / "project/mine")
     # The results say where the plugins lie, seen from where they lie themselves.
     out = tmp_path / "results/tiny/config.json"
-    assert main(["configuration", "--json", config.dump(read), "--out", str(out)]) == 0
+    assert main(["configuration", "--json", dump(read), "--out", str(out)]) == 0
     assert json.loads(out.read_text())["plugins"] == ["../../project/mine"]
     monkeypatch.chdir(tmp_path / "project")
     monkeypatch.setenv(plugins.VARIABLE, "")

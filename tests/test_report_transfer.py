@@ -73,7 +73,7 @@ def test_the_table_has_means_over_folds_and_seeds(results: Path) -> None:
 
 def test_the_page_shows_it(results: Path) -> None:
     page = render(results, published.load())
-    assert "#transfer-to-few-labels" in outline(page).links
+    assert "#task-transfer-toy" in outline(page).links
     said = words(page)
     assert "VAE (demo) encoder, frozen 41.0 1.5 43.0 0.3 3 1728 17290" in said
     assert f"Random initialisation (demo) floor encoder, frozen 30.0 {NOTHING} 32.0 0.3" in said

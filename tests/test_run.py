@@ -126,9 +126,10 @@ def test_a_plan_for_the_cpu_counts_hours_of_cores(tmp_path: Path) -> None:
     for device in ("cpu", "cuda"):
         path.write_text(learning.replace("device: cpu", f"device: {device}"))
         texts[device] = plan(config.read(path))
-        totals[device] = plan(config.read(path), 1e-5).splitlines()[1].split()[-1]
-    assert "  CPU hours\n" in texts["cpu"]
+        total = plan(config.read(path), 1e-5).splitlines()[2]
+        totals[device] = total.split()[-1]
+    assert "  CPU hours    GiB  rate\n" in texts["cpu"]
     assert "\nCPU hours assume 0.05 TFLOP/s sustained by a core (--tflops)" in texts["cpu"]
-    assert "  GPU hours\n" in texts["cuda"]
+    assert "  GPU hours    GiB fits  rate\n" in texts["cuda"]
     assert "\nGPU hours assume 10 TFLOP/s sustained (--tflops)" in texts["cuda"]
     assert float(totals["cpu"]) == float(totals["cuda"]) > 0

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from oracle_vectors import Vectors
 
 from partbench import method as methods
-from partbench import plan
+from partbench import step_cost
 from partbench import train as training
 from partbench.data.batch import Batch
 from partbench.errors import BadInput
@@ -366,7 +366,8 @@ def test_the_paper_s_network_and_basis_have_the_paper_s_shape() -> None:
         method = SCOPS(settings_of("paper"), DataInfo(256, 0))
         assert method.basis.shape == (8, 1024)
         assert method.segment(torch.zeros(2, 3, 256, 256)).shape == (2, 9, 256, 256)
-    assert plan._flops("scops", settings_of("paper"), DataInfo(64, 0), trunk=False) > 1e9
+    cost = step_cost.of_training("scops", settings_of("paper"), DataInfo(64, 0))
+    assert cost.flops > 1e9
 
 
 @pytest.mark.parametrize(

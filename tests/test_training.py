@@ -22,7 +22,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sealed import reseal
 
-from partbench import cli, plan, plugins
+from partbench import cli, plugins, step_cost
 from partbench import method as methods
 from partbench import train as training
 from partbench.checkpoint import CHECKPOINTS
@@ -202,12 +202,12 @@ def test_every_method_s_work_is_counted_without_its_data_or_weights(
         sizes |= {"knowledge_transfer": 256, "supervised_attributes": 256}
         size = sizes.get(name, 64)
         data = DataInfo(size, 10, 5, attributes=10, clusters=10)
-        assert plan._flops(name, settings, data, trunk=False) > 1e6
+        assert step_cost.of_training(name, settings, data).flops > 1e6
 
 
 def test_the_object_model_s_work_is_counted_too() -> None:
     settings = methods.resolve(methods.load("dlp"), "shapes", {}, "test")
-    assert plan._flops("dlp", settings, DataInfo(64, 0), trunk=False) > 1e6
+    assert step_cost.of_training("dlp", settings, DataInfo(64, 0)).flops > 1e6
 
 
 def test_what_was_not_trained_is_a_floor(tiny: Path, tmp_path: Path) -> None:

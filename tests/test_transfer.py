@@ -181,14 +181,18 @@ def test_fine_tuning_can_be_shorter_and_of_fewer_folds(model: Path, folded: Path
     assert len(whole["encoder, frozen"]["per fold"]) == 3
 
 
-def test_the_plan_counts_what_a_network_is_trained_on() -> None:
-    def images(**changes: Any) -> int:
-        return Transfer.training_images(settings(epochs=6, **changes), 5000)
+def test_the_plan_counts_what_a_network_is_trained_on(model: Path) -> None:
+    _, method = load_model(model, "cpu")
 
-    assert images(training=["frozen"]) == 10_000
-    assert images(training=["fine-tuned"]) == 60_000
-    assert images(training=["fine-tuned"], tuned_epochs=2, tuned_folds=3) == 6_000
-    assert images(tuned_folds=20) == 70_000
+    def images(**changes: Any) -> list[tuple[float, bool]]:
+        """Return the images of each network, and whether it goes backward too."""
+        passes = Transfer.trained(settings(epochs=6, **changes), method.to("meta"), 5000)
+        return [(n, any(p.requires_grad for p in trunk.parameters())) for trunk, n in passes]
+
+    assert images(training=["frozen"]) == [(30_000, False)]
+    assert images(training=["fine-tuned"]) == [(60_000, True)]
+    assert images(training=["fine-tuned"], tuned_epochs=2, tuned_folds=3) == [(6_000, True)]
+    assert images(tuned_folds=20) == [(30_000, False), (60_000, True)]
 
 
 def test_a_tuned_network_is_the_one_trained_alone(model: Path, folded: Path) -> None:

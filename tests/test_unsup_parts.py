@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from partbench import plan
+from partbench import step_cost
 from partbench.data.batch import Batch
 from partbench.data.loader import to_float
 from partbench.data.prepared import Prepared
@@ -667,7 +667,7 @@ def test_a_perceptual_file_that_is_missing_or_holds_something_else(placed: Path)
 
 def test_the_plan_needs_no_file(placed: Path) -> None:
     settings_ = resolve(UnsupParts, "deepcluster", {}, "test")
-    assert plan._flops("unsup_parts", settings_, DataInfo(64, 0), trunk=False) > 1e9
+    assert step_cost.of_training("unsup_parts", settings_, DataInfo(64, 0)).flops > 1e9
 
 
 # The method.

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from sealed import reseal
 from test_training import assert_same_result, stop_at
 
-from partbench import config, plan
+from partbench import config, step_cost
 from partbench import method as methods
 from partbench.data.batch import Batch
 from partbench.data.loader import Loader, Schedule, mirror_landmarks, to_float
@@ -154,7 +154,8 @@ def test_shapes_and_the_work_of_a_step() -> None:
     batch = Batch(video, None)
     terms = build()(batch, "all")
     assert {"loss", "reconstruction", "moving", "kl_place", "kl_appearance"} == set(terms)
-    assert plan._flops("dlp_video", settings_of(), DataInfo(32, 0, 0, FRAMES), trunk=False) > 1e6
+    cost = step_cost.of_training("dlp_video", settings_of(), DataInfo(32, 0, 0, FRAMES))
+    assert cost.flops > 1e6
 
 
 def test_too_few_frames_or_epochs() -> None:
@@ -398,8 +399,9 @@ def results(clips: Path, model: Path, tmp_path: Path) -> Path:
 
 
 def section(results: Path) -> str:
-    page = render(read(results), published())
-    return page.partition('<section id="video">')[2].partition("</section>")[0]
+    """Return what the task's page shows below its numbers."""
+    page = render(read(results), published()).get("task-video-toy.html", "")
+    return page.partition("<h2>Video</h2>")[2].partition("</section>")[0]
 
 
 def test_the_page_shows_clips_and_says_whether_copying_is_better(results: Path) -> None:
@@ -411,10 +413,11 @@ def test_the_page_shows_clips_and_says_whether_copying_is_better(results: Path) 
     size = number(gain["mean"], "dB")
     said = f"has one seed: no verdict. So far it shows a gain of {size} dB ["
     assert f"The prediction {said}" in text
-    page = render(read(results), published())
-    top = page.partition('<ul class="tally">')[2].partition("</ul>")[0]
-    assert "<b>0 of 1</b> trained methods beat every floor control (1 without a verdict)" in top
-    assert f"</b> {said}" in page.partition('<section id="headline">')[2].partition("</section>")[0]
+    pages = render(read(results), published())
+    top = pages["index.html"].partition('<ul class="answers">')[2].partition("</ul>")[0]
+    assert f"it {said}" in top
+    assert "(last frame again)" in top
+    assert f"</b> {said}" in pages["task-video-toy.html"]
     assert text.count("<svg") == 1
 
 

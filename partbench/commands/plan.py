@@ -1,4 +1,4 @@
-"""Print the cells, GPU hours and disk of a configuration."""
+"""Print the cells, hours, memory and disk of a configuration."""
 
 import argparse
 
@@ -11,7 +11,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--tflops",
         type=float,
-        help="assumed sustained TFLOP/s, of a GPU or of a core; default: 10 or 0.05",
+        help="assumed sustained TFLOP/s of a GPU, or of a core where trainings run on the CPU; "
+        "default: 10 or 0.05",
+    )
+    parser.add_argument(
+        "--gpu-memory", type=float, default=24.0, help="of a card, GiB; default: 24"
     )
 
 
@@ -20,4 +24,5 @@ def run(args: argparse.Namespace) -> None:
     from partbench import config, plan, published, shipped
 
     judged = {c.cells[:3] for c in published.load() if c.is_judged and plan.draws(c)}
-    print(plan.plan(config.read(shipped.configuration(args.config)), args.tflops, judged))
+    chosen = config.read(shipped.configuration(args.config))
+    print(plan.plan(chosen, args.tflops, judged, args.gpu_memory))

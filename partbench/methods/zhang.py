@@ -387,7 +387,10 @@ class Zhang(Method):
         """Return one Adam for all parameters."""
         s = self.settings
         self.adam = Adam(
-            self.parameters(), s.learning_rate, weight_decay=s.weight_decay, fused=True
+            self.parameters(),
+            s.learning_rate,
+            weight_decay=s.weight_decay,
+            fused=not self.mean.is_meta,
         )
         return {"all": self.adam}
 

@@ -231,6 +231,14 @@ def load(s: ActivationSettings) -> Body:
     return body.requires_grad_(False).to(memory_format=torch.channels_last)
 
 
+def lacking_weights(s: ActivationSettings) -> str:
+    """Return how to place the file of weights that settings name; empty if none is missing."""
+    file = perceptual.FILES["mobilenet"] if s.backbone == "mobilenet" else s.weights_file
+    if file is None or (path := data_root() / file).exists():
+        return ""
+    return f"{path} is missing: place the weights of {s.backbone} there, or name another `backbone`"
+
+
 def _known(s: ActivationSettings, layers: nn.Sequential) -> Body:
     network = NETWORKS[s.backbone]
     end = network.layers[s.layer] + 1

@@ -16,7 +16,7 @@ from torch.optim import SGD
 
 from partbench.errors import BadInput
 from partbench.files import data_root
-from partbench.nn.perceptual import load, mobilenet
+from partbench.nn.perceptual import FILES, load, mobilenet
 from partbench.nn.released import Authors
 from partbench.nn.resnet import resnet18_trunk
 from partbench.nn.weights import read_state
@@ -217,6 +217,13 @@ def first_weights(s: DeepLabSettings) -> tuple[str, ...]:
     The tuple has one name or none.
     """
     return ("resnet50",) if s.backbone == "resnet50" and s.weights == "imagenet" else ()
+
+
+def placed_weights(s: DeepLabSettings) -> str | None:
+    """Return the file of the trunk's first weights that a person places, below the data root."""
+    if s.weights == "imagenet":
+        return FILES["mobilenet"] if s.backbone == "mobilenet" else None
+    return None if s.weights == "none" else s.weights
 
 
 def read_first_weights(network: Any, s: DeepLabSettings) -> None:

@@ -69,7 +69,7 @@ class Perceptual:
         if self.name == "pixels":
             return []
         if self.network is None:
-            network = untrained(self.name) if images.is_meta else load(self.name)
+            network = _frozen(untrained(self.name)) if images.is_meta else load(self.name)
             assert max(self.layers) < len(network)
             self.network = network[: max(self.layers) + 1]
         network = self.network.to(images.device)

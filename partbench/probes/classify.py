@@ -9,6 +9,7 @@ last epoch. Facts: `classifier.py` of the authors' code at commit 816f4b4.
 import copy
 import json
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -147,9 +148,13 @@ class Classify(Probe):
         return numbers.result(details, scratch=left)
 
     @classmethod
-    def training_images(cls, settings: Any, n_train: int) -> int:
-        """Return how many images pass through the encoder, forward and backward."""
-        return round(len(settings.freeze) * settings.epochs * n_train * (2 - settings.held_out))
+    def trained(
+        cls, settings: Any, method: Method, n_train: int
+    ) -> Iterable[tuple[nn.Module, float]]:
+        """Yield the classifier of each frozen front and its images; see `Probe.trained`."""
+        fit = _Fit(settings, method, TOP5_FROM, 0, "meta", [])
+        for freeze in settings.freeze:
+            yield fit._network(freeze), settings.epochs * n_train * (2 - settings.held_out)
 
 
 def _front_of_resnet(method: Method) -> nn.Sequential:

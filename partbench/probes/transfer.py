@@ -24,7 +24,7 @@ Facts: the thesis of Zbinden (2019) and `src/evaluation` of its code at commit 1
 import copy
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -109,19 +109,24 @@ class Transfer(Probe):
         return (("labels",),)
 
     @classmethod
-    def training_images(cls, settings: Any, n_train: int) -> int:
-        """Return how many images pass through each network, forward and backward.
+    def trained(
+        cls, settings: Any, method: Method, n_train: int
+    ) -> Iterable[tuple[nn.Module, float]]:
+        """Yield each network, frozen and not, and its images; see `Probe.trained`.
 
         Folds are taken to be ten, of a fifth of the training images each, as STL-10's. A frozen
-        network only goes forward, a third of the work, over every image once for all folds.
+        network sees every image once for all folds.
         """
         passes = {
-            "frozen": settings.epochs / 3,
+            "frozen": settings.epochs,
             "fine-tuned": (settings.tuned_epochs or settings.epochs)
             * min(settings.tuned_folds or FOLDS, FOLDS)
             / 5,
         }
-        return round(n_train * sum(passes[each] for each in settings.training))
+        for trunk in method.trunks().values():  # type: ignore[operator]
+            for training in settings.training:
+                trunk.requires_grad_(training == "fine-tuned")
+                yield trunk, n_train * passes[training]
 
     def run(self, source: Path, data: Path, settings: Any, seed: int, device: str) -> Result:
         """Train the layers and measure them; see `Probe.run`."""

@@ -21,6 +21,8 @@ CONTROL = (4, 3)
 """Dashes of what carries a control across a chart."""
 POINTS = 120
 """A curve's points at most: more cannot be seen, and make the page heavy."""
+OUTLYING = 4.0
+"""Times the middle half of all means; one that lies farther beyond it is an arrow."""
 WIDTH = 390
 LETTER = 0.6
 """Mean width of a letter over its size: enough to tell columns of a legend apart."""
@@ -37,6 +39,16 @@ class Bar(NamedTuple):
     high: float
     seeds: Sequence[float]
     text: str
+
+
+class Point(NamedTuple):
+    """One mark of a scatter plot."""
+
+    label: str
+    role: str
+    colour: int
+    x: float
+    y: float
 
 
 class Line(NamedTuple):
@@ -75,17 +87,29 @@ def intervals(bars: Sequence[Bar], axis: str, title: str) -> Markup:
     step = bottom / (len(bars) + 0.37)
     heights = [(i + 0.72) * step for i in range(len(bars))]
     shown = [(bar, y) for bar, y in zip(bars, heights, strict=True) if np.isfinite(bar.mean)]
-    values = [v for bar, _ in shown for v in (bar.mean, bar.low, bar.high, *bar.seeds)]
+    near = _near([bar.mean for bar, _ in shown])
+    values = [
+        v
+        for (bar, _), is_near in zip(shown, near, strict=True)
+        if is_near
+        for v in (bar.mean, bar.low, bar.high, *bar.seeds)
+    ]
     x = Axis(values, (left, right), margin=0.06)
+
+    def inside(value: float) -> float:
+        return min(max(x(value), left), right)
+
     for y in heights:
         drawing.line([(left, y), (right, y)], "rule", 0.8, square=True)
     for bar, _ in shown:
         if bar.role != "method":
             shade = colour_of(bar.role, bar.colour)
             if np.isfinite([bar.low, bar.high]).all():
-                drawing.box((x(bar.low), 0), x(bar.high) - x(bar.low), bottom, shade, 0.13)
-            at = x(bar.mean)
-            drawing.line([(at, bottom), (at, 0)], shade, 1, dashes=CONTROL)
+                reach = inside(bar.high) - inside(bar.low)
+                drawing.box((inside(bar.low), 0), reach, bottom, shade, 0.13)
+            if left <= x(bar.mean) <= right:
+                at = x(bar.mean)
+                drawing.line([(at, bottom), (at, 0)], shade, 1, dashes=CONTROL)
     ticks = x.ticks(MaxNLocator(5))
     for place, label in zip(ticks.places, ticks.labels, strict=True):
         drawing.line([(place, bottom), (place, bottom + 3)], "rule", 0.8)
@@ -95,9 +119,13 @@ def intervals(bars: Sequence[Bar], axis: str, title: str) -> Markup:
     drawing.line([(left, bottom), (right, bottom)], "rule", 0.8, square=True)
     for bar, y in shown:
         shade = colour_of(bar.role, bar.colour)
-        drawing.line([(x(bar.low), y), (x(bar.high), y)], shade, 3)
+        if not left <= x(bar.mean) <= right:
+            _arrow(drawing, (inside(bar.mean), y), shade)
+            continue
+        drawing.line([(inside(bar.low), y), (inside(bar.high), y)], shade, 3)
         for seed in bar.seeds:
-            drawing.marker((x(seed), y + 0.2 * step), "circle", 4.4, shade, opacity=0.7)
+            if left <= x(seed) <= right:
+                drawing.marker((x(seed), y + 0.2 * step), "circle", 4.4, shade, opacity=0.7)
         shape = {"floor": "square", "ceiling": "diamond"}.get(bar.role)
         shape = shape or SHAPES[bar.colour % len(SHAPES)]
         drawing.marker((x(bar.mean), y), shape, 8.5, shade, outline="paper")
@@ -105,6 +133,24 @@ def intervals(bars: Sequence[Bar], axis: str, title: str) -> Markup:
         drawing.text((left, y - 0.24 * step), _short(bar.label), 12.5, "ink")
         drawing.text((right, y - 0.24 * step), bar.text, 11.5, "muted", "end")
     return drawing.markup(title)
+
+
+def _near(means: Sequence[float]) -> list[bool]:
+    """Return which means share the axis: a lone one far off would press all others together."""
+    if len(means) < 4:
+        return [True] * len(means)
+    low, middle, high = np.percentile(means, [25, 50, 75])
+    reach = OUTLYING * max(high - low, 1e-3 * abs(middle))
+    return [bool(low - reach <= mean <= high + reach) for mean in means]
+
+
+def _arrow(drawing: Drawing, tip: tuple[float, float], shade: str) -> None:
+    """Draw an arrow that points out of the chart, to where a value lies."""
+    x, y = tip
+    inwards = 14 if x < WIDTH / 2 else -14
+    drawing.line([(x + inwards, y), (x, y)], shade, 2)
+    barb = 0.4 * inwards
+    drawing.line([(x + barb, y - 4), (x, y), (x + barb, y + 4)], shade, 2)
 
 
 def curve(seeds: Sequence[pd.Series], index: int, title: str) -> Markup:
@@ -217,6 +263,66 @@ def lines(
             drawing.line([(x(a), y(low)), (x(a), y(high))], shade, 1.2, opacity=0.7)
         drawing.text((start + 34, below + 3.5), names[i], 10, "ink")
     drawing.line([(left, bottom), (right, bottom)], "rule", 0.8, square=True)
+    return drawing.markup(title)
+
+
+def scatter(
+    points: Sequence[Point],
+    axes: tuple[str, str],
+    title: str,
+    *,
+    front: Sequence[bool] | None = None,
+    log: bool = False,
+) -> Markup:
+    """Draw a mark for each point, those of one label alike, with the legend below.
+
+    Args:
+        points: the points.
+        axes: labels of the x and y axes.
+        title: what the chart says, for those who cannot see it.
+        front: which points a line joins, in the order of x.
+        log: whether the x axis is logarithmic.
+    """
+    labels = list(dict.fromkeys(point.label for point in points))
+    rows = -(-len(labels) // 2)
+    left, right, top, bottom = 46.8, 382.2, 12.0, 240.0
+    drawing = Drawing(WIDTH, bottom + 42 + 17 * rows)
+    x = Axis([point.x for point in points], (left, right), log=log)
+    y = Axis([point.y for point in points], (bottom, top))
+    locator = LogLocator(subs=(1,), numticks=12) if log else MaxNLocator(6, steps=[1, 2, 5, 10])
+    ticks = x.ticks(locator, _plain if log else None)
+    for at, label in zip(ticks.places, ticks.labels, strict=True):
+        drawing.line([(at, bottom), (at, bottom + 3)], "rule", 0.8)
+        drawing.text((at, bottom + 14.5), label, 11, "muted", "middle")
+    ticks = y.ticks(MaxNLocator(6, steps=[1, 2, 5, 10]))
+    _graduate(drawing, ticks, left, right)
+    widest = max((len(label) for label in ticks.labels), default=0)
+    middle = ((left + right) / 2, bottom + 29)
+    drawing.text(middle, _short(axes[0], 62), 11.5, "muted", "middle")
+    beside = (left - 9.7 - widest * 11 * LETTER, (top + bottom) / 2)
+    drawing.text(beside, _short(axes[1], 44), 11.5, "muted", "middle", upwards=True)
+    drawing.line([(left, bottom), (right, bottom)], "rule", 0.8, square=True)
+    if front is not None:
+        joined = sorted((p.x, p.y) for p, on in zip(points, front, strict=True) if on)
+        drawing.line([(x(a), y(b)) for a, b in joined], "muted", 1.2, dashes=CONTROL)
+    styles = {}
+    nth: Counter[str] = Counter()
+    for point in points:
+        if point.label not in styles:
+            shade = colour_of(point.role, point.colour)
+            control = point.role != "method"
+            start = 0 if control else point.colour
+            styles[point.label] = (shade, SHAPES[(start + nth[shade]) % len(SHAPES)])
+            nth[shade] += 1
+        shade, shape = styles[point.label]
+        drawing.marker((x(point.x), y(point.y)), shape, 7, shade, outline="paper", opacity=0.85)
+    names = [_short(label, 31) for label in labels]
+    across = 30 + max((len(name) for name in names[:rows]), default=0) * 10 * LETTER
+    for i, (label, name) in enumerate(zip(labels, names, strict=True)):
+        place = (10 + (i // rows) * across, bottom + 53 + 15 * (i % rows))
+        shade, shape = styles[label]
+        drawing.marker(place, shape, 7, shade)
+        drawing.text((place[0] + 12, place[1] + 3.5), name, 10, "ink")
     return drawing.markup(title)
 
 

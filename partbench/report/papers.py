@@ -5,12 +5,26 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from partbench import published as literature
+from partbench import verdict as verdicts
 from partbench.names import split_of
 from partbench.published import Address, CellAddress, Claim
 from partbench.report import text
 from partbench.report.panels import row_view
 from partbench.report.read import Results, records
+from partbench.report.references import reference_of
 from partbench.report.section import View
+
+
+def papers_view(results: Results, claims: Sequence[Claim]) -> View:
+    """Return the page of papers: their numbers beside ours, and the counts of verdicts."""
+    papers = paper_views(results, claims)
+    return {
+        "papers": [paper for paper in papers if paper["ran"]],
+        "others": [paper for paper in papers if not paper["ran"]],
+        "labels": verdicts.LABELS,
+        "margin": verdicts.MARGIN,
+        "counts": sum((paper["counts"] for paper in papers), Counter()),
+    }
 
 
 def paper_views(results: Results, claims: Sequence[Claim]) -> list[View]:
@@ -43,7 +57,7 @@ def paper_views(results: Results, claims: Sequence[Claim]) -> list[View]:
         view = {
             "claim": claim,
             "id": address(claim),
-            "ours": row_view(ours, float("nan"), {}) if ours else None,
+            "ours": row_view(ours) if ours else None,
             "verdict": verdict,
             "deviations": record.get("deviations", []) if ours else [],
         }
@@ -71,6 +85,7 @@ def paper_view(paper: str, views: list[View]) -> View:
     return {
         "id": text.address("paper", paper),
         "name": text.NAMES.get(paper, paper),
+        "reference": reference_of(paper),
         "counts": counts,
         "ran": counts["not run"] + counts["reference only"] < len(views),
         "tables": [table_view(origin, rows) for origin, rows in tables.items()],

@@ -15,6 +15,7 @@ from partbench.data.catalogue import have_changed
 from partbench.errors import BadInput
 from partbench.files import data_root, sha256
 from partbench.integrity import check_archive, read_record
+from partbench.jobs import Jobs
 from partbench.outputs.arrays import read_images
 from partbench.provenance import READER
 
@@ -149,8 +150,17 @@ class CellRecord:
         return _arrays(self.path.with_suffix(".npz"))
 
 
+class Ending(NamedTuple):
+    """How the job ended that left a cell without numbers."""
+
+    log: str = ""
+    """Its log; the path counts from the results folder."""
+    end: str = ""
+    """The state in which Slurm ended it, in words; empty if that is not known."""
+
+
 class Results(NamedTuple):
-    """All that the page is made of."""
+    """All that the pages are made of."""
 
     config: dict[str, Any]
     metrics: pd.DataFrame
@@ -162,6 +172,26 @@ class Results(NamedTuple):
     """By probe."""
     comparisons: pd.DataFrame
     """See `partbench.comparisons`."""
+    jobs: Jobs | None = None
+    by_name: Mapping[tuple[str, ...], CellRecord] = {}
+    """Cells by method, variant, training data, seed, evaluation data and probe."""
+
+    def ending(self, cell: Mapping[str, Any]) -> Ending:
+        """Return how the job ended that failed a cell, given its row of the metrics."""
+        if self.jobs is None:
+            return Ending()
+        path = "/".join(str(cell[key]) for key in (*RUN, "eval", "probe"))
+        failure = self.jobs.failure(f"cells/{path}.json")
+        return Ending(failure.log, failure.end) if failure else Ending()
+
+    def log_of(self, product: str) -> str:
+        """Return the log of the job that makes a product; empty if that is not known."""
+        return self.jobs.log_of(product) if self.jobs else ""
+
+    def cell(self, row: Mapping[str, Any]) -> CellRecord | None:
+        """Return the cell of a row of the metrics, None if its file is missing."""
+        key = tuple(str(row[name]) for name in (*RUN, "eval", "probe"))
+        return self.by_name.get(key)
 
 
 def read(folder: Path) -> Results:
@@ -195,10 +225,12 @@ def read(folder: Path) -> Results:
             method, variant, train, seed, evaluated = path.parts[-6:-1]
             pictures[path.parent] = PictureRecord(method, variant, train, seed, evaluated, arrays)
     cells: dict[str, list[CellRecord]] = {}
+    by_name: dict[tuple[str, ...], CellRecord] = {}
     for path in sorted((folder / "cells").glob("*/*/*/*/*/*.json")):
         method, variant, train, seed, evaluated = path.parts[-6:-1]
         cell = CellRecord(method, variant, train, seed, evaluated, path)
         cells.setdefault(path.stem, []).append(cell)
+        by_name[(method, variant, train, seed, evaluated, path.stem)] = cell
     return Results(
         _json(folder / "config.json"),
         _table(folder / "metrics.parquet", METRICS),
@@ -208,6 +240,8 @@ def read(folder: Path) -> Results:
         list(pictures.values()),
         cells,
         _table(folder / "comparisons.parquet", list(comparisons.COLUMNS)),
+        Jobs(folder),
+        by_name,
     )
 
 

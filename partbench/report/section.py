@@ -54,33 +54,56 @@ class Task(NamedTuple):
     """All published numbers, see `partbench.published.load`."""
 
 
+class Reference(NamedTuple):
+    """A metric, such as an oracle's, that shows what another one is worth."""
+
+    metric: str
+    """In whose chart it is drawn."""
+    role: str
+    """floor or ceiling."""
+    name: str
+
+
 class Section:
-    """What the report shows of one probe beside its numbers.
+    """What the report shows of one probe: how its numbers are called, and what is behind them.
 
     A section is two files in `partbench/report/sections/`: `<probe>.py` with one subclass of
     this, and `<probe>.html` with up to three Jinja macros:
 
     - `intro()`: what the section opens with;
     - `task(view)`: what it shows of one task, from the view that `view` returns;
-    - `note(view)`: what a reader of the probe's numbers must know, from the view that `note`
-      returns; it stands in "What the protocols hide".
+    - `note(view)`: what a reader of the task's numbers must know, from the view that `note`
+      returns.
 
-    A section with a title has at least `task`. A probe without these files still has its charts
-    and tables.
+    All three stand on the page of each task of the probe. A link to a place (`#...`) may lead to
+    any page. A section with a title has at least `task`. A probe without these files still has
+    its charts and tables.
     """
 
+    name: ClassVar[str] = ""
+    """What the probe is called: "Landmarks"; without it, by its file."""
     title: ClassVar[str] = ""
     """The heading; without one there is no section, only the note."""
     order: ClassVar[int] = 100
-    """Sections and notes stand in this order, and those of one number by name."""
-    empty: ClassVar[str] = ""
-    """Stands where no task has anything to show; without it the section is left out."""
+    """Tasks stand in this order, and those of one number by name."""
     headline: ClassVar[tuple[str, ...]] = ()
-    """The first of these metrics that was measured opens the probe's panels; the others are folded
+    """The first of these metrics that was measured opens the task's page; the others are folded
     away. Where none was, the probe's first metric does."""
     headline_settings: ClassVar[Mapping[Setting, str]] = {}
-    """The settings of that metric that are not folded away, and what they are called; without any,
-    all are shown."""
+    """The settings of that metric that are not folded away, the honest one first, and what they
+    are called; without any, all are shown."""
+    labels: ClassVar[Mapping[str, str]] = {}
+    """Metrics, and what they are called; one that is not here goes by its key."""
+    references: ClassVar[Mapping[str, Sequence[Reference]]] = {}
+    """Metrics that show what others are worth, drawn as controls in the charts of those."""
+
+    def task_name(self, probe: str) -> str:
+        """Return what the probe is called."""
+        return self.name or probe.replace("_", " ").capitalize()
+
+    def label(self, metric: str) -> str:
+        """Return what a metric is called."""
+        return self.labels.get(metric, metric.replace("_", " "))
 
     gains: ClassVar[Mapping[str, str]] = {}
     """Metrics that are gains over a floor, sample by sample, and what that floor is. They say
@@ -91,7 +114,7 @@ class Section:
         return None
 
     def note(self, numbers: pd.DataFrame) -> View:
-        """Return what the macro `note` is given, from the probe's rows of the summary."""
+        """Return what the macro `note` is given, from the task's numbers."""
         return {}
 
 

@@ -40,6 +40,14 @@ NAMES = {
     "supervised_trunk": "Supervised trunk",
     "supervised_attributes": "Supervised attributes",
     "knowledge_transfer": "Knowledge transfer",
+    "fv_vae": "FV-VAE",
+    "fisher_vectors": "Fisher vectors",
+    "vlad": "VLAD",
+    "compact_bilinear": "Compact bilinear pooling",
+    "pooling": "Pooling",
+    "foreground": "Supervised foreground",
+    "principal_foreground": "Principal foreground",
+    "dve": "DVE",
 }
 """The field's spelling; a method that is not here goes by its own key."""
 
@@ -51,6 +59,16 @@ def name(method: str, variant: str = "paper") -> str:
     """Return a method's name, with its variant where that says something: `VAE (beta+lw)`."""
     title = NAMES.get(method, method)
     return title if variant in ("", "paper") else f"{title} ({variant})"
+
+
+def data(train: str, evaluated: str) -> str:
+    """Return the data of a task: `mafl (trained on celeba)`."""
+    return evaluated if train == evaluated else f"{evaluated} (trained on {train})"
+
+
+def title(task: str, train: str, evaluated: str) -> str:
+    """Return a task: `Landmarks on mafl (trained on celeba)`."""
+    return f"{task} on {data(train, evaluated)}"
 
 
 def number(value: Any, unit: str = "") -> str:

@@ -239,7 +239,11 @@ def weights_of(method):
 
 def extraction_code(wildcards):
     """Return the fingerprint of writing outputs and drawing all that a run's method offers."""
-    method = wildcards.run.partition("/")[0]
+    return code_of_outputs(wildcards.run.partition("/")[0])
+
+
+@cache  # it walks through the source, and Snakemake asks for every cell
+def code_of_outputs(method):
     return fingerprint.of_extraction(offered_by(plugins.load("methods", method, Method)))
 
 

@@ -1,5 +1,7 @@
 """Fine-tuned classification in the report: its charts and tables, and a note."""
 
+from typing import ClassVar
+
 import pandas as pd
 
 from partbench.report.section import Section, View
@@ -11,8 +13,18 @@ BEST, HONEST = "top1", "top1 held-out epoch"
 class ClassifySection(Section):
     """No section of its own."""
 
+    name = "Fine-tuned classification"
     order = 20
     headline = (HONEST, BEST)
+    labels: ClassVar = {
+        f"top{k} {epoch}".strip(): f"{title}, {words}"
+        for k, title in ((1, "Accuracy"), (5, "Accuracy, top 5"))
+        for epoch, words in (
+            ("held-out epoch", "epoch chosen on held-out data"),
+            ("last epoch", "last epoch"),
+            ("", "best epoch on the test set"),
+        )
+    }
 
     def note(self, numbers: pd.DataFrame) -> View:
         """Return the least and the most points that choosing the epoch on the test set adds."""

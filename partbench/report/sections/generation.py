@@ -22,6 +22,14 @@ WORDS = {
     "generated": "generated",
     "stretched": "generated, contrast-stretched",
 }
+MEASURES = {
+    "fid": "FID",
+    "fd": "Frechet distance",
+    "kid": "KID",
+    "kd": "Kernel distance",
+    "is": "Inception Score",
+}
+"""Measures by the first word of a metric, and what they are called."""
 NEIGHBOURS_WIDTH = 1600
 """Pixels of their sheet: the distances in it stay readable."""
 KEPT = "what the mixed scenes keep of the test images"
@@ -49,9 +57,17 @@ class Details(BaseModel):
 class GenerationSection(Section):
     """Generated images beside real ones, and the distance by their number."""
 
+    name = "Generation"
     title = "Generated images"
     order = 60
     headline = tuple(metric_name("fid", n) for n in ("inception", "dinov2", "mobilenet", "random"))
+
+    def label(self, metric: str) -> str:
+        """Return what a metric is called: `FID`, `Frechet distance, dinov2`."""
+        measure, _, network = metric.removeprefix("real_").partition("_")
+        words = MEASURES.get(measure, measure)
+        real = " of training images" if metric.startswith("real_") else ""
+        return f"{words}{real}{f', {network}' if network else ''}"
 
     def view(self, task: Task) -> View | None:
         """Return what the section shows of one task."""

@@ -1,7 +1,7 @@
 """What is behind the landmark probe's numbers: keypoints on images, error curves, faces."""
 
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 from markupsafe import Markup
@@ -13,7 +13,7 @@ from partbench.report import figures, raster, text
 from partbench.report.figures import Line
 from partbench.report.keypoint_tiles import Point, keypoint_tile, landmark_tile
 from partbench.report.read import CellRecord
-from partbench.report.section import MethodRecord, Section, Task, View
+from partbench.report.section import MethodRecord, Reference, Section, Task, View
 
 PICTURED, TOGETHER = 20, 5
 """Images with keypoints, and how many share a file: they break into lines as the page narrows."""
@@ -23,13 +23,29 @@ NUMBERS = ("equivariance", "equivariance_over_staying", "failure_rate", "implici
 class LandmarkSection(Section):
     """Keypoints on images, a table, error curves, the best and the worst faces."""
 
+    name = "Landmarks"
     title = "Keypoints"
     order = 30
-    empty = "No run has keypoints."
     headline = ("iod_error", "box_error", "image_error")
     headline_settings = {
-        PLAIN: "papers\N{RIGHT SINGLE QUOTATION MARK} protocol: no intercept",
         INTERCEPT: "honest: with intercept",
+        PLAIN: "papers\N{RIGHT SINGLE QUOTATION MARK} protocol: no intercept",
+    }
+    labels: ClassVar = {
+        "iod_error": "Error by inter-ocular distance",
+        "box_error": "Error by box",
+        "image_error": "Error by image side",
+        "few_shot_iod_error": "Error by inter-ocular distance, few annotated images",
+        "few_shot_box_error": "Error by box, few annotated images",
+        "few_shot_image_error": "Error by image side, few annotated images",
+        "failure_rate": "Failure rate",
+        "implicit_intercept": "Implicit intercept",
+        "mean_shape": "Error of the mean shape",
+        "equivariance": "Equivariance error",
+        "equivariance_over_staying": "Equivariance error over staying put",
+    }
+    references: ClassVar = {
+        "mean_shape": [Reference(error, "floor", "Mean shape") for error in headline]
     }
 
     def view(self, task: Task) -> View | None:

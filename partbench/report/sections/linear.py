@@ -8,5 +8,7 @@ from partbench.report.section import Section
 class LinearSection(Section):
     """No section of its own."""
 
+    name = "Linear classification"
     order = 10
-    headline: ClassVar = ("accuracy",)
+    headline: ClassVar = ("top1",)
+    labels: ClassVar = {"top1": "Accuracy", "top5": "Accuracy, top 5"}

@@ -1,7 +1,7 @@
 """Parts: tables by K, the same images through every method, what parts lie on, landmark errors."""
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -15,13 +15,12 @@ from partbench.outputs.part_maps import BACKGROUND, Pictures
 from partbench.probes.parts import PartSetting
 from partbench.published import Claim
 from partbench.report import figures, raster, text
-from partbench.report.compare import ordered
 from partbench.report.figures import Bar
 from partbench.report.panels import row_view
 from partbench.report.papers import address
 from partbench.report.part_tiles import RGB, TILE, label_colours, legend, palette, part_tile
 from partbench.report.read import CellRecord, Data, records
-from partbench.report.section import MethodRecord, Section, Task, View
+from partbench.report.section import MethodRecord, Reference, Section, Task, View
 
 ACROSS = 10
 """Test images in a row."""
@@ -37,17 +36,40 @@ COLUMNS = (
     ("equivariance_agreement", "Under warps"),
 )
 """Metrics of the table, and what they are called."""
-CHARTS = (("fg_nmi", "NMI on the foreground"), ("fg_ari", "ARI on the foreground"))
+CHARTS = (("fg_ari", "ARI on the foreground"),)
+"""Metrics that have a chart beside that of the headline."""
+LABELS = {
+    "fg_nmi": "NMI on the foreground",
+    "fg_ari": "ARI on the foreground",
+    "fg_mean_iou": "Mean IoU on the foreground",
+    "nmi": "NMI, background included",
+    "ari": "ARI, background included",
+    "mean_iou": "Mean IoU, background included",
+    "part_consistency": "Consistency of parts",
+    "equivariance_agreement": "Agreement under warps",
+    "landmark_error": "Landmark error from part centres",
+    "constant_landmark_error": "Error of each landmark\N{RIGHT SINGLE QUOTATION MARK}s mean",
+}
+"""Metrics, and what they are called."""
 ERROR, CONSTANT = "landmark_error", "constant_landmark_error"
 
 
 class PartSection(Section):
     """Tables and charts for each K, parts on images, heat maps, landmark errors."""
 
+    name = "Parts"
     title = "Parts"
     order = 40
-    empty = "No run has parts."
     headline = ("fg_nmi",)
+    labels: ClassVar = {
+        **LABELS,
+        **{f"oracle_{metric}": f"{label}, of the oracle" for metric, label in LABELS.items()},
+        **{f"{metric}_per_image": f"{label}, by image" for metric, label in LABELS.items()},
+    }
+    references: ClassVar = {
+        **{f"oracle_{metric}": [Reference(metric, "ceiling", "Oracle")] for metric in LABELS},
+        CONSTANT: [Reference(ERROR, "floor", "Each landmark\N{RIGHT SINGLE QUOTATION MARK}s mean")],
+    }
 
     def view(self, task: Task) -> View | None:
         """Return what the section shows of one task."""
@@ -151,7 +173,7 @@ def tables(
             own = same[names == name]
             if own.empty:
                 continue
-            by_metric = {row["metric"]: row_view(row, float("nan"), {}) for row in records(own)}
+            by_metric = {row["metric"]: row_view(row) for row in records(own)}
             cell = cells.get(name)
             rows.append(
                 {
@@ -184,7 +206,7 @@ def tables(
 
 def measured_on(numbers: pd.DataFrame, compared: Sequence[Subject]) -> str:
     """Return in words what the foreground's numbers were measured on."""
-    first = numbers[numbers["metric"] == CHARTS[0][0]]
+    first = numbers[numbers["metric"] == COLUMNS[0][0]]
     if first.empty:
         return ""
     at = next((s.cell.details.at for s in compared if s.cell), "pixels")
@@ -198,7 +220,7 @@ def interval_chart(
     numbers: pd.DataFrame, metric: str, title: str, k: int, colours: Mapping[str, int]
 ) -> Markup | None:
     """Draw a metric of all methods at one K, and above them the oracle's."""
-    group = ordered(numbers[numbers["metric"] == metric])
+    group = numbers[numbers["metric"] == metric].sort_values("mean", ascending=False)
     if group.empty:
         return None
     bars = []
@@ -210,7 +232,7 @@ def interval_chart(
         bars.append(Bar(f"Oracle, K = {k}", "ceiling", 0, *ends, [], written))
     order = {"ceiling": 0, "method": 1, "floor": 2}
     for row in sorted(records(group), key=lambda row: order.get(str(row["role"]), 1)):
-        view = row_view(row, float("nan"), {})
+        view = row_view(row)
         written = f"{text.number(view['mean'], '%')}   [{view['interval']}]"
         ends = (view["mean"], view["low"], view["high"])
         colour = colours.get(view["method"], 0)
@@ -244,7 +266,7 @@ def landmark_table(
     columns = list(dict.fromkeys(setting.on for setting in errors["settings"]))
     rows: dict[tuple[str, int], View] = {}
     for row in records(errors):
-        view, setting = row_view(row, float("nan"), {}), row["settings"]
+        view, setting = row_view(row), row["settings"]
         entry = {"name": view["name"], "role": view["role"], "k": setting.k, "values": {}}
         rows.setdefault((view["name"], setting.k), entry)["values"][setting.on] = view
     constant = numbers[numbers["metric"] == CONSTANT]

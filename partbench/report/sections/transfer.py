@@ -1,6 +1,7 @@
 """What is behind the transfer probe's numbers: accuracies by fold, and both readings' SDs."""
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import numpy as np
 from pydantic import BaseModel, Field, FiniteFloat, ValidationError
@@ -16,9 +17,11 @@ NETWORKS: tuple[Training, ...] = ("frozen", "fine-tuned")
 class TransferSection(Section):
     """A table of both readings with their SDs, by method, network and what was trained."""
 
+    name = "Transfer"
     title = "Transfer to few labels"
     order = 25
     headline = ("top1",)
+    labels: ClassVar = {"top1": "Accuracy"}
     headline_settings = {
         TransferSetting(part=part, network=network): f"{part}, {network}"
         for part in ("encoder", "discriminator")

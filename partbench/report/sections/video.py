@@ -1,6 +1,7 @@
 """What is behind the video probe's numbers: predicted clips beside the true ones, PSNR by step."""
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import numpy as np
 import pandas as pd
@@ -14,7 +15,7 @@ from partbench.report import figures, raster, text
 from partbench.report.compare import gain_statement
 from partbench.report.figures import Line
 from partbench.report.read import CellRecord, records
-from partbench.report.section import MethodRecord, Section, Task, View
+from partbench.report.section import MethodRecord, Reference, Section, Task, View
 
 TILE, LABEL, GAP = 128, 34, 6
 """Side of a frame, height of what stands below it, and the gap between two; pixels."""
@@ -26,10 +27,21 @@ GROUND, WORDS, GIVEN = (24, 26, 30), (240, 240, 240), (150, 155, 165)
 class VideoSection(Section):
     """Predicted clips, PSNR by step, and whether a prediction beats the last frame again."""
 
+    name = "Video prediction"
     title = "Video"
     order = 50
     headline = ("psnr",)
     headline_settings = {VideoSetting(): "mean over the predicted frames"}
+    labels: ClassVar = {
+        "psnr": "PSNR",
+        "copy_psnr": "PSNR of the last frame, shown again",
+        "told_psnr": "PSNR, told the true particles",
+        "gain": "Gain over the last frame, shown again",
+    }
+    references: ClassVar = {
+        "copy_psnr": [Reference("psnr", "floor", "Last frame again")],
+        "told_psnr": [Reference("psnr", "ceiling", "Told the true particles")],
+    }
     gains = {"gain": "showing the last frame again"}
 
     def view(self, task: Task) -> View | None:
