@@ -472,6 +472,7 @@ def test_batch_norm_of_a_shared_batch_is_that_of_the_whole(
             layer.bias.data = torch.tensor([0.0, 1.0, 3.0], dtype=torch.double)
     shared_batch.share_layers(two)
     monkeypatch.setattr(shared_batch, "_summed", lambda x: 2 * x.detach())
+    monkeypatch.setattr(shared_batch, "_stacked", lambda x: torch.stack([x.detach()] * 2))
     for _ in range(2):
         x = torch.randn(shape, dtype=torch.double, requires_grad=True)
         weight = torch.randn(shape, dtype=torch.double)
@@ -498,7 +499,7 @@ class Scaled(nn.BatchNorm1d):
         return 2 * super().forward(x)
 
 
-@pytest.mark.parametrize("layer", [nn.Dropout2d(0.5), Scaled(3)])
+@pytest.mark.parametrize("layer", [nn.AlphaDropout(0.5), Scaled(3)])
 def test_layers_of_another_kind_are_refused_in_a_training_step(layer: nn.Module) -> None:
     shared_batch.share_layers(layer)
     x = torch.ones(4, 3)

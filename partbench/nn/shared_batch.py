@@ -102,7 +102,7 @@ def share_layers(module: nn.Module) -> None:
     """Let every BatchNorm and Dropout of a module see a shared batch as one.
 
     The module's structure, parameters and buffers stay as they are. Their kinds that compute
-    otherwise, such as Dropout2d, raise TypeError in a training step.
+    otherwise, such as AlphaDropout, raise TypeError in a training step.
     """
     for layer in module.modules():
         if isinstance(layer, _BatchNorm):
@@ -150,6 +150,14 @@ def _summed(x: Tensor) -> Tensor:
     return x
 
 
+def _stacked(x: Tensor) -> Tensor:
+    """Return the values of all processes, [world, ...], without gradient."""
+    x = x.detach().contiguous()
+    parts = [torch.empty_like(x) for _ in range(_share.world)]
+    dist.all_gather(parts, x)
+    return torch.stack(parts)
+
+
 class _Total(Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -164,10 +172,7 @@ class _Gathered(Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, rank: int, world: int) -> Tensor:
         ctx.rank, ctx.world = rank, world
-        x = x.contiguous()
-        parts = [torch.empty_like(x) for _ in range(world)]
-        dist.all_gather(parts, x)
-        return torch.cat(parts)
+        return _stacked(x).flatten(0, 1)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
@@ -185,11 +190,11 @@ class _Normalised(Function):
         shape = [-1 if d == 1 else 1 for d in range(x.ndim)]
         wide = x.double() if x.dtype == torch.float64 else x.float()
         count = whole(x.numel() // x.shape[1])
-        mean = _summed(wide.sum(dims)) / count
-        centred = wide - mean.view(shape)
-        var = _summed(centred.square().sum(dims)) / count
+        own_var, own_mean = torch.var_mean(wide, dims, correction=0)
+        means, variances = _stacked(torch.stack([own_mean, own_var])).unbind(1)
+        mean, var = means.mean(0), variances.mean(0) + means.var(0, correction=0)
         inverse = (var + eps).rsqrt()
-        out = centred * inverse.view(shape)
+        out = (wide - mean.view(shape)) * inverse.view(shape)
         if weight is not None:
             out = out * weight.view(shape)
         if bias is not None:
