@@ -105,7 +105,7 @@ def test_least_squares_on_mean_shape_predicts_it(intercept: bool, margin: int, t
     np.testing.assert_allclose(found, np.broadcast_to(landmarks.mean(0), found.shape), atol=1e-9)
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(seed=st.integers(0, 2**32), n=st.integers(1, 5), k=st.integers(1, 60))
 def test_random_keypoints_follow_the_seed_and_nothing_else(seed: int, n: int, k: int) -> None:
     made = control("random_keypoints", k=k)

@@ -181,7 +181,7 @@ def test_capabilities_stay_on_the_gpu(name: str) -> None:
 
 def test_every_member_of_every_capability_is_called() -> None:
     every = {name for capability in capabilities().values() for name in members(capability.offer)}
-    assert every | OPTIONAL == {*CALLS} | {"protocol"}
+    assert every | OPTIONAL == {*CALLS} | {"protocol", "trunk_names"}
 
 
 class Careless(VAE):

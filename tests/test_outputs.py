@@ -455,7 +455,7 @@ def test_films_come_back() -> None:
 # Coordinates, and the agreement under warps.
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(suppress_health_check=[HealthCheck.too_slow])
 @given(
     side=st.integers(8, 64),
     margin=st.integers(0, 3),

@@ -812,7 +812,7 @@ def loader(data: Path, seed: int = 0, flip: bool = True, **share: int) -> Loader
     return Loader(split, schedule, torch.device("cpu"), "labels", **share)
 
 
-@settings(deadline=None, max_examples=10)
+@settings(max_examples=10)
 @given(start=st.integers(0, 9), seed=st.integers(0, 1000))
 def test_batches_are_the_same_wherever_they_are_entered(tiny: Path, start: int, seed: int) -> None:
     whole = list(loader(tiny, seed).batches())
