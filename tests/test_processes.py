@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -120,105 +119,107 @@ def ran(jobs: Sequence[Mapping[str, Any]], folder: Path, world: int) -> list[lis
     started, ends = start(jobs, folder, world)
     try:
         for rank, process in enumerate(started):
-            assert process.wait(280) == 0, (folder / f"log.{rank}").read_text()[-3000:]
+            assert process.wait(600) == 0, (folder / f"log.{rank}").read_text()[-3000:]
     finally:
         for process in started:
             process.kill()
     return [json.loads(end.read_text()) for end in ends]
 
 
-class Runs:
-    """All trainings, in two processes and in one."""
-
-    def __init__(self, data: Mapping[str, str], folder: Path) -> None:
-        self.folder = folder
-        two = [self.at(job, data, "two", name) for name, job in JOBS.items()]
-        # A signal and a NaN, each in the second process alone, and a run that one process resumes.
-        two += [self.at(VAE, data, "two", "stopped", stop=7)]
-        two += [self.at(VAE, data, "two", "stopped")]
-        two += [self.at(VAE, data, "two", "moved", stop=11)]
-        two += [self.at(VAE, data, "two", "whole")]
-        two += [self.at(VAE, data, "two", "nan", nan=7)]
-        two += [self.at(LONG, data, "two", "long", float32=1)]
-        self.ends = ran(two, folder / "pair", 2)
-        self.numbers = {Path(job["out"]).name: i for i, job in enumerate(two)}
-        shutil.copytree(folder / "two" / "moved", folder / "one" / "moved")
-        one = [self.at(job, data, "one", name) for name, job in JOBS.items()]
-        one += [self.at(VAE, data, "one", name) for name in ("moved", "whole")]
-        assert {*ran(one, folder / "alone", 1)[0]} == {"done"}
-
-    def at(
-        self, job: Mapping[str, Any], data: Mapping[str, str], world: str, name: str, **mishap: int
-    ) -> dict[str, Any]:
-        cls = methods.load(job["method"])
-        where = "clips" if cls.reads == "clips" else cls.learns_from
-        return {
-            **job,
-            "data": data.get(where, data["images"]),
-            "out": str(self.folder / world / name),
-            **mishap,
-        }
-
-    def state(self, world: str, name: str) -> dict[str, Any]:
-        return dict(torch.load(self.folder / world / name / "model.pt", weights_only=True)["state"])
-
-    def log(self, world: str, name: str) -> list[dict[str, float]]:
-        lines = (self.folder / world / name / "log.jsonl").read_text().splitlines()
-        return [{k: v for k, v in json.loads(line).items() if k != "seconds"} for line in lines]
-
-    def ended(self, name: str) -> list[str]:
-        """Return how the last training of this name ended in each of the two processes."""
-        return [ends[self.numbers[name]] for ends in self.ends]
-
-    def compare(self, one: tuple[str, str], two: tuple[str, str], tolerance: float) -> None:
-        """Fail unless two runs ended with the same parameters and logs."""
-        first, second = self.state(*one), self.state(*two)
-        assert list(first) == list(second)
-        for key, value in first.items():
-            scale = max(value.double().abs().max().item(), 1.0) if value.numel() else 1.0
-            torch.testing.assert_close(
-                second[key], value, rtol=0, atol=tolerance * scale, msg=lambda m, k=key: f"{k}: {m}"
-            )
-        lines = zip(self.log(*one), self.log(*two), strict=True)
-        for a, b in lines:
-            assert a == pytest.approx(b, rel=100 * tolerance, abs=1e-9)
+def at(out: Path, job: Mapping[str, Any], data: Mapping[str, str], **mishap: int) -> dict[str, Any]:
+    """Return a training with its folder, its data, and what is to happen to it."""
+    cls = methods.load(job["method"])
+    where = "clips" if cls.reads == "clips" else cls.learns_from
+    return {**job, "data": data.get(where, data["images"]), "out": str(out), **mishap}
 
 
-@pytest.fixture(scope="module")
-def runs(data: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Runs:
-    return Runs(data, tmp_path_factory.mktemp("runs"))
+def state(run: Path) -> dict[str, torch.Tensor]:
+    return dict(torch.load(run / "model.pt", weights_only=True)["state"])
+
+
+def log(run: Path) -> list[dict[str, float]]:
+    lines = (run / "log.jsonl").read_text().splitlines()
+    return [{k: v for k, v in json.loads(line).items() if k != "seconds"} for line in lines]
+
+
+def assert_same(one: Path, two: Path, tolerance: float = 1e-5) -> None:
+    """Fail unless two runs ended with the same parameters and logs."""
+    first, second = state(one), state(two)
+    assert list(first) == list(second)
+    for key, value in first.items():
+        scale = max(value.double().abs().max().item(), 1.0) if value.numel() else 1.0
+        torch.testing.assert_close(
+            second[key], value, rtol=0, atol=tolerance * scale, msg=lambda m, k=key: f"{k}: {m}"
+        )
+    for a, b in zip(log(one), log(two), strict=True):
+        assert a == pytest.approx(b, rel=100 * tolerance, abs=1e-9)
 
 
 # The same result.
 
 
-@pytest.mark.parametrize("name", JOBS)
-def test_two_processes_give_what_one_gives(name: str, runs: Runs) -> None:
-    assert runs.ended(name) == ["done", "done"]
-    runs.compare(("one", name), ("two", name), 1e-5)
-    record = read_record(runs.folder / "two" / name / "train.json")
-    assert record["steps"] == (STEPS if JOBS[name]["changes"] else 0)
-    assert methods.load(JOBS[name]["method"]).several_devices or not record["steps"]
-
-
-def test_a_signal_to_one_process_saves_the_run_of_all(runs: Runs) -> None:
-    first = runs.numbers["stopped"] - 1
-    assert all(
-        ends[first].startswith("Stopped: ") and "step 7" in ends[first] for ends in runs.ends
+def test_two_processes_give_what_one_gives(data: dict[str, str], tmp_path: Path) -> None:
+    """For every method. It is one test, so that processes start for all of them together."""
+    one, two = (
+        [at(tmp_path / world / name, job, data) for name, job in JOBS.items()]
+        for world in ("one", "two")
     )
-    assert runs.ended("stopped") == ["done", "done"]
-    runs.compare(("two", "whole"), ("two", "stopped"), 1e-15)
+    ends = [*ran(one, tmp_path / "alone", 1), *ran(two, tmp_path / "pair", 2)]
+    faults = {}
+    for name, job, *ended in zip(JOBS, JOBS.values(), *ends, strict=True):
+        try:
+            assert ended == ["done"] * 3
+            assert_same(tmp_path / "one" / name, tmp_path / "two" / name)
+            steps = read_record(tmp_path / "two" / name / "train.json")["steps"]
+            assert steps == (STEPS if job["changes"] else 0)
+            assert methods.load(job["method"]).several_devices or not steps
+        except AssertionError as error:
+            faults[name] = str(error)
+    assert faults == {}
 
 
-def test_a_run_of_two_processes_goes_on_in_one(runs: Runs) -> None:
-    assert all("stopped at step 11" in end for end in runs.ended("moved"))
-    runs.compare(("one", "whole"), ("one", "moved"), 1e-5)
+class Mishaps:
+    """Trainings in two processes that something happens to, in the second of them alone."""
+
+    def __init__(self, data: Mapping[str, str], folder: Path) -> None:
+        self.folder = folder
+        jobs = {
+            "stopped": at(folder / "stopped", VAE, data, stop=7),
+            "resumed": at(folder / "stopped", VAE, data),
+            "moved": at(folder / "moved", VAE, data, stop=11),
+            "whole": at(folder / "whole", VAE, data),
+            "nan": at(folder / "nan", VAE, data, nan=7),
+            "long": at(folder / "long", LONG, data, float32=1),
+        }
+        ends = ran([*jobs.values()], folder / "pair", 2)
+        self.ended = dict(zip(jobs, zip(*ends, strict=True), strict=True))
+        """Name -> how it ended in each of the two."""
+        moved = [at(folder / "moved", VAE, data)]
+        assert ran(moved, folder / "alone", 1) == [["done"]]
 
 
-def test_a_nan_in_one_process_is_an_error_in_all(runs: Runs) -> None:
-    assert all("all/loss is nan near step 8" in end for end in runs.ended("nan"))
-    assert not (runs.folder / "two" / "nan" / "model.pt").exists()
-    assert len(runs.log("two", "nan")) == 7
+@pytest.fixture(scope="module")
+def mishaps(data: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Mishaps:
+    return Mishaps(data, tmp_path_factory.mktemp("mishaps"))
+
+
+def test_a_signal_to_one_process_saves_the_run_of_all(mishaps: Mishaps) -> None:
+    for end in mishaps.ended["stopped"]:
+        assert end.startswith("Stopped: ")
+        assert "stopped at step 7;" in end
+    assert mishaps.ended["resumed"] == ("done", "done")
+    assert_same(mishaps.folder / "whole", mishaps.folder / "stopped", 1e-15)
+
+
+def test_a_run_of_two_processes_goes_on_in_one(mishaps: Mishaps) -> None:
+    assert all("stopped at step 11;" in end for end in mishaps.ended["moved"])
+    assert_same(mishaps.folder / "whole", mishaps.folder / "moved")
+
+
+def test_a_nan_in_one_process_is_an_error_in_all(mishaps: Mishaps) -> None:
+    assert all("all/loss is nan near step 8" in end for end in mishaps.ended["nan"])
+    assert not (mishaps.folder / "nan" / "model.pt").exists()
+    assert len(log(mishaps.folder / "nan")) == 7
 
 
 # The end of one process.
@@ -237,7 +238,7 @@ def children(process: subprocess.Popen[str]) -> list[int]:
 
 
 def test_a_killed_process_ends_the_run_which_the_same_command_resumes(
-    data: dict[str, str], runs: Runs, tmp_path: Path
+    data: dict[str, str], mishaps: Mishaps, tmp_path: Path
 ) -> None:
     settings = methods.resolve(methods.load("vae"), "demo", LONG["changes"], "test")
     runtime = {"device": "cpu", "devices": 2, "threads": 1, "precision": "32-true"}
@@ -265,11 +266,9 @@ def test_a_killed_process_ends_the_run_which_the_same_command_resumes(
     assert not (tmp_path / "model.pt").exists()
     resumed = run()
     assert resumed.wait(120) == 0
-    first, second = (
-        torch.load(path / "model.pt", weights_only=True)["state"]
-        for path in (runs.folder / "two" / "long", tmp_path)
-    )
-    assert [key for key, value in first.items() if not torch.equal(value, second[key])] == []
+    second = state(tmp_path)
+    undisturbed = state(mishaps.folder / "long")
+    assert [key for key, value in undisturbed.items() if not torch.equal(value, second[key])] == []
 
 
 # Starting.
