@@ -144,6 +144,8 @@ class Method(nn.Module, ABC):
     image, or one frame of a clip, drawn at random; all else gets whole clips."""
     paper: ClassVar[str] = ""
     """Key of the paper in published.csv."""
+    references: ClassVar[tuple[str, ...]] = ()
+    """The works that it comes from, its own first: keys of references.bib, or BibTeX itself."""
     random: ClassVar[bool] = True
     """Whether the seed changes what it gives. Where it does not, one run says all. A method whose
     settings decide that overrides `draws`."""

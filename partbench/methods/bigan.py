@@ -108,6 +108,7 @@ class BiGAN(Method):
         },
     }
     paper = "patchvae"
+    references = ("donahue2017bigan",)
     several_devices = True
     deviations = (
         BEST_LOSS,

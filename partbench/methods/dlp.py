@@ -5,9 +5,8 @@ prior over places comes from the image itself: every patch proposes a keypoint, 
 that lie farthest from the centres of their patches are kept. Settings and details follow arXiv
 2205.15821 and the authors' code at commit a3d9cff.
 
-There are two models. The masked model (CelebA) decodes particles through masks on heat maps. The
-object model (Traffic, CLEVRER, Shapes) decodes each particle to a small RGBA patch and lays the
-patches over a background.
+There are two models. The masked model (CelebA) decodes particles through masks on heat maps, the
+object model (Traffic, CLEVRER, Shapes) each particle to a small RGBA patch, over a background.
 """
 
 import math
@@ -169,6 +168,7 @@ class DLP(Method):
     }
     RELEASED = WEIGHTS
     paper = "dlp"
+    references = ("daniel2022dlp",)
     several_devices = True
     deviations = DEVIATIONS
     protocol = RegressionOrigins(points="centred", landmarks="corner")

@@ -139,6 +139,7 @@ class DLPVideo(Method):
     }
     reads = "clips"
     paper = "dlp"
+    references = ("daniel2022dlp",)
     several_devices = True
     deviations = (
         Deviation(

@@ -43,6 +43,7 @@ class Foreground(Method):
     REDUCED = {"demo": {"width": 8, "epochs": 2}, "subset": {"width": 16, "epochs": 10}}
     learns_from = "mask"
     role = "ceiling"
+    references = ("chen2018deeplab", "he2016resnet")
     several_devices = True
     deviations = (
         Deviation(

@@ -117,6 +117,7 @@ class FVVAE(Encoding):
     RELEASED = released_fv_vae.WEIGHTS
     learns_from = "labels"
     paper = "fv_vae"
+    references = ("qiu2017fvvae",)
     several_devices = True
     deviations = (
         Deviation(

@@ -154,6 +154,7 @@ class KeyNet(Method):
         },
     }
     paper = "keynet"
+    references = ("jakab2018keynet",)
     several_devices = True
     deviations = (
         Deviation(

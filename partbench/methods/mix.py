@@ -195,6 +195,7 @@ class MIX(Method):
         },
     }
     paper = "mix"
+    references = ("hu2018mix",)
     several_devices = True
     phases = ("generator", "classifier", "discriminator")
     shares_batch = False

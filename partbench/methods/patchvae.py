@@ -177,6 +177,7 @@ class PatchVAE(Method):
         },
     }
     paper = "patchvae"
+    references = ("gupta2020patchvae",)
     several_devices = True
     deviations = (
         BEST_LOSS,

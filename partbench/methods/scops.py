@@ -258,6 +258,7 @@ class SCOPS(Method):
     }
     learns_from = "mask"
     paper = "unsup_parts"
+    references = ("hung2019scops",)
     several_devices = True
     deviations = (
         CAFFE_TRUNK,

@@ -45,6 +45,7 @@ class Supervised(Method):
     role = "ceiling"
     learns_from = "labels"
     paper = "patchvae"
+    references = ("he2016resnet",)
     several_devices = True
     deviations = (
         Deviation(

@@ -84,6 +84,7 @@ class SupervisedLandmarks(Method):
         "subset": {"margin": 8, "width": 16, "epochs": 10, "learning_rate": 3e-3},
     }
     role = "ceiling"
+    references = ("jakab2018keynet",)
     several_devices = True
     learns_from = "landmarks"
 

@@ -55,6 +55,7 @@ class SupervisedParts(Method):
         "subset": {"width": 16, "epochs": 20, "learning_rate": 3e-3},
     }
     role = "ceiling"
+    references = ("newell2016hourglass",)
     several_devices = True
     learns_from = "parts"
 

@@ -90,6 +90,7 @@ class SupervisedTrunk(Method):
     role: ClassVar[Role] = "ceiling"
     learns_from: ClassVar[LearnsFrom] = "labels"
     paper = "lorbms"
+    references: ClassVar[tuple[str, ...]] = ("zbinden2019lorbms", "krizhevsky2012alexnet")
     several_devices = True
     deviations: ClassVar[tuple[Deviation, ...]] = (
         CENTRAL_WINDOWS._replace(variants=("dense_alexnet",)),

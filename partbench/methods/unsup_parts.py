@@ -202,6 +202,7 @@ class UnsupParts(Method):
     }
     learns_from = "mask"
     paper = "unsup_parts"
+    references = ("choudhury2021parts",)
     several_devices = True
     deviations = (
         CAFFE_TRUNK,

@@ -91,6 +91,7 @@ class VAE(Method):
         },
     }
     paper = "patchvae"
+    references = ("kingma2014vae", "higgins2017beta", "gupta2020patchvae")
     several_devices = True
     deviations = (
         BEST_LOSS,

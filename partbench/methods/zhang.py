@@ -233,6 +233,7 @@ class Zhang(Method):
         },
     }
     paper = "zhang"
+    references = ("zhang2018landmarks",)
     several_devices = True
     deviations = (
         Deviation(
