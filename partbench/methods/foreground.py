@@ -44,6 +44,7 @@ class Foreground(Method):
     learns_from = "mask"
     role = "ceiling"
     references = ("chen2018deeplab", "he2016resnet")
+    several_devices = True
     deviations = (
         Deviation(
             "The network that predicted the masks of the part papers' test images is not stated: "
