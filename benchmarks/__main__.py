@@ -26,6 +26,7 @@ BENCHMARKS = {
     "loader": Options(toy="--images 128 --epochs 1"),
     "preparation": Options(toy="--images 64 --rounds 1 --bytes 80000000"),
     "training_step": Options(toy="--steps 5 --batch 4 --no-compile", full="--steps 10"),
+    "methods": Options(toy="--method vae --method bigan --steps 1"),
     "fixed_cost": Options(toy="--rounds 0 --config config/demo.yaml"),
     "cells": Options(toy="--cells 1"),
     "scale": Options(toy="--cells 100"),

@@ -12,7 +12,7 @@ import torch
 from benchmarks.training_step import Task, measure, options, toy_images
 from partbench.data.batch import Batch
 from partbench.data.neighbours import QUADRANTS
-from partbench.method import DataInfo
+from partbench.method import DataInfo, resolve
 from partbench.methods.lorbms import LORBMS
 
 SIZE = 64
@@ -36,7 +36,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--variant", default="paper", help="of its settings")
     args = parser.parse_args(argv)
     data = DataInfo(SIZE, 0)
-    measure(Task("lorbms", LORBMS, args.variant, data, scenes(args.batch)), device, args)
+    settings = resolve(LORBMS, args.variant, {}, "")
+    measure(Task("lorbms", LORBMS, settings, data, scenes(args.batch)), device, args)
 
 
 if __name__ == "__main__":

@@ -2,8 +2,8 @@
 
 The results folder is filled with files as finished runs leave them: models that are empty, records
 of trainings, and cells with outcomes by sample. In it, a dry run finds nothing to do, one with
-`-R train_vae` finds that method's jobs alone, and `gather` makes the tables. A dry run without
-results lists every job.
+`-R train_vae` finds that method's jobs alone, `gather` makes the tables, and `report` the pages. A
+dry run without results lists every job.
 """
 
 import os
@@ -21,11 +21,13 @@ import pandas as pd
 import yaml
 
 from benchmarks import common
+from partbench import published
 from partbench.config import Config, cells, check, method_settings, probe_settings, runs
 from partbench.files import sha256
 from partbench.gather import gather, write
 from partbench.integrity import write_record
 from partbench.probe import FORMAT
+from partbench.report import page
 
 ROOT = Path(__file__).parent.parent
 DATA_SETS = 5
@@ -33,7 +35,7 @@ VARIANTS = {"patchvae": ["demo", "demo+lw"], "vae": ["demo"], "bigan": ["demo"],
             "random_init": ["demo"]}  # fmt: skip
 EVALS = 4
 SAMPLES = 100
-DRY_RUN_LIMIT, MEMORY_LIMIT, TABLES_LIMIT = 60.0, 4 * 2**30, 180.0
+DRY_RUN_LIMIT, MEMORY_LIMIT, REPORT_LIMIT = 60.0, 4 * 2**30, 180.0
 METHOD = "vae"
 """Whose cells are asked for again."""
 
@@ -173,11 +175,16 @@ def main(argv: Sequence[str] | None = None) -> None:
         tables: list[Any] = []
         spent = common.timed(lambda: tables.append(gather(config, folder / "results/scale")))
         assert (tables[0].metrics["status"] == "done").all()
-        spent_writing = common.timed(lambda: write(tables[0], folder / "results/scale"))
-        _touch(folder / "report/scale/index.html")
-        result["tables"] = {
-            **common.report_limit("scale, tables", spent.wall + spent_writing.wall, TABLES_LIMIT),
-            **spent.json(),
+        written = common.timed(lambda: write(tables[0], folder / "results/scale"))
+        index = folder / "report/scale/index.html"
+        pages = common.timed(lambda: page.write(folder / "results/scale", index, published.load()))
+        files = list(index.parent.glob("*.html"))
+        result["tables_and_pages"] = {
+            **{"gather": spent.json(), "write": written.json(), "pages": pages.json()},
+            **{"html_files": len(files), "html_bytes": sum(p.stat().st_size for p in files)},
+            **common.report_limit(
+                "scale, tables and pages", spent.cpu + written.cpu + pages.cpu, REPORT_LIMIT
+            ),
         }
         measured, of_rule, _ = dry_run(folder)
         assert not of_rule, of_rule

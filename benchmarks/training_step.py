@@ -64,7 +64,7 @@ class Task(NamedTuple):
     name: str
     """Of the benchmark, for the messages."""
     method: type[Method]
-    variant: str
+    settings: Any
     data: DataInfo
     batches: Sequence[Batch]
 
@@ -75,12 +75,14 @@ class Training:
     def __init__(self, task: Task, way: Way, seed: int, steps: int, device: str) -> None:
         self.way, self.seed, self.steps, self.device = way, seed, steps, device
         memory = torch.channels_last if way.channels_last else torch.contiguous_format
+        clips = task.batches[0].images.ndim > 4
+        kept = torch.contiguous_format if clips else memory
         self.batches = [
-            Batch(batch.images.to(device).contiguous(memory_format=memory), *_moved(batch, device))
+            Batch(batch.images.to(device).contiguous(memory_format=kept), *_moved(batch, device))
             for batch in task.batches
         ]
         torch.manual_seed(seed)
-        self.method = task.method(resolve(task.method, task.variant, {}, ""), task.data)
+        self.method = task.method(task.settings, task.data)
         self.method.to(device).to(memory_format=memory)
         self.optimizers = self.method.optimizers()
         self.model: Callable[..., dict[str, Tensor]] = (
@@ -213,7 +215,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     images = toy_images(8 * args.batch, SIZE).split(args.batch)
     batches = [Batch(some, None) for some in images]
-    task = Task("training_step", PatchVAE, "cifar100", DataInfo(SIZE, 100), batches)
+    settings = resolve(PatchVAE, "cifar100", {}, "")
+    task = Task("training_step", PatchVAE, settings, DataInfo(SIZE, 100), batches)
     measure(task, device, args)
 
 
@@ -240,7 +243,7 @@ def measure(task: Task, device: str, args: argparse.Namespace) -> None:
         "size": task.data.size,
         "batch": args.batch,
         "steps": args.steps,
-        "variant": task.variant,
+        "settings": task.settings.model_dump(mode="json"),
     }
     result = compare(task, device, args.steps, args.compile)
     common.write(args.out, task.name, {"machine": machine, "task": about, **result})

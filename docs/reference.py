@@ -14,7 +14,7 @@ from typing import Any
 from pydantic_core import PydanticUndefined
 
 from partbench import method as methods
-from partbench import plugins, published
+from partbench import plugins, published, references
 from partbench.data.archives import ARCHIVES
 from partbench.data.catalogue import prepared_bytes
 from partbench.data.reader import Reader
@@ -103,6 +103,7 @@ def _method(name: str) -> str:
             _table(["what", "source", "effect", "variants"], deviations) if deviations else "",
         ),
         _section("Published numbers", _claims([c for c in CLAIMS if c.method == name])),
+        _section("References", _works(cls)),
         _source(cls),
     )
 
@@ -152,6 +153,7 @@ def _data(name: str) -> str:
             "Files",
             _table(["file", "bytes", "checksum", "comes", "source"], files) if files else "",
         ),
+        _section("References", _works(cls)),
         _source(cls),
     )
 
@@ -219,6 +221,7 @@ def _probe(name: str) -> str:
             "Two numbers of one metric differ in these.",
         ),
         _section("Published numbers", _claims([c for c in CLAIMS if c.probe == name])),
+        _section("References", _works(cls)),
         _source(cls),
     )
 
@@ -243,6 +246,10 @@ def _claims(claims: Sequence[published.Claim]) -> str:
     ]
     header = ["paper", "number", "ours", "metric", "value", "status", "verdict"]
     return _table(header, rows)
+
+
+def _works(cls: Any) -> str:
+    return "\n".join(f"- {work}" for work in references.resolve(cls.references, cls.__name__))
 
 
 def _document(cls: type) -> str:

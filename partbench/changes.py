@@ -8,8 +8,10 @@ corrected for all numbers that were tested (Holm). The rules on seeds are those 
 `partbench.judgement`.
 """
 
+import zipfile
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -17,6 +19,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from partbench import pack
 from partbench.comparisons import CELL, Outcomes, outcomes_by_seed, seeds_asked
 from partbench.errors import BadInput
 from partbench.gather import COLUMNS, KEYS
@@ -122,15 +125,27 @@ class Changes(NamedTuple):
         return any(change.state in BAD for change in self.numbers)
 
 
-def read(path: Path) -> Run:
-    """Return a run from a results folder or from its metrics table.
+@contextmanager
+def opened(path: Path) -> Iterator[Run]:
+    """Yield a run, which can be compared while it is open.
+
+    Args:
+        path: a results folder, a pack, or a metrics table.
 
     Raises:
-        BadInput: there is no such table, or it is not one of partbench's.
+        BadInput: there is no such table, it is not one of partbench's, or the pack was changed.
     """
-    table = path / TABLE if path.is_dir() else path
     if not path.exists():
-        raise BadInput(f"{path} does not exist; name a results folder or its {TABLE}")
+        raise BadInput(f"{path} does not exist; name a results folder, a pack or a {TABLE}")
+    if path.is_dir() or zipfile.is_zipfile(path):
+        with pack.opened(path) as folder:
+            yield _read(path, folder / TABLE)
+    else:
+        yield _read(path, path)
+
+
+def _read(path: Path, table: Path) -> Run:
+    """Return the run that a table and what lies beside it hold; `path` is what the user named."""
     if not table.exists():
         raise BadInput(
             f"{path} has no {TABLE}; name a results folder whose workflow has come to its end"
@@ -138,11 +153,11 @@ def read(path: Path) -> Run:
     try:
         metrics = pd.read_parquet(table)
     except (OSError, ValueError) as error:
-        raise BadInput(f"{table} is no parquet table: {error}; name a {TABLE}") from None
+        raise BadInput(f"{path} is no parquet table: {error}; name a {TABLE}") from None
     missing = [column for column in COLUMNS if column not in metrics]
     if missing:
         raise BadInput(
-            f"{table} lacks the columns {', '.join(missing)}: it is no {TABLE} of this version; "
+            f"{path} lacks the columns {', '.join(missing)}: it is no {TABLE} of this version; "
             "gather its results again"
         )
     folder = table.parent

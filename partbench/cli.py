@@ -19,7 +19,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     training; running the same command again resumes it. A command may return another status, which
     its own help explains.
     """
-    args = _parser().parse_args(arguments)
+    parser = _parser()
+    args, unknown = parser.parse_known_args(arguments)
+    if unknown:
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}{getattr(args, 'hint', '')}")
     began = time.monotonic()
     try:
         status = args.run(args)

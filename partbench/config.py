@@ -139,9 +139,11 @@ def check(values: Mapping[str, Any], where: str, folder: Path | None = None) -> 
         place = f"{where}: runs[{i}]"
         _known(block.train, config.data, f"{place}.train")
         for name, variants in block.methods.items():
-            for variant in variants:
-                method_settings(config, name, variant, f"{place}.methods.{name}")
             cls = methods.load(name)
+            for variant in variants:
+                settings = method_settings(config, name, variant, f"{place}.methods.{name}")
+                what = f"{place}.methods.{name}: {variant}"
+                methods.check_shares(cls, settings, config.runtime.processes, what)
             check_class(cls)
             methods.check_reads(cls, _frames(config, block.train), f"{place}: {block.train}")
             _check_aspect(config, block, name, place)

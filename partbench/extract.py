@@ -55,11 +55,7 @@ def extract(
     method.to(memory_format=torch.channels_last)
     usable = _usable(method, prepared)
     if unfit := sorted(set(needs) - set(usable)):
-        raise BadInput(
-            f"{data}: `crop: {prepared.meta['settings']['crop']}` keeps every image's aspect; "
-            f"{', '.join(unfit)} cannot be measured so, only part maps can: use the same data with "
-            "another `crop`"
-        )
+        raise BadInput(_misfit(method, prepared, run.method, unfit))
     aside = aside_of(outputs)
     with explained(outputs), torch.inference_mode():
         make_empty(aside)
@@ -77,6 +73,21 @@ def _usable(method: Method, prepared: Prepared) -> dict[str, Capability]:
     """Return the method's capabilities that work on a data set, by name."""
     offered = offered_by(type(method))
     return {n: c for n, c in offered.items() if c.of_whole_images or not prepared.whole}
+
+
+def _misfit(method: Method, prepared: Prepared, name: str, unfit: list[str]) -> str:
+    """Return why some capabilities of a method cannot be written, for a message."""
+    offered = offered_by(type(method))
+    if lacking := [need for need in unfit if need not in offered]:
+        return (
+            f"{name} offers no {' and no '.join(lacking)}, but "
+            f"{', '.join(offered) or 'nothing that can be written'}; name what it offers"
+        )
+    return (
+        f"{prepared.folder}: `crop: {prepared.meta['settings']['crop']}` keeps every image's "
+        f"aspect; {', '.join(unfit)} cannot be measured so, only part maps can: use the same data "
+        "with another `crop`"
+    )
 
 
 def _draw(

@@ -3,8 +3,8 @@
 A fingerprint starts at the modules that a stage enters and follows every import inside partbench
 and inside the packages of plugins. It reads source files only, so it is the same in every folder
 and on every machine. It leaves out what cannot change a number: comments, docstrings, formatting,
-the order of definitions, descriptions of settings, messages of `BadInput`, imports for type
-checkers, and the modules in `PLUMBING`.
+the order of definitions, descriptions of settings, messages of `BadInput`, the works that a class
+cites (`references`), imports for type checkers, and the modules in `PLUMBING`.
 
 The unit is a name at the top level of a module. `from partbench.nn.tps import warp` reaches the
 definition of `warp`, the names that this definition uses, and so on. An imported module counts
@@ -104,7 +104,7 @@ def of_report(root: Path = ROOT) -> str:
     files = sorted((root / "report").rglob("*"))
     modules = [_module(root, path) for path in files if path.suffix == ".py"]
     digest = hashlib.sha256(fingerprint("partbench.gather", *modules, root=root).encode())
-    for path in [*files, root / "published.csv"]:
+    for path in [*files, root / "published.csv", root / "references.bib"]:
         if path.suffix in (".html", ".css", ".js", ".csv", ".bib"):
             digest.update(path.read_bytes())
     return digest.hexdigest()[:12]
@@ -261,6 +261,11 @@ class _Text(ast.NodeVisitor):
         if not isinstance(node.value, ast.Constant):  # a docstring, or `...`
             self.generic_visit(node)
 
+    def visit_ClassDef(self, node: ast.ClassDef) -> None:
+        kept = [each for each in node.body if not _cites(each)]
+        fields = {name: getattr(node, name, None) for name in node._fields}
+        self._write(node, fields | {"body": kept})
+
     def visit_Pass(self, node: ast.Pass) -> None:
         pass
 
@@ -329,6 +334,16 @@ def _joined(parts: list[ast.expr]) -> Iterator[ast.expr]:
         yield part
     if text:
         yield ast.Constant(text)
+
+
+def _cites(node: ast.stmt) -> bool:
+    """Whether a statement of a class says which works it cites."""
+    match node:
+        case ast.Assign(targets=[ast.Name("references")], value=ast.Tuple()):
+            return True
+        case ast.AnnAssign(target=ast.Name("references"), value=ast.Tuple()):
+            return True
+    return False
 
 
 def _last(node: ast.expr) -> str:

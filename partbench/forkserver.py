@@ -80,9 +80,14 @@ def delegate() -> None:
         }
         text = json.dumps(request).encode()
         server.connect(address)
-        socket.send_fds(server, [struct.pack("Q", len(text))], [0, 1, 2])
-        server.sendall(text)
-        status = _outcome(server)
+        # A signal waits until it can be passed on, or this process runs the command itself.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, FORWARDED)
+        try:
+            socket.send_fds(server, [struct.pack("Q", len(text))], [0, 1, 2])
+            server.sendall(text)
+            status = _outcome(server)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         if status is None:
             return
         if status < 0:
@@ -123,6 +128,7 @@ def _outcome(server: socket.socket) -> int | None:
             return None
         heeded = [n for n in FORWARDED if signal.getsignal(n) is not signal.SIG_IGN]
         handlers = {number: signal.signal(number, forward) for number in heeded}
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, FORWARDED)
         with contextlib.suppress(OSError):
             if status := answers.readline():
                 return int(status)

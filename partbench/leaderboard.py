@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from partbench import method as methods
 from partbench import pack, published
-from partbench.config import check, load_probe, method_settings, runs
+from partbench.config import load_probe, method_settings, runs
 from partbench.errors import BadInput
 from partbench.files import write_json
 from partbench.integrity import read_record
@@ -76,8 +76,7 @@ def _faults(source: Path, seeds: int) -> Iterator[str]:
     """Yield what is wrong with one pack."""
     try:
         with pack.opened(source) as content:
-            where = f"{source}: config.json"
-            config = check(read_record(content / "config.json"), where)
+            config = pack.configuration(source, content)
             yield from _unsure_origins(content)
             for run in runs(config):
                 cls = methods.load(run.method)

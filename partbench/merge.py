@@ -16,7 +16,7 @@ from partbench import gather, names, pack
 from partbench.config import Config, check
 from partbench.errors import BadInput
 from partbench.files import aside_of, make_empty, put_in_place, sha256, write_json
-from partbench.integrity import read_record, write_record
+from partbench.integrity import write_record
 from partbench.jobs import FILE, JOINED, SKIPPED
 from partbench.probe import read_cell
 from partbench.run import Runtime
@@ -58,9 +58,7 @@ def merge(sources: Sequence[Path], out: Path, first_wins: bool = False) -> Merge
     """
     names.check(out.name, str(out))
     with ExitStack() as stack:
-        opened = [
-            _source(given, stack.enter_context(pack.opened(given)), out.name) for given in sources
-        ]
+        opened = [_source(given, stack.enter_context(pack.opened(given))) for given in sources]
         config = merge_configs(opened, out.name)
         aside = aside_of(out)
         make_empty(aside)
@@ -85,17 +83,8 @@ def merge(sources: Sequence[Path], out: Path, first_wins: bool = False) -> Merge
     return merged
 
 
-def _source(given: Path, folder: Path, name: str) -> Source:
-    if not (folder / "config.json").exists():
-        raise BadInput(f"{given} has no config.json; name a results folder or a pack")
-    try:
-        config = check(read_record(folder / "config.json"), f"{given}: config.json")
-    except BadInput as error:
-        raise BadInput(
-            f"{error}\n{given} was made by another version of partbench, or with plug-ins that are "
-            "not here; run its configuration with this version"
-        ) from None
-    return Source(given, folder, config)
+def _source(given: Path, folder: Path) -> Source:
+    return Source(given, folder, pack.configuration(given, folder))
 
 
 def merge_configs(sources: Sequence[Source], name: str) -> Config:

@@ -144,6 +144,8 @@ class Method(nn.Module, ABC):
     image, or one frame of a clip, drawn at random; all else gets whole clips."""
     paper: ClassVar[str] = ""
     """Key of the paper in published.csv."""
+    references: ClassVar[tuple[str, ...]] = ()
+    """The works that it comes from, its own first: keys of references.bib, or BibTeX itself."""
     random: ClassVar[bool] = True
     """Whether the seed changes what it gives. Where it does not, one run says all. A method whose
     settings decide that overrides `draws`."""
@@ -154,6 +156,12 @@ class Method(nn.Module, ABC):
     shares_batch: ClassVar[bool] = True
     """Whether all updates of a step see the same samples; if not, each sees an equal part of the
     step's batch, which `batch_size` counts as a whole."""
+    several_devices: ClassVar[bool] = False
+    """Whether its steps are written for batches that several processes share, as
+    `partbench.nn.shared_batch` says. If not, a configuration with several devices is refused."""
+    groups: ClassVar[int] = 1
+    """Into how many equal groups an update divides its samples, so that those in the same place of
+    each group belong together, such as the images of a pair."""
     trunk_names: ClassVar[tuple[str, ...]] = ("encoder",)
     """The keys of `trunks()`, if it has any; configurations are read before a network is built."""
     protocol: ClassVar[RegressionOrigins] = RegressionOrigins()
@@ -304,6 +312,33 @@ def resolve(cls: type[Method], variant: str, overrides: Mapping[str, Any], where
             f"share it in equal parts; set a multiple of {cls.parts()}"
         )
     return settings
+
+
+def check_shares(cls: type[Method], settings: Any, world: int, where: str) -> None:
+    """Raise BadInput unless the processes of a run can share its batches, and equally.
+
+    Args:
+        cls: the method.
+        settings: the method's.
+        world: number of processes.
+        where: the run, for the message.
+    """
+    if world == 1 or not settings.epochs:
+        return
+    if not cls.several_devices:
+        raise BadInput(
+            f"{where}: {name_of(cls)} trains on one device, not on {world}, since it does not say "
+            "`several_devices = True` (see partbench/nn/shared_batch.py); set `devices` and "
+            "`nodes` to 1"
+        )
+    parts = cls.parts() * cls.groups
+    if settings.batch_size % (world * parts):
+        among = f" and {cls.parts()} updates of a step" if cls.parts() > 1 else ""
+        raise BadInput(
+            f"{where}: 'batch_size' {settings.batch_size} cannot be shared by {world} devices"
+            f"{among} in equal parts{' of pairs' if cls.groups > 1 else ''}, and it stays the same "
+            f"whatever their number; change the devices, or set a multiple of {world * parts}"
+        )
 
 
 def _released_variant(cls: type[Method], variant: str, where: str) -> str:

@@ -17,6 +17,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from partbench import __version__
+from partbench.config import Config, check
 from partbench.data.unpack import unpack
 from partbench.errors import BadInput
 from partbench.files import atomic, sha256
@@ -140,6 +141,27 @@ def opened(source: Path) -> Iterator[Path]:
         content = Path(folder) / "pack"
         _verify(content, source)
         yield content
+
+
+def configuration(source: Path, folder: Path) -> Config:
+    """Return the configuration of a results folder.
+
+    Args:
+        source: what the user named, for messages.
+        folder: the results folder.
+
+    Raises:
+        BadInput: it holds none, or one that this partbench does not know.
+    """
+    if not (folder / "config.json").exists():
+        raise BadInput(f"{source} has no config.json; name a results folder or a pack")
+    try:
+        return check(read_record(folder / "config.json"), f"{source}: config.json")
+    except BadInput as error:
+        raise BadInput(
+            f"{error}\n{source} was made by another version of partbench, or with plug-ins that "
+            "are not here; run its configuration with this version"
+        ) from None
 
 
 def _verify(content: Path, source: Path) -> None:

@@ -154,7 +154,7 @@ def plan(
         lines.append(f"{which} not apply: the method lacks what the probe needs.")
     if unknown:
         lines.append(f"Without {', '.join(sorted(unknown))}: its size is not known yet.")
-    disk = {name: unprepared.disk(config, name) for name in config.data}
+    disk = _disk(config)
     sizes = [size for size in disk.values() if size is not None]
     lines.append(
         f"Disk for prepared data: {sum(sizes) / GIB:.1f} GiB ("
@@ -178,16 +178,17 @@ def run_plans(
     """
     work: dict[Run, float | None] = {}
     unknown: set[str] = set()
+    counts = {name: unprepared.counts(config, name) for name in config.data}
     for run in runs(config):
-        known = "train" in unprepared.counts(config, run.train)
-        work[run] = _training(config, run) if known else None
+        known = "train" in counts[run.train]
+        work[run] = _training(config, run, counts[run.train]) if known else None
         if not known:
             unknown.add(run.train)
     for cell in cells(config):
         of_run = work[cell.run]
         if cell.skip or of_run is None:  # the sum would be a part of the whole
             continue
-        splits = unprepared.counts(config, cell.eval)
+        splits = counts[cell.eval]
         if "train" in splits:
             work[cell.run] = of_run + _probing(config, cell, splits["train"])
         elif _probing(config, cell, 1):
@@ -297,7 +298,7 @@ def check(config: Config) -> str:
         f"ok    CPU: {os.cpu_count()} threads, {psutil.virtual_memory().total / GIB:.0f} GiB memory"
     )
     free = shutil.disk_usage(".").free
-    need = sum(unprepared.disk(config, name) or 0 for name in config.data)
+    need = sum(size or 0 for size in _disk(config).values())
     state = "ok   " if free > need else "lacks"
     lines.append(
         f"{state} disk: {free / GIB:.0f} GiB free, prepared data take {need / GIB:.1f} GiB"
@@ -338,10 +339,16 @@ def _check_data(config: Config, name: str) -> list[str]:
     return [f"{state} {name}: {counted}"]
 
 
-def _training(config: Config, run: Run) -> float:
-    """Return the operations of a run's training."""
+def _disk(config: Config) -> dict[str, int | None]:
+    """Return the bytes of each prepared data set; None where they are not known."""
+    return {
+        name: unprepared.disk(config, name, unprepared.counts(config, name)) for name in config.data
+    }
+
+
+def _training(config: Config, run: Run, splits: Mapping[str, int]) -> float:
+    """Return the operations of a run's training on splits of so many samples."""
     settings = method_settings(config, run.method, run.variant)
-    splits = unprepared.counts(config, run.train)
     annotated = methods.load(run.method).learns_from not in UNSUPERVISED
     n = splits["train"] if annotated else splits.get("unlabeled", splits["train"])
     steps = Schedule(n, settings, run.seed).steps

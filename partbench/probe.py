@@ -168,6 +168,8 @@ class Probe(ABC):
     """Of its numbers; the empty one where no metric has two numbers."""
     PAPER: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     """Data set -> the settings its protocol has there, where they are not the defaults."""
+    references: ClassVar[tuple[str, ...]] = ()
+    """The works that its protocol comes from: keys of references.bib, or BibTeX itself."""
     version: ClassVar[int]
     """Of the definition: raised whenever a change could change a number."""
     needs: ClassVar[tuple[str, ...]] = ()

@@ -3,7 +3,7 @@
 import re
 from typing import Annotated, Literal, NamedTuple, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from partbench import names
 from partbench.errors import BadInput, shown
@@ -19,18 +19,38 @@ class Runtime(Settings):
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto", description="auto: a GPU where there is one"
     )
-    devices: int = Field(1, ge=1, description="processes a run, one device each")
+    devices: int = Field(1, ge=1, description="processes a run on each node, one device each")
+    nodes: int = Field(1, ge=1, description="machines a run; more than one take Slurm or torchrun")
     precision: Literal["auto", "32-true", "bf16-mixed"] = Field(
         "auto", description="auto: bf16-mixed where the device multiplies bfloat16 in hardware"
     )
     compile: bool = Field(False, description="torch.compile the training step")
-    threads: int = Field(4, ge=1, description="CPU threads a job")
+    threads: int = Field(4, ge=1, description="CPU threads a job, on each node")
     checkpoint_minutes: float = Field(5.0, gt=0, description="time between checkpoints")
     snapshots: tuple[Annotated[int, Field(strict=True, ge=0)], ...] = Field(
         (),
         description="epochs after which a method that generates images keeps its model as well, 0 "
         "being before the first; the probe `generation` follows the Frechet distance over them",
     )
+
+    @property
+    def processes(self) -> int:
+        """Processes of a run, one device each."""
+        return self.devices * self.nodes
+
+    @property
+    def threads_each(self) -> int:
+        """CPU threads of a process."""
+        return max(self.threads // self.devices, 1)
+
+    @model_validator(mode="after")
+    def _compile_alone(self) -> Self:
+        if self.compile and self.processes > 1:
+            raise ValueError(
+                f"`compile` is for one device, not for the {self.processes} of `devices` and "
+                "`nodes`; leave it out"
+            )
+        return self
 
 
 class Run(NamedTuple):

@@ -253,6 +253,15 @@ def _second_stream(args: argparse.Namespace) -> None:
 
 
 def _train(args: argparse.Namespace) -> None:
+    from partbench import launch
+
+    runtime = _runtime(args, every=True)
+    if not launch.is_placed(runtime):
+        command = [sys.executable, "-m", "partbench", *sys.argv[1:]]
+        if status := launch.launch(runtime, command):
+            raise SystemExit(status)
+        return
+
     from partbench import fingerprint, method
     from partbench.run import Run
     from partbench.train import Stopped, train
@@ -261,7 +270,6 @@ def _train(args: argparse.Namespace) -> None:
     settings = method.load(run.method).Settings.parse(
         json_object(args.settings, "--settings"), args.key
     )
-    runtime = _runtime(args)
     code = args.code or fingerprint.of_training(run.method)
     try:
         train(run, settings, runtime, args.data, args.out, code)
@@ -269,10 +277,10 @@ def _train(args: argparse.Namespace) -> None:
         print(stopped, file=sys.stderr, flush=True)
         if "SLURM_JOB_ID" in os.environ:  # as `_compute_until_slurm_ends_it`, with nothing to do
             time.sleep(SLURM_PATIENCE)
-        raise SystemExit(75) from None
+        raise SystemExit(launch.STOPPED) from None
 
 
-def _runtime(args: argparse.Namespace, gpu: bool = True) -> Any:
+def _runtime(args: argparse.Namespace, gpu: bool = True, every: bool = False) -> Any:
     """Return how a stage is to compute.
 
     If it computes on GPUs, it holds some of its own from here on: nothing may ask CUDA before.
@@ -280,13 +288,14 @@ def _runtime(args: argparse.Namespace, gpu: bool = True) -> Any:
     Args:
         args: the stage's, with `runtime`.
         gpu: whether it computes on GPUs where the runtime has any.
+        every: whether on all of the machine's that the runtime counts, else on one.
     """
     from partbench import gpus
     from partbench.run import Runtime
 
     runtime = Runtime.parse(json_object(args.runtime, "--runtime"), "runtime")
     if gpu and runtime.device != "cpu":
-        gpus.claim(runtime.devices)
+        gpus.claim(runtime.devices if every else 1)
     return runtime
 
 

@@ -82,7 +82,50 @@ plugins.add([Path(__file__).parents[1]], __file__)
 '''
 
 
-def plugin(kind: str, name: str, folder: Path | None) -> str:
+PROJECT = """[build-system]
+requires = ["setuptools>=77"]
+build-backend = "setuptools.build_meta"
+
+[project]
+name = "{}"
+version = "0.1"
+dependencies = ["partbench"]
+"""
+
+
+def packaged(kind: str, name: str, project: Path) -> str:
+    """Write a plugin of a package, with the package around it where there is none; see `plugin`.
+
+    Args:
+        kind: a key of `EXAMPLES`.
+        name: of the plugin.
+        project: the folder of pyproject.toml; `own-parts` holds the package `own_parts`.
+
+    Raises:
+        BadInput: as of `plugin`; or the folder's name is none for a package.
+    """
+    package = project.resolve().name.replace("-", "_")
+    if not package.isidentifier() or keyword.iskeyword(package):
+        raise BadInput(
+            f"--package: '{package}' would be the name of a Python package; use letters, digits "
+            "and `-`"
+        )
+    folder = EXAMPLES[kind].folder
+    file, test, *_, line = plugin(kind, name, project / package, project).splitlines()
+    declaration = project / "pyproject.toml"
+    text = declaration.read_text() if declaration.exists() else PROJECT.format(project.name)
+    header = f'[project.entry-points."partbench.{folder}"]\n'
+    if header not in text:
+        text = f"{text.rstrip()}\n\n{header}"
+    entry = f'{name} = "{package}.{folder}.{name}"\n'
+    _write(declaration, text.replace(header, header + entry))
+    return (
+        f"{file}\n{test}\n{declaration}\nInstall it: pip install --editable {project}\n"
+        f"Try it: pytest {test}\n{line}"
+    )
+
+
+def plugin(kind: str, name: str, folder: Path | None, project: Path | None = None) -> str:
     """Write a plugin that runs at once, and its test; return what is where, and what comes next.
 
     Both begin as the example of this kind in CONTRIBUTING.md.
@@ -91,6 +134,7 @@ def plugin(kind: str, name: str, folder: Path | None) -> str:
         kind: a key of `EXAMPLES`.
         name: of the plugin.
         folder: the plugin folder; None: the checkout's own package.
+        project: the folder of the package that the plugin folder is; None: it is in none.
 
     Raises:
         BadInput: the name is not valid or taken, a file is there already, or there is no checkout.
@@ -106,17 +150,17 @@ def plugin(kind: str, name: str, folder: Path | None) -> str:
     if folder is None and shared != shipped.HERE.parent:
         raise BadInput("--checkout: this partbench is installed; leave the option out")
     file = folder / example.folder / f"{name}.py" if folder else shipped.near(own)
-    test = (folder or shipped.near(shared)) / "tests" / f"test_{name}.py"
+    test = (project or folder or shipped.near(shared)) / "tests" / f"test_{name}.py"
     _refuse([file, test])
     title = "".join(word.capitalize() for word in name.split("_")) or name
     code = (source / "src/partbench_example" / example.folder / f"{example.name}.py").read_text()
     tried = (source / "tests" / f"test_{example.name}.py").read_text()
     _write(file, code.replace(example.name.capitalize(), title))
     _write(test, tried.replace(f'"{example.name}"', f'"{name}"'))
-    if folder and not (conftest := folder / "tests" / "conftest.py").exists():
+    if folder and not project and not (conftest := folder / "tests" / "conftest.py").exists():
         _write(conftest, CONFTEST)
     line = example.line.replace("NAME", name)
-    if folder:
+    if folder and not project:
         line = f"`plugins: [{folder}]`, and {line}"
     return f"{file}\n{test}\nTry it: pytest {test}\nIn a configuration: {line}"
 

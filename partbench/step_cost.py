@@ -27,7 +27,7 @@ from partbench import fingerprint, plugins
 from partbench import method as methods
 from partbench.data.batch import Batch
 from partbench.data.neighbours import QUADRANTS
-from partbench.method import DataInfo
+from partbench.method import DataInfo, Method
 
 
 class StepCost(NamedTuple):
@@ -189,26 +189,30 @@ def of_networks(
     return _kept(method, settings, data, f"{name} {size} px", count).flops
 
 
+def empty_batch(cls: type[Method], settings: Any, data: DataInfo) -> Batch:
+    """Return a batch of zeros with the shapes that a method trains on, on the default device."""
+    n = settings.batch_size
+    several = [data.attributes] if cls.learns_from == "attributes" else []
+    clip = [data.frames] if data.frames and cls.reads == "clips" else []
+    beside = cls.learns_from == "neighbours"
+    return Batch(
+        torch.zeros(n, *clip, 3, data.size, data.size),
+        torch.zeros(n, *several, dtype=torch.long),
+        torch.zeros(n, data.landmarks, 3),
+        torch.ones(n, data.size, data.size),
+        torch.zeros(n, data.size, data.size, dtype=torch.uint8),
+        torch.zeros(n, QUADRANTS, 3, data.size, data.size) if beside else None,
+        torch.zeros(n, QUADRANTS) if beside else None,
+    )
+
+
 def _training(method: str, settings: Any, data: DataInfo) -> StepCost:
     cls = methods.load(method)
-    n = settings.batch_size
-    several = cls.learns_from == "attributes"
-    clip = [data.frames] if data.frames and cls.reads == "clips" else []
     meter = Meter()
     with meter:
         with torch.device("meta"):
             net: Any = cls(settings, data).train()
-            batch = Batch(
-                torch.zeros(n, *clip, 3, data.size, data.size),
-                torch.zeros(n, *([data.attributes] if several else []), dtype=torch.long),
-                torch.zeros(n, data.landmarks, 3),
-                torch.ones(n, data.size, data.size),
-                torch.zeros(n, data.size, data.size, dtype=torch.uint8),
-                torch.zeros(n, QUADRANTS, 3, data.size, data.size)
-                if cls.learns_from == "neighbours"
-                else None,
-                torch.zeros(n, QUADRANTS) if cls.learns_from == "neighbours" else None,
-            )
+            batch = empty_batch(cls, settings, data)
         optimizers: dict[str, Optimizer] = net.optimizers()
         # As after an earlier step: optimisers have their state, and parameters a gradient.
         for optimizer in optimizers.values():

@@ -10,18 +10,14 @@ ends in the same bytes on the CPU.
 import json
 import math
 import resource
-import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from lightning_fabric import Fabric
-from lightning_fabric.plugins import MixedPrecision
-from lightning_fabric.strategies.ddp import DDPStrategy
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -36,8 +32,10 @@ from partbench.errors import BadInput, in_short
 from partbench.files import atomic, explained, locked, sha256, sweep
 from partbench.integrity import check_archive, write_record
 from partbench.method import DataInfo, Method
-from partbench.model import FORMAT, SNAPSHOT, device_of, precision_of, save_model, snapshots
+from partbench.model import FORMAT, SNAPSHOT, precision_of, save_model, snapshots
+from partbench.nn.shared_batch import share_layers, shared
 from partbench.outputs.capability import check_outputs, offered_by
+from partbench.processes import Agreement, StopFlag, connect, stop_signals
 from partbench.progress import Progress
 from partbench.provenance import provenance
 from partbench.released import load_released
@@ -66,33 +64,14 @@ def train(run: Run, settings: Any, runtime: Runtime, data: Path, out: Path, code
             folder, or the disk is full.
         Stopped: SIGTERM or SIGUSR1 arrived; the state is saved.
     """
-    torch.set_num_threads(runtime.threads)
-    cls = methods.load(run.method)
-    # Each phase of an adversarial method leaves the other player's parameters without gradients.
-    several = DDPStrategy(find_unused_parameters=len(cls.phases) > 1)
-    mixed = precision_of(runtime) == "bf16-mixed"
-    fabric = Fabric(
-        accelerator=device_of(runtime),
-        devices=runtime.devices,
-        precision=None if mixed else "32-true",
-        plugins=[_Mixed("bf16-mixed", device_of(runtime))] if mixed else [],
-        strategy=several if runtime.devices > 1 else "auto",
-    )
-    if runtime.devices > 1:
-        fabric.launch()
+    torch.set_num_threads(runtime.threads_each)
+    fabric = connect(runtime)
     if fabric.global_rank:
         _Training(fabric, run, settings, runtime, Prepared(data), out, code).go()
         return
     with locked(out):
         sweep(out, "checkpoint.pt", "log.jsonl", "model.pt", "train.json")
         _Training(fabric, run, settings, runtime, Prepared(data), out, code).go()
-
-
-class _Mixed(MixedPrecision):
-    """bfloat16 where autocast chooses it; Fabric's own would round images and landmarks first."""
-
-    def convert_input(self, data: Any) -> Any:
-        return data
 
 
 class _Training:
@@ -113,11 +92,7 @@ class _Training:
         check_crop(settings, data.cut, str(split.folder))
         methods.check_reads(cls, split.frames, str(split.folder))
         self.schedule = Schedule(len(split), settings, run.seed)
-        if settings.batch_size % (fabric.world_size * cls.parts()):
-            raise BadInput(
-                f"batch_size {settings.batch_size} cannot be shared by {fabric.world_size} devices"
-                + (f" and {cls.parts()} updates of a step" if cls.parts() > 1 else "")
-            )
+        methods.check_shares(cls, settings, fabric.world_size, str(run))
         self.loader = Loader(
             split,
             self.schedule,
@@ -127,7 +102,9 @@ class _Training:
             one_frame=cls.reads == "frames",
             rank=fabric.global_rank,
             world=fabric.world_size,
+            parts=cls.parts() * cls.groups,
         )
+        self.agreement = Agreement(fabric.world_size)
         torch.manual_seed(run.seed)
         about = DataInfo(
             data.size,
@@ -163,7 +140,14 @@ class _Training:
     def go(self) -> None:
         """Train to the end and write the model."""
         module: Any = torch.compile(self.method) if self.runtime.compile else self.method
-        wrapped = self.fabric.setup(module, *self.optimizers.values())
+        if self.fabric.world_size > 1:
+            share_layers(self.method)
+        # DDP refuses a module that learns nothing.
+        wrapped = (
+            self.fabric.setup(module, *self.optimizers.values())
+            if self.optimizers
+            else self.fabric.to_device(module)
+        )
         model, *optimizers = wrapped if isinstance(wrapped, tuple) else (wrapped,)
         updates = dict(zip(self.optimizers, optimizers, strict=True))
         if not self._resume():
@@ -171,13 +155,14 @@ class _Training:
                 self.released = load_released(self.method)
             else:
                 self.method.fit(self.loader.ordered)
+                self.agreement.give(self.method)
             check_outputs(self.method, next(self.loader.ordered()).images[:2])
             self._keep(0)
         every = max(self.schedule.steps // LOG_POINTS, 1)
         began = time.monotonic() - self.seconds
         saved = time.monotonic()
         with (
-            _signals() as stop,
+            stop_signals() as stop,
             Progress(
                 str(self.run),
                 self.schedule.steps,
@@ -197,28 +182,36 @@ class _Training:
                 self.seconds = time.monotonic() - began
                 note = self._log() if self.step % every == 0 else ""
                 progress.advance(1, note)
-                due = time.monotonic() - saved > 60 * self.runtime.checkpoint_minutes
-                if due or stop.is_set:
+                late = time.monotonic() - saved > 60 * self.runtime.checkpoint_minutes
+                due, stopping = self.agreement.any(late, stop.is_set)
+                if due or stopping:
                     self._save_checkpoint()
                     saved = time.monotonic()
-                if stop.is_set:
+                if stopping:
+                    self.fabric.barrier()  # the end of a process ends the others, if it fails them
                     raise Stopped(
                         f"{self.run}: stopped at step {self.step}; run the same command again to "
                         "resume"
                     )
             if self.choice and self.fabric.is_global_zero:
                 self.choice.restore(self.method)
+            self.agreement.give(self.method)
             if not self.released:  # weights that are read again rather than remembered
                 self._save_checkpoint()
             self.method.finish(lambda split="": self._last_pass(stop, split))
         if self.window:
             self._log()
+        for name, value in self.method.state_dict().items():
+            if value.is_floating_point() and not value.isfinite().all():
+                raise BadInput(
+                    f"{self.run}: {name} is not finite after the last step; lower the learning rate"
+                )
         of_steps, self.seconds = self.seconds, time.monotonic() - began
         if self.fabric.is_global_zero:
             self._finish(of_steps)
         self.fabric.barrier()
 
-    def _last_pass(self, stop: "_StopFlag", split: str) -> Iterator[Batch]:
+    def _last_pass(self, stop: StopFlag, split: str) -> Iterator[Batch]:
         """Go over a split after the last step, the training split by default."""
         self.method.eval()
         loader = self.loader
@@ -231,7 +224,7 @@ class _Training:
                 one_frame=loader.one_frame,
             )
         for batch in loader.ordered():
-            if stop.is_set:
+            if any(self.agreement.any(stop.is_set)):
                 raise Stopped(
                     f"{self.run}: stopped after the last step, in a pass over the data that "
                     "follows it; run the same command again to resume"
@@ -239,8 +232,9 @@ class _Training:
             yield batch
 
     def _one_step(self, model: Any, updates: dict[str, Any], batch: Batch) -> None:
-        # One seed a step and process, so that a resumed run draws what the whole run would have.
-        place = (self.run.seed, self.step, self.fabric.global_rank)
+        # One seed a step, so that a resumed run draws what the whole run would have. All processes
+        # draw for the whole batch.
+        place = (self.run.seed, self.step, 0)
         torch.manual_seed(int(np.random.SeedSequence(place).generate_state(1, np.uint64)[0] >> 1))
         self.method.train()
         for phase, seen in self.method.updates(batch):
@@ -250,8 +244,9 @@ class _Training:
                         for parameter in group["params"]:
                             parameter.requires_grad_(name == phase)
             updates[phase].zero_grad()
-            terms = model(seen, phase)
-            self.fabric.backward(terms["loss"])
+            with shared(self.fabric.global_rank, self.fabric.world_size):
+                terms = model(seen, phase)
+                self.fabric.backward(terms["loss"])
             updates[phase].step()
             for term, value in terms.items():
                 key = f"{phase}/{term}"
@@ -278,11 +273,19 @@ class _Training:
             save_model(self.method, self.identity, self.out / SNAPSHOT.format(epoch))
 
     def _means(self) -> dict[str, float]:
-        """Return the mean of every term since the last line of the log.
+        """Return the mean of every term since the last line of the log, over all processes.
+
+        The sums that it is taken of become those of the whole batches in every process.
 
         Raises:
             BadInput: one is not finite.
         """
+        if self.fabric.world_size > 1:
+            sums = self.agreement.mean([total.item() for total, _ in self.window.values()])
+            self.window = {
+                key: (torch.tensor(total, device=of.device), count)
+                for total, (key, (of, count)) in zip(sums, self.window.items(), strict=True)
+            }
         means = {key: (total / count).item() for key, (total, count) in self.window.items()}
         for key, value in means.items():
             if not math.isfinite(value):
@@ -330,7 +333,10 @@ class _Training:
 
     def _resume(self) -> bool:
         """Take up the newest checkpoint; return whether there is one."""
-        state = self._load_checkpoint()
+        state = self._load_checkpoint() if self.fabric.is_global_zero else None
+        newest = self.agreement.told(state and state["path"])
+        if newest and not state:
+            state = self._read_checkpoint(newest)
         if state:
             self.step, self.seconds = state["step"], state["seconds"]
             self.lines, self.window = state["lines"], state["window"]
@@ -358,31 +364,25 @@ class _Training:
                 continue
             try:
                 check_archive(path)
-                state = torch.load(path, map_location=self.fabric.device, weights_only=True)
+                state = self._read_checkpoint(path)
                 written = json.loads(state["identity"])
             except Exception as error:  # torch raises anything on a damaged file
-                self._move_aside(path, "damaged", f"is damaged ({in_short(error)})")
+                move_aside(path, "damaged", f"is damaged ({in_short(error)})")
                 continue
             # Other code may go on with a training, but not pass off a finished one as its own.
             if state["step"] == self.schedule.steps:
                 written["code"], identity["code"] = state.get("code"), self.code
             if written == identity:
-                return dict(state)
+                return state | {"path": str(path)}
             differ = ", ".join(key for key, value in identity.items() if written.get(key) != value)
-            self._move_aside(path, "other", f"was begun with another {differ}")
+            move_aside(path, "other", f"was begun with another {differ}")
         return None
 
-    def _move_aside(self, path: Path, suffix: str, why: str) -> None:
-        if self.fabric.is_global_zero:
-            move_aside(path, suffix, why)
+    def _read_checkpoint(self, path: Path | str) -> dict[str, Any]:
+        return dict(torch.load(path, map_location=self.fabric.device, weights_only=True))
 
     def _finish(self, of_steps: float) -> None:
         """Write the model and its record, given the seconds that the steps took."""
-        for name, value in self.method.state_dict().items():
-            if value.is_floating_point() and not value.isfinite().all():
-                raise BadInput(
-                    f"{self.run}: {name} is not finite after the last step; lower the learning rate"
-                )
         device = self.fabric.device.type
         peak = (
             torch.cuda.max_memory_allocated()
@@ -421,24 +421,3 @@ class _Training:
             },
         )
         save_model(self.method, self.identity, self.out / "model.pt")
-
-
-class _StopFlag:
-    is_set = False
-
-
-@contextmanager
-def _signals() -> Iterator[_StopFlag]:
-    """Turn SIGTERM and SIGUSR1 into a flag that the loop looks at between steps."""
-    flag = _StopFlag()
-
-    def set_flag(*_: object) -> None:
-        flag.is_set = True
-
-    numbers = (signal.SIGTERM, signal.SIGUSR1)
-    before = {number: signal.signal(number, set_flag) for number in numbers}
-    try:
-        yield flag
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

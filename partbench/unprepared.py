@@ -11,20 +11,39 @@ from partbench.config import (
 )
 from partbench.data.catalogue import prepared_bytes
 from partbench.data.reader import Reader
+from partbench.errors import BadInput
 from partbench.files import data_root
 from partbench.method import DataInfo
 
 
 def counts(config: Config, name: str) -> Mapping[str, int]:
-    """Return the samples in each split, empty if they are not known without the files."""
-    return _reader(config, name).counts
+    """Return the samples in each split that will be prepared.
+
+    Where the reader does not know them, its files are listed; none is opened. Empty if they are
+    not there.
+    """
+    reader = _reader(config, name)
+    found = reader.counts
+    if not found:
+        try:
+            found = {split: len(names) for split, names in reader.splits().items()}
+        except BadInput:  # `partbench check` says what is wrong
+            return {}
+    limit = reader.settings.limit
+    return {split: min(n, limit.get(split, n)) for split, n in found.items()}
 
 
-def disk(config: Config, name: str) -> int | None:
-    """Return the bytes of a prepared data set; None if they are not known."""
+def disk(config: Config, name: str, counts: Mapping[str, int]) -> int | None:
+    """Return the bytes of a prepared data set; None if they are not known.
+
+    Args:
+        config: the configuration.
+        name: of the data set.
+        counts: samples in each split, see `counts`.
+    """
     if second_stream(config, name):  # links, and features as long as the method makes them
         return None
-    return prepared_bytes(_reader(config, name)) or None
+    return prepared_bytes(_reader(config, name), counts) or None
 
 
 def info(config: Config, name: str) -> DataInfo:

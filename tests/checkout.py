@@ -25,6 +25,19 @@ PARTS = (
     "workflow",
     "workstation",
 )
+TINY = """
+name: tiny
+comparable: false
+seeds: [0]
+runtime: {device: cpu, threads: 1}
+data:
+  toy: {reader: toy, size: 32, train: 8, val: 1, test: 8}
+probes:
+  linear: {cs: [0.1]}
+runs:
+  - {train: toy, methods: {raw_pixels: [paper]}, probes: {linear: [toy]}}
+"""
+"""A configuration that takes seconds."""
 
 
 class Job(NamedTuple):

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
 from oracle_vectors import RECORD, keep_record
 
 from partbench.data.prepare import prepare
@@ -18,6 +19,8 @@ from partbench.integrity import write_checksums
 
 REPOSITORY = Path(__file__).parents[1]
 SHARED = REPOSITORY.parent / "shared"
+settings.register_profile("without timings", deadline=None)
+settings.load_profile("without timings")
 TINY = {"train": 64, "val": 16, "test": 32}
 
 

@@ -76,7 +76,8 @@ def write(
 
 
 def compare(a: Path, b: Path, **options: Any) -> changes.Changes:
-    return changes.changes(changes.read(a), changes.read(b), **options)
+    with changes.opened(a) as one, changes.opened(b) as other:
+        return changes.changes(one, other, **options)
 
 
 def of(found: changes.Changes, method: str) -> changes.Change:

@@ -105,7 +105,7 @@ def test_least_squares_on_mean_shape_predicts_it(intercept: bool, margin: int, t
     np.testing.assert_allclose(found, np.broadcast_to(landmarks.mean(0), found.shape), atol=1e-9)
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(seed=st.integers(0, 2**32), n=st.integers(1, 5), k=st.integers(1, 60))
 def test_random_keypoints_follow_the_seed_and_nothing_else(seed: int, n: int, k: int) -> None:
     made = control("random_keypoints", k=k)
@@ -270,15 +270,18 @@ def test_the_plan_counts_the_training_on_landmarks() -> None:
         },
         "test",
     )
-    lines = {line.split()[0]: line.split()[-1] for line in plan(config, 1e-3).splitlines() if line}
+    table = [line.split() for line in plan(config, 1e-3).splitlines() if " on toy " in line]
+    lines = {words[0]: words[6] for words in table}
     assert lines["mean_shape"] == lines["random_keypoints"] == "0.00"
-    # 2,000 images in 62 steps of 32, four epochs; 64 px, width 8; three times the forward pass.
+    # 2,000 images in 62 steps of 32, four epochs; 64 px, width 8; three times the forward pass, but
+    # for the images, of which nothing asks the gradient.
     pixels, macs = 64 * 64, 0
     for stage, channels in enumerate((8, 16, 32, 64)):
         inner = 3 * 49 if stage == 0 else channels // 2 * 9
         macs += pixels // 4**stage * channels * (inner + channels * 9)
     macs += 64 * 64 * 10
-    hours = 3 * 2 * macs * 62 * 32 * 4 / 1e9 / 3600
+    flops = 3 * 2 * macs - 2 * pixels * 8 * 3 * 49
+    hours = flops * 62 * 32 * 4 / 1e9 / 3600
     assert float(lines["supervised_landmarks"]) == pytest.approx(hours, abs=0.006)
 
 

@@ -97,7 +97,7 @@ def test_the_start_is_the_published_one() -> None:
 
 
 @pytest.mark.parametrize("solver", ["multiplicative", "hals"])
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.integers(2, 40), st.integers(1, 12), st.integers(1, 6), st.integers(0, 99))
 def test_updates_never_raise_the_error_nor_leave_the_positive(
     solver: Any, rows: int, width: int, factors: int, seed: int

@@ -266,7 +266,7 @@ def test_messages_against_a_loop_over_edges() -> None:
             torch.testing.assert_close(layer(h, points)[b, i], expected, rtol=1e-9, atol=1e-12)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(1, 8), st.integers(0, 2**20))
 def test_shares_fill_a_pixel_at_most_once(layers: int, seed: int) -> None:
     alphas = torch.rand(2, layers, 5, generator=torch.Generator().manual_seed(seed))

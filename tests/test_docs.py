@@ -39,6 +39,7 @@ ELSEWHERE = {
         "takes a trained model; tests/test_dlp.py"
     ),
     "partbench pack results/demo": "tests/test_pack.py",
+    "partbench compare demo.pack.zip results/mine": "tests/test_pack.py",
     "partbench leaderboard one.pack.zip two.pack.zip --out board --strict": "tests/test_pack.py",
     "partbench merge demo.pack.zip results/mine --out results/joined": "tests/test_pack.py",
     "partbench report --results results/joined --out report/joined/index.html": (

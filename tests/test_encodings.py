@@ -92,7 +92,7 @@ def test_the_pyramid_of_7_x_7_cells_is_the_paper_s() -> None:
     norm=strategies.floats(0.1, 200),
     pyramid=strategies.booleans(),
 )
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_descriptors_do_not_depend_on_the_scale_of_the_activations(
     shape: tuple[int, int, int], norm: float, pyramid: bool
 ) -> None:

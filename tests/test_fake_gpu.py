@@ -17,13 +17,15 @@ from torch._subclasses.fake_tensor import (
     unset_fake_temporarily,
 )
 
+from partbench import config, plugins
 from partbench import method as methods
-from partbench import plugins
 from partbench.data.batch import Batch
 from partbench.method import DataInfo, Method
+from partbench.methods.patchvae import PatchVAE
 from partbench.methods.vae import VAE
-from partbench.nn import activations, perceptual, vit
+from partbench.nn import activations, flow, perceptual, vit
 from partbench.outputs.capability import capabilities, members, offered_by
+from partbench.probe import Probe
 
 NAMES = plugins.names("methods", Method)  # type: ignore[type-abstract]
 SIZE, BATCH, FRAMES, LANDMARKS, CLASSES = 64, 4, 8, 5, 8
@@ -138,14 +140,19 @@ def loaded_on_fake_gpu(load: Callable[..., nn.Module]) -> Callable[..., nn.Modul
     return there
 
 
-@contextmanager
-def on_fake_gpu(cls: type[Method]) -> Iterator[Any]:
+def made(cls: type[Method]) -> Method:
+    """Return a small model of a method."""
     variant = "demo" if "demo" in cls.REDUCED else "paper"
     settings = methods.resolve(cls, variant, {}, "test")
     frames = FRAMES if cls.reads == "clips" else 0
     told = {"attributes": CLASSES, "clusters": CLASSES}
     data = DataInfo(SIZE, CLASSES, LANDMARKS, frames, "center", "", **told)
-    method = cls(settings, data)
+    return cls(settings, data)
+
+
+@contextmanager
+def on_fake_gpu(cls: type[Method]) -> Iterator[Any]:
+    method = made(cls)
     with FakeTensorMode():
         move(method)
         yield method
@@ -181,7 +188,63 @@ def test_capabilities_stay_on_the_gpu(name: str) -> None:
 
 def test_every_member_of_every_capability_is_called() -> None:
     every = {name for capability in capabilities().values() for name in members(capability.offer)}
-    assert every | OPTIONAL == {*CALLS} | {"protocol"}
+    assert every | OPTIONAL == {*CALLS} | {"protocol", "trunk_names"}
+
+
+def probes_on_a_model() -> list[str]:
+    """Return the probes that read a model; what they compute with it is traced here."""
+    return [
+        name for name in plugins.names("probes", Probe) if config.load_probe(name).reads == "model"
+    ]
+
+
+@pytest.mark.parametrize("name", probes_on_a_model())
+def test_a_probe_on_a_model_stays_on_the_gpu(name: str) -> None:
+    """What it asks the method for is tested above; here, what it trains."""
+    probe = config.load_probe(name)
+    assert {*probe.needs} <= {*capabilities()}
+    with torch.device("meta"):
+        networks = [
+            network for network, _ in probe.trained(probe.Settings(), made(PatchVAE), BATCH)
+        ]
+    with on_fake_gpu(PatchVAE) as method:
+        for network in networks:
+            move(network)
+            assert trained_on(method, network).device.type == "cuda"
+
+
+def trained_on(method: Method, network: nn.Module) -> Tensor:
+    """Return the loss of a network that a probe trains, as a classifier."""
+    scores = network.train()(method.normalize(images(method))).flatten(1)
+    return nn.functional.cross_entropy(scores, fake_cuda(BATCH, dtype=torch.long))
+
+
+@pytest.mark.parametrize(
+    ("mistake", "error"),
+    [
+        (lambda x: x + torch.ones(x.shape), r"cuda.*cpu"),
+        (lambda x: x / max(x.sum().item(), 1), "_local_scalar_dense"),
+    ],
+)
+def test_a_probe_made_wrong_fails(mistake: Callable[[Tensor], Tensor], error: str) -> None:
+    class Wrong(nn.Flatten):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(mistake(x))
+
+    with on_fake_gpu(PatchVAE) as method, pytest.raises(Exception, match=error):
+        trained_on(method, Wrong())
+
+
+@pytest.mark.parametrize("name", sorted(flow.FILES))
+def test_flow_stays_on_the_gpu(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(flow, "without_tf32", nullcontext)  # it sets cuDNN, which is off here
+    network = flow.untrained(name)
+    with FakeTensorMode():
+        move(network)
+        pairs = fake_cuda(2, 2, 120, 160, 3, dtype=torch.uint8)
+        found = flow.of_network(network)(pairs)
+        assert found.device.type == "cuda"
+        assert flow.turned(flow.pictures(found, 20).movedim(-1, 1) / 255).device.type == "cuda"
 
 
 class Careless(VAE):

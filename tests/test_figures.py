@@ -32,7 +32,7 @@ def words(markup: str) -> list[str]:
     scale=st.sampled_from([1e-5, 1e-2, 1.0]),
     bins=st.sampled_from([4, 5]),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_a_linear_axis_is_that_of_matplotlib(values: list[float], scale: float, bins: int) -> None:
     values = [scale * value for value in values]
     plain = Figure(figsize=(4, 1)).add_axes((0, 0, 1, 1))
@@ -53,7 +53,7 @@ def test_a_linear_axis_is_that_of_matplotlib(values: list[float], scale: float, 
 
 
 @given(values=st.lists(st.floats(1e-5, 1e5), min_size=2, max_size=5))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_a_logarithmic_axis_is_that_of_matplotlib(values: list[float]) -> None:
     values = [*values, 2 * max(values)]
     plain = Figure(figsize=(4, 1)).add_axes((0, 0, 1, 1))

@@ -345,7 +345,7 @@ def test_templates_and_published_numbers_count_in_the_report(tmp_path: Path) -> 
     templates = ("style.css", "layout.html", "script.js")
     for name in (
         *(f"report/templates/{template}" for template in templates),
-        *("report/references.bib", "published.csv"),
+        *("references.bib", "published.csv"),
     ):
         path = root / name
         before = path.read_bytes()

@@ -160,7 +160,7 @@ def test_pictures_of_flow() -> None:
 
 
 @given(seed=strategies.integers(0, 2**32 - 1), bound=strategies.floats(0.5, 50))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_a_mirrored_clip_has_mirrored_motion(seed: int, bound: float) -> None:
     """In the networks' pictures and in the training's bytes alike."""
     flow = 10 * torch.randn(2, 2, 4, 6, generator=torch.Generator().manual_seed(seed))

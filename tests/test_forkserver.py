@@ -5,6 +5,8 @@ import json
 import os
 import shutil
 import signal
+import socket
+import struct
 import subprocess
 import sys
 import time
@@ -161,7 +163,8 @@ def test_the_exit_status_is_the_commands(jobs: Jobs) -> None:
     assert (status, output) == (1, "")
     assert errors.endswith("RuntimeError: it went wrong\n")
     for number in (signal.SIGKILL, signal.SIGABRT, signal.SIGTERM):
-        assert jobs.run("die", str(int(number))) == (-number, "", "")
+        told = f"partbench: the job was killed by {number.name}: exit code {128 + number}\n"
+        assert jobs.run("die", str(int(number))) == (-number, "", told)
     assert jobs.served()
 
 
@@ -202,6 +205,24 @@ def test_a_signal_reaches_the_command(jobs: Jobs, number: signal.Signals) -> Non
     process.send_signal(number)
     output, errors = process.communicate(timeout=60)
     assert (process.returncode, output, errors) == (75, "heard\n", "")
+
+
+def test_a_signal_waits_until_the_server_has_answered(jobs: Jobs, tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(tmp_path / "socket"))
+        listening.listen()
+        process = jobs.start("wait", "15", PARTBENCH_FORKSERVER=str(tmp_path / "socket"))
+        server, _ = listening.accept()
+        with server:
+            (length,) = struct.unpack("Q", server.recv(8))
+            server.recv(length, socket.MSG_WAITALL)
+            process.send_signal(signal.SIGTERM)
+            with pytest.raises(subprocess.TimeoutExpired):
+                process.wait(0.5)
+            server.sendall(b"%d\n" % os.getpid())
+            assert server.recv(1) == bytes([signal.SIGTERM])
+            server.sendall(b"75\n")
+        assert process.wait(60) == 75
 
 
 def test_a_command_that_heeds_no_signal_dies_of_it(jobs: Jobs) -> None:

@@ -57,7 +57,7 @@ def drawn(shape: tuple[int, int, int, int]) -> tuple[np.ndarray, np.ndarray]:
 
 
 @given(SHAPES)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_it_agrees_with_torch_fidelity(shape: tuple[int, int, int, int]) -> None:
     x, y = drawn(shape)
     expected = by_torch_fidelity(x, y)
@@ -68,7 +68,7 @@ def test_it_agrees_with_torch_fidelity(shape: tuple[int, int, int, int]) -> None
 
 
 @given(SHAPES)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_invariances(shape: tuple[int, int, int, int]) -> None:
     x, y = drawn(shape)
     distance = frechet.distance_of_features(x, y)
@@ -122,7 +122,7 @@ def test_all_images_alike() -> None:
 
 
 @given(SHAPES, st.lists(st.integers(0, 60), max_size=5))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_parts_merge_to_the_whole(shape: tuple[int, int, int, int], cuts: list[int]) -> None:
     x, _ = drawn(shape)
     whole = Moments(x.shape[1])

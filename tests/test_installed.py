@@ -1,10 +1,13 @@
 """What pip installs: wheel and sdist, used in an environment and a folder of their own."""
 
 import os
+import re
+import shlex
 import shutil
 import subprocess
 import sys
 import sysconfig
+import time
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -12,26 +15,16 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from checkout import PARTS, REPOSITORY, Checkout
+from checkout import PARTS, REPOSITORY, TINY, Checkout
+from PIL import Image
 
 from partbench import __version__
+from partbench.data.ccp import CCP
 
 pytestmark = pytest.mark.timeout(600)
 UV = [sys.executable, "-m", "uv", "--offline", "--quiet"]
 SHARED = [name for name in PARTS if name not in ("partbench", "pyproject.toml")]
 EXAMPLE = REPOSITORY / "examples" / "partbench-example"
-TINY = """
-name: tiny
-comparable: false
-seeds: [0]
-runtime: {device: cpu, threads: 1}
-data:
-  toy: {reader: toy, size: 32, train: 16, val: 1, test: 16}
-probes:
-  linear: {cs: [0.1]}
-runs:
-  - {train: toy, methods: {raw_pixels: [paper]}, probes: {linear: [toy]}}
-"""
 Call = Callable[..., str]
 
 
@@ -85,8 +78,11 @@ def call(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Call:
     hidden = ("PARTBENCH_DATA", "PYTHONPATH", "SNAKEMAKE_PROFILE", "VIRTUAL_ENV")
 
     def call(*command: str, cwd: Path, status: int = 0) -> str:
+        words = [str(environment / "bin" / command[0]), *command[1:]]
+        if command[0] == "pip":  # without the internet, and partbench is there
+            words = [*UV, *install, "--no-build-isolation", *command[2:]]
         done = subprocess.run(
-            [environment / "bin" / command[0], *command[1:]],
+            words,
             cwd=cwd,
             env={key: value for key, value in os.environ.items() if key not in hidden},
             stdout=subprocess.PIPE,
@@ -177,3 +173,76 @@ def test_a_run_ends_in_its_page(call: Call, tmp_path: Path) -> None:
     assert f"not a git checkout, version {__version__}" in table
     assert str(REPOSITORY) not in table
     assert "Nothing to be done" in call("partbench", "run", "tiny.yaml", "--", "-n", cwd=tmp_path)
+
+
+PAGE = REPOSITORY / "docs" / "own.md"
+KINDS = {
+    "hair": ("hair",),
+    "skin": ("skin",),
+    "shoes": ("shoes", "boots", "heels", "pumps", "flats"),
+}
+PHOTOS = {"train": 40, "test": 20}
+KEYS = 300
+"""That a person types a minute."""
+
+
+def write_people(shared_data: Path, root: Path) -> None:
+    """Write photos of Clothing Co-Parsing as a person's own, with landmarks, masks and parts."""
+    reader = CCP(shared_data, CCP.Settings())
+    numbers = {name: i for i, name in enumerate(reader.part_names, 1)}
+    names = ("hair", "skin", "clothes", "shoes")
+    lines = ["image,landmark,x,y,visible"]
+    for split, n in PHOTOS.items():
+        (root / split).mkdir(parents=True)
+        for index in reader.present(split)[:n]:
+            sample = reader.sample(split, index)
+            assert sample.parts is not None
+            parts = np.where(sample.parts > 0, 3, 0).astype(np.uint8)
+            for number, name in enumerate(names, 1):
+                for label in KINDS.get(name, ()):
+                    parts[sample.parts == numbers[label]] = number
+            photo = root / split / sample.name
+            shutil.copy(shared_data / "ccp" / "photos" / sample.name, photo)
+            Image.fromarray(np.where(parts > 0, 255, 0).astype(np.uint8)).save(
+                photo.with_suffix(".mask.png")
+            )
+            Image.fromarray(parts).save(photo.with_suffix(".parts.png"))
+            for number, name in enumerate(names, 1):
+                rows, columns = np.nonzero(parts == number)
+                place = f"{columns.mean():.1f},{rows.mean():.1f},1" if len(rows) else ",,0"
+                lines.append(f"{split}/{sample.name},{name},{place}")
+    (root / "landmarks.csv").write_text("\n".join(lines) + "\n")
+    (root / "labels.yaml").write_text("parts: {1: hair, 2: skin, 3: clothes, 4: shoes}\n")
+
+
+def test_a_new_user_s_session(call: Call, shared_data: Path, tmp_path: Path) -> None:
+    """Everything happens in the order of the page: files are written, commands run."""
+    write_people(shared_data, tmp_path / "data" / "people")
+    text = PAGE.read_text()
+    keys, began = 0, time.monotonic()
+    for kind, block in re.findall(r"^```(\w+)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL):
+        if file := re.match(r"# (\S+\.\w+)\n", block):
+            path = tmp_path / file[1]
+            begun = path.read_text().splitlines()  # by `new` or `init`
+            if kind == "yaml":
+                keys += sum(len(line) + 1 for line in block.splitlines() if line not in begun)
+            path.write_text(block[file.end() :])
+        if kind != "console":
+            continue
+        for command, shown in re.findall(r"^\$ (.*)\n((?:[^$].*\n)*)", block, re.MULTILINE):
+            keys += len(command) + 1
+            said = call(*shlex.split(command), cwd=tmp_path)
+            for line in shown.splitlines():
+                assert line in said.splitlines(), said
+    assert keys / KEYS < 3  # minutes
+    assert time.monotonic() - began < 12 * 60
+    table = pd.read_csv(tmp_path / "results/people/summary.csv").fillna({"settings": "{}"})
+    with_intercept = table[table["settings"].str.contains('"intercept"')]
+    errors = with_intercept[with_intercept["metric"] == "image_error"].set_index("method")["mean"]
+    assert errors.loc["mean_shape"].min() < errors.loc["spots"].min()
+    assert errors.loc["spots"].min() < errors.loc["random_keypoints"].min()
+    agreement = table[table["metric"] == "fg_nmi"].set_index("method")["mean"]
+    assert agreement["random_parts"] + 5 < agreement["regions"]
+    pages = "".join(path.read_text() for path in (tmp_path / "report/people").rglob("*.html"))
+    for what in ("own-parts 0.1", "spots", "regions", "mean_shape", "random_parts"):
+        assert what in pages

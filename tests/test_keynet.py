@@ -115,7 +115,7 @@ def test_a_peak_in_a_cell_is_the_place_of_its_centre_in_the_image() -> None:
     right=st.integers(-5, 5),
     down=st.integers(-5, 5),
 )
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_keypoints_move_with_their_map(seed: int, right: int, down: int) -> None:
     maps = torch.full((1, 3, 16, 16), -20.0, dtype=torch.float64)
     generator = torch.Generator().manual_seed(seed)

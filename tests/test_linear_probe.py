@@ -124,7 +124,7 @@ def test_too_few_steps_are_an_error() -> None:
         fit_logistic(x, y, (1e-6, 1.0, 100.0), max_steps=3)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(seed=st.integers(0, 2**32 - 1), n_classes=st.integers(2, 5), wide=st.booleans())
 def test_rotated_features_give_rotated_weights(seed: int, n_classes: int, wide: bool) -> None:
     n, d = (25, 40) if wide else (60, 12)
@@ -136,7 +136,7 @@ def test_rotated_features_give_rotated_weights(seed: int, n_classes: int, wide: 
         assert error <= 1e-4 * np.linalg.norm(before) + 1e-9
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(seed=st.integers(0, 2**32 - 1), copies=st.integers(2, 3))
 def test_order_and_copies_of_samples(seed: int, copies: int) -> None:
     x, y = make(30, 35, 3, seed)

@@ -116,7 +116,7 @@ hostile = st.builds(
 ) | st.text(INSIDE, min_size=65, max_size=300)
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(place=st.sampled_from(sorted(PLACES)), name=hostile)
 def test_drawn_hostile_names_are_refused(place: str, name: str) -> None:
     refusal(PLACES[place](name))
@@ -130,7 +130,7 @@ valid = st.builds(
 ).filter(lambda name: not name.lower().endswith(RESERVED)) | st.sampled_from(FIRST)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(names=st.lists(valid, min_size=4, max_size=4, unique_by=str.lower))
 @example(["a.b-c_d", "0", "_", "x" * 64])
 def test_valid_names_are_accepted(names: list[str]) -> None:

@@ -60,7 +60,7 @@ def brute(rows: NDArray[Any], neighbours: int = 10) -> Found:
 # ---------------------------------------------------------------------------- shards
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     n=st.integers(1, 40),
     size=st.integers(1, 15),
@@ -176,7 +176,7 @@ def test_small_clusters_join_the_nearest() -> None:
     np.testing.assert_array_equal(merge_small(labels, centroids, 3), labels)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     n=st.integers(1, 60), k=st.integers(1, 12), least=st.integers(1, 20), seed=st.integers(0, 99)
 )

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -99,3 +100,30 @@ def test_a_checkout_takes_new_files_itself(tmp_path: Path) -> None:
     text = (example / "autoencoder.py").read_text()
     mine = (here.folder / "partbench/methods/mine.py").read_text()
     assert mine == text.replace("Autoencoder", "Mine")
+
+
+def test_a_package_is_begun_and_grows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for kind, name in NAMES.items():
+        assert main(["new", kind, name, "--package", "own-parts"]) == 0
+        said = capsys.readouterr().out
+        assert (
+            f"own-parts/own_parts/{KINDS[kind]}/{name}.py\nown-parts/tests/test_{name}.py" in said
+        )
+        assert "Install it: pip install --editable own-parts" in said
+        assert "plugins:" not in said
+    assert main(["new", "method", "second", "--package", "own-parts"]) == 0
+    project = tomllib.loads(Path("own-parts/pyproject.toml").read_text())["project"]
+    assert project["name"] == "own-parts"
+    assert project["entry-points"] == {
+        "partbench.methods": {
+            "second": "own_parts.methods.second",
+            "my_method": "own_parts.methods.my_method",
+        },
+        "partbench.data": {"rooms": "own_parts.data.rooms"},
+        "partbench.probes": {"distance2": "own_parts.probes.distance2"},
+    }
+    assert not Path("own-parts/tests/conftest.py").exists()
+    capsys.readouterr()
+    assert main(["new", "method", "third", "--package", "1st"]) == 1
+    assert "would be the name of a Python package" in capsys.readouterr().err
+    assert not Path("1st").exists()

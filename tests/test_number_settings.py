@@ -119,6 +119,7 @@ NAMED: list[tuple[str, dict[str, Any], str]] = [
     ("linear", {"svm": "hinge"}, "svm hinge"),
     ("linear", {"svm": "squared hinge", "c": 1.0}, "svm squared hinge, c 1.0"),
     ("linear", {"svm": "hinge", "c": 100.0}, "svm hinge, c 100.0"),
+    ("fusion", {"svm": "hinge", "c": 100.0}, "svm hinge, c 100.0"),
     *(
         ("classify", {"frozen": frozen}, f"frozen {frozen}")
         for frozen in ("conv1", "conv1-3", "conv1-5", "conv1-9", "all")

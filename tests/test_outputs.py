@@ -41,6 +41,7 @@ from partbench.outputs.capability import (
 )
 from partbench.outputs.keypoints import Keypoints
 from partbench.outputs.part_maps import PartMaps
+from partbench.testing import measured, trained
 
 CPU = torch.device("cpu")
 IMAGES = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
@@ -455,7 +456,7 @@ def test_films_come_back() -> None:
 # Coordinates, and the agreement under warps.
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(suppress_health_check=[HealthCheck.too_slow])
 @given(
     side=st.integers(8, 64),
     margin=st.integers(0, 3),
@@ -479,3 +480,9 @@ def test_agreement_counts_the_foreground_that_keeps_its_part() -> None:
     assert share.dtype == np.float32
     assert share[0] == np.float32(2 / 3)
     assert np.isnan(share[1])
+
+
+def test_what_a_method_does_not_offer_is_not_written(tiny: Path, tmp_path: Path) -> None:
+    model = trained("mean_shape", tiny, tmp_path)
+    with pytest.raises(BadInput, match="mean_shape offers no features, but keypoints; name what"):
+        measured("linear", model, tiny, tmp_path)

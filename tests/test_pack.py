@@ -10,18 +10,21 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from partbench import cli, gather
-from partbench.config import Config, check, method_settings
+from partbench import changes, gather
+from partbench.cli import main
+from partbench.commands.compare import WORSE
+from partbench.config import check
 from partbench.errors import BadInput
+from partbench.files import sha256
 from partbench.integrity import read_record, write_record
 from partbench.merge import merge
 from partbench.pack import MANIFEST, opened, pack
-from partbench.settings import dump
+from partbench.testing import measured, trained
 
 
 @pytest.fixture(scope="module")
 def results(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """Make a results folder of controls on the tiny toy data set, by the stages themselves."""
+    """Make a results folder of controls on the tiny toy data set."""
     base = tmp_path_factory.mktemp("results")
 
     def make(name: str, methods: dict[str, list[str]], seeds: list[int]) -> Path:
@@ -43,31 +46,12 @@ def results(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..
         for method, variants in methods.items():
             for variant in variants:
                 for seed in seeds:
-                    measure(folder, config, f"{method}/{variant}/toy/{seed}")
+                    data = folder / "data" / "toy"
+                    measured("linear", trained(method, data, folder, variant, seed), data, folder)
         gather.write(gather.gather(config, folder), folder)
         return folder
 
     return make
-
-
-def measure(folder: Path, config: Config, run: str) -> None:
-    """Train one run and measure it, as the workflow's jobs do."""
-    data, outputs = str(folder / "data" / "toy"), str(folder / "outputs" / run / "toy")
-    runs, cell = folder / "runs" / run, folder / "cells" / run / "toy" / "linear.json"
-    method, variant, *_ = run.split("/")
-    settings = dump(method_settings(config, method, variant))
-    pictures = str(cell.with_name("toy.pictures.npz"))
-    rest = {
-        "train": [],
-        "extract": ["--outputs", outputs, "--pictures", pictures],
-        "probe": ["--settings", "{}", "--out", str(cell)],
-    }
-    for words in (
-        ["train", "--run", run, "--settings", settings, "--data", data, "--out", str(runs)],
-        ["extract", "--model", str(runs / "model.pt"), "--data", data, "--needs", "features"],
-        ["probe", "linear", "--run", run, "--source", outputs, "--data", data],
-    ):
-        assert cli.main([*words, *rest[words[0]], "--runtime", '{"device": "cpu"}']) == 0
 
 
 def rewritten(source: Path, out: Path, change: Callable[[str, bytes], bytes | None]) -> Path:
@@ -92,7 +76,7 @@ def test_a_pack_holds_all_but_data_and_models(results: Callable[..., Path], tmp_
         "summary.csv",
         f"cells/{run}/toy/linear.json",
         f"cells/{run}/toy/linear.parquet",
-        f"cells/{run}/toy/toy.pictures.npz",
+        f"cells/{run}/toy/linear.pictures.npz",
         f"runs/{run}/train.json",
         "data/toy/meta.json",
     } <= set(manifest.files)
@@ -254,12 +238,12 @@ def test_the_failures_go_with_the_pack(results: Callable[..., Path], tmp_path: P
     assert table.loc[1, "reason"] == "partbench: the number is NaN"
 
 
-def signed(folder: Path, **changes: object) -> Path:
+def signed(folder: Path, **values: object) -> Path:
     """Return a results folder whose records say that they come from a commit, or as changed."""
     for path in (*folder.glob("cells/*/*/*/*/*/*.json"), *folder.glob("runs/*/*/*/*/train.json")):
         record = read_record(path)
-        provenance = record["provenance"] | {"commit": "ab" * 20, "dirty": False} | changes
-        write_record(path, record | {"provenance": provenance})
+        sure = {"commit": 40 * "a", "code": "a", "dirty": False}
+        write_record(path, record | {"provenance": record["provenance"] | sure | values})
     return folder
 
 
@@ -284,7 +268,7 @@ def test_a_leaderboard_shows_what_passes_the_checks(
         packs.append(str(tmp_path / f"{folder.name}.zip"))
         pack(folder, Path(packs[-1]))
     board = tmp_path / "board"
-    assert cli.main(["leaderboard", *packs, "--out", str(board)]) == 0
+    assert main(["leaderboard", *packs, "--out", str(board)]) == 0
     said = capsys.readouterr().out
     assert "good.zip: accepted" in said
     assert "whole.zip: accepted" in said
@@ -297,10 +281,10 @@ def test_a_leaderboard_shows_what_passes_the_checks(
     assert set(methods) == {"raw_pixels", "random_init"}
     assert "raw_pixels" in (board / "report" / "index.html").read_text()
     # Once more, over the old one; a community's checks need the exit status.
-    assert cli.main(["leaderboard", *packs[:1], "--out", str(board), "--strict"]) == 0
+    assert main(["leaderboard", *packs[:1], "--out", str(board), "--strict"]) == 0
     with pytest.raises(SystemExit, match="1"):
-        cli.main(["leaderboard", *packs[:2], "--out", str(board), "--strict"])
-    assert cli.main(["leaderboard", packs[1], "--out", str(board)]) == 1
+        main(["leaderboard", *packs[:2], "--out", str(board), "--strict"])
+    assert main(["leaderboard", packs[1], "--out", str(board)]) == 1
 
 
 def test_the_commands(
@@ -308,8 +292,62 @@ def test_the_commands(
 ) -> None:
     folder = results("one", {"raw_pixels": ["paper"]}, [0])
     out = tmp_path / "one.zip"
-    assert cli.main(["pack", str(folder), "--out", str(out)]) == 0
-    assert cli.main(["merge", str(out), "--out", str(tmp_path / "joined")]) == 0
+    assert main(["pack", str(folder), "--out", str(out)]) == 0
+    assert main(["merge", str(out), "--out", str(tmp_path / "joined")]) == 0
     assert "joined: 1 cells" in capsys.readouterr().out
-    assert cli.main(["pack", str(tmp_path)]) == 1
+    assert main(["pack", str(tmp_path)]) == 1
+    assert "has no config.json" in capsys.readouterr().err
+
+
+def without_a_hit(folder: Path, out: Path) -> Path:
+    """Copy a results folder, all its outcomes wrong."""
+    shutil.copytree(folder, out)
+    for path in out.glob("cells/*/*/*/*/*/*.json"):
+        samples, record = path.with_suffix(".parquet"), read_record(path)
+        (0 * pd.read_parquet(samples)).to_parquet(samples)
+        for metric in record["metrics"]:
+            metric["value"] = 0.0
+        write_record(path, record | {"samples": sha256(samples)})
+    config = check(read_record(out / "config.json"), "test")
+    gather.write(gather.gather(config, out), out)
+    return out
+
+
+def test_packs_are_compared_like_the_folders(
+    results: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = results("whole", {"random_init": ["demo"]}, [0, 1, 2])
+    worse = without_a_hit(folder, tmp_path / "worse")
+    packs = [tmp_path / "whole.zip", tmp_path / "worse.zip"]
+    for source, out in zip((folder, worse), packs, strict=True):
+        pack(source, out)
+    found = []
+    for a, b in ((folder, worse), packs):
+        with changes.opened(a) as one, changes.opened(b) as other:
+            found.append(changes.changes(one, other))
+    assert found[0][2:] == found[1][2:]
+    (change,) = [number for number in found[1].numbers if number.key["metric"] == "top1"]
+    assert (change.state, change.b, change.seeds, change.samples) == ("worse", 0.0, 3, 32)
+    assert main(["compare", *map(str, packs)]) == WORSE
+    assert f"A: {packs[0]}\n" in capsys.readouterr().out
+    assert main(["compare", str(packs[0]), str(folder)]) == 0
+    changed = rewritten(
+        packs[1], tmp_path / "changed.zip", lambda name, old: old + b" " * (name == "summary.csv")
+    )
+    assert main(["compare", str(packs[0]), str(changed)]) == 1
+    assert "summary.csv is not as it was packed" in capsys.readouterr().err
+
+
+def test_what_a_pack_builds_on(
+    results: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = results("one", {"raw_pixels": ["paper"]}, [0])
+    pack(folder, tmp_path / "one.zip")
+    said = []
+    for source in (folder, tmp_path / "one.zip"):
+        assert main(["cite", str(source)]) == 0
+        said.append(capsys.readouterr().out)
+    assert said[0] == said[1]
+    assert "@inproceedings{alain2017probes," in said[0]
+    assert main(["cite", str(tmp_path)]) == 1
     assert "has no config.json" in capsys.readouterr().err

@@ -411,7 +411,7 @@ MEASURES: dict[ceilings.Measure, Any] = {"nmi": parts.nmi, "ari": parts.ari}
 )
 @example([3, 3, 2, 2, 2], 2)  # where the greedy merger, 7 and 5, is not the best
 @example([0, 40, 3, 3, 2, 2, 2], 3)
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_the_best_grouping_is_the_best_of_all_mergers(counts: list[int], k: int) -> None:
     if not any(counts):
         with pytest.raises(BadInput, match=f"into {k} groups"):
@@ -435,7 +435,6 @@ def test_the_best_grouping_is_the_best_of_all_mergers(counts: list[int], k: int)
         np.int64, st.tuples(st.integers(1, 6), st.integers(1, 4)), elements=st.integers(0, 20)
     )
 )
-@settings(deadline=None)
 def test_no_labelling_has_more_nmi_than_the_best_grouping(table: NDArray[np.int64]) -> None:
     """Also one that shares a label among parts."""
     if table.any():

@@ -341,7 +341,7 @@ def test_the_outcomes_by_image_have_the_value_as_mean(masked: Path, tmp_path: Pa
 
 
 @given(seed=st.integers(0, 99), n=st.integers(2, 12))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_the_jackknife_of_a_mean_is_the_mean(seed: int, n: int) -> None:
     rng = np.random.default_rng(seed)
     values = rng.normal(size=n)

@@ -10,6 +10,7 @@ import torch
 from partbench import method as methods
 from partbench import plugins, step_cost, unprepared
 from partbench.config import check
+from partbench.data.loader import Schedule
 from partbench.integrity import write_record
 from partbench.plan import SeedCost, cost_of_seeds, plan, run_plans, seed_lines
 from partbench.run import Run
@@ -182,6 +183,36 @@ def test_a_run_on_images_that_are_not_there_is_planned(
         assert "unknown" in plan(chosen, results=Path("no results"))
     assert memory["plain"]
     assert memory["annotated"] is None
+
+
+def test_own_images_are_counted_where_they_lie(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No more of them than `limit` keeps, and none is opened."""
+    monkeypatch.setenv("PARTBENCH_DATA", str(tmp_path))
+    for split, n in (("train", 150), ("test", 3)):
+        (tmp_path / "own" / split).mkdir(parents=True)
+        for i in range(n):
+            (tmp_path / "own" / split / f"{i}.jpg").touch()
+    (tmp_path / "own/train/notes.txt").touch()
+    blocks = [{"train": "own", "methods": {"vae": ["demo"]}, "probes": {"reconstruction": ["own"]}}]
+    hours = []
+    for limit, kept in (({}, 150), ({"train": 60, "test": 9}, 60)):
+        own = {"reader": "folder", "path": "own", "size": 64, "limit": limit}
+        chosen = check(VALUES | {"data": {"own": own}, "runs": blocks}, "test")
+        counts = unprepared.counts(chosen, "own")
+        assert counts == {"train": kept, "test": 3}
+        assert unprepared.disk(chosen, "own", counts) == (kept + 3) * 3 * 64**2
+        plans, unknown = run_plans(chosen, RATES, NOTHING_RAN)
+        assert not unknown
+        ((run, of_run),) = plans.items()
+        settings = settings_of("demo")
+        cost = step_cost.of_training("vae", settings, unprepared.info(chosen, "own"))
+        assert of_run.flops == Schedule(kept, settings, run.seed).steps * cost.flops
+        hours.append(of_run.hours("GPU"))
+    assert hours[0] > hours[1] > 0
+    (tmp_path / "own/train/loose").mkdir()  # a class folder beside images, which `check` names
+    assert unprepared.counts(chosen, "own") == {}
 
 
 def ran(results: Path, run: Run, speed: float, device: str, name: str = "test") -> None:

@@ -253,7 +253,7 @@ def test_frechet_has_the_interval_of_its_outcomes() -> None:
 # ---------------------------------------------------------------------------- any input
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(
     n=st.integers(1, 12),
     k=st.integers(1, 5),
@@ -274,7 +274,7 @@ def test_any_batches_of_parts_even_empty_ones(n: int, k: int, cuts: list[int], s
     assert ruler.compute() == metrics.part_agreement(true, pred, ignore=[3], draws=10)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(
     n=st.integers(2, 14),
     points=st.integers(1, 4),
@@ -298,7 +298,7 @@ def test_any_batches_of_landmarks(n: int, points: int, cuts: list[int], seed: in
     assert found.n == whole.n == n
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(
     n=st.integers(2, 9),
     d=st.integers(1, 12),

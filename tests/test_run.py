@@ -4,25 +4,12 @@ import shlex
 from pathlib import Path
 
 import pytest
-from checkout import REPOSITORY, Checkout
+from checkout import REPOSITORY, TINY, Checkout
 
 from partbench import config, shipped, workflow
 from partbench.cli import main
 from partbench.errors import BadInput
 from partbench.plan import plan
-
-TINY = """
-name: tiny
-comparable: false
-seeds: [0]
-runtime: {device: cpu, threads: 1}
-data:
-  toy: {reader: toy, size: 32, train: 8, val: 1, test: 8}
-probes:
-  linear: {cs: [0.1]}
-runs:
-  - {train: toy, methods: {raw_pixels: [paper]}, probes: {linear: [toy]}}
-"""
 
 
 def test_in_a_checkout_the_command_is_the_readme_s(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -133,3 +120,15 @@ def test_a_plan_for_the_cpu_counts_hours_of_cores(tmp_path: Path) -> None:
     assert "  GPU hours    GiB fits  rate\n" in texts["cuda"]
     assert "\nGPU hours assume 10 TFLOP/s sustained (--tflops)" in texts["cuda"]
     assert float(totals["cpu"]) == float(totals["cuda"]) > 0
+
+
+def test_an_option_without_dashes_before_it_is_explained(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for words in (["run", "demo", "-n"], ["plan", "demo", "-n"]):
+        with pytest.raises(SystemExit, match="2"):
+            main(words)
+        said = capsys.readouterr().err
+        assert "unrecognized arguments: -n" in said
+        explained = "Snakemake's own stand after `--`: partbench run CONFIG [-- OPTION ...]" in said
+        assert explained is (words[0] == "run")

@@ -222,7 +222,7 @@ def test_concentration_against_loops() -> None:
     assert scops.concentration(maps).item() == pytest.approx(total / 4)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.integers(1, 3), st.integers(1, 4), st.integers(2, 9), st.integers(4, 12))
 def test_semantic_consistency_is_that_of_upsampled_features(
     batch: int, k: int, low: int, size: int

@@ -158,7 +158,7 @@ def test_a_small_c_limits_alpha() -> None:
     np.testing.assert_allclose(squared.coef[0], [[-4 * alpha], [4 * alpha]], rtol=1e-4)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(
     seed=st.integers(0, 2**32 - 1),
     n_classes=st.integers(2, 5),
@@ -175,7 +175,7 @@ def test_rotated_and_moved_features(seed: int, n_classes: int, wide: bool, loss:
     np.testing.assert_allclose(moved.objective, plain.objective, rtol=2 * GAP)
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(seed=st.integers(0, 2**32 - 1), loss=st.sampled_from(LOSSES))
 def test_order_and_copies_of_samples(seed: int, loss: Loss) -> None:
     x, y = make(30, 35, 3, seed)
@@ -362,7 +362,7 @@ def test_whole_groups_are_held_out() -> None:
     assert (draws[0] != draws[2]).any()
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(seed=st.integers(0, 2**32 - 1), fraction=st.floats(0.01, 0.99), n=st.integers(2, 60))
 def test_every_class_keeps_samples(seed: int, fraction: float, n: int) -> None:
     draw = np.random.default_rng(seed)

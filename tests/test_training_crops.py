@@ -209,12 +209,19 @@ def boxed(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
     return blots(tmp_path_factory.mktemp("boxed"))
 
 
-def loader(data: Prepared, learns_from: Any = "mask", seed: int = 0, **settings: Any) -> Loader:
+def loader(
+    data: Prepared,
+    learns_from: Any = "mask",
+    seed: int = 0,
+    share: tuple[int, int] = (0, 1),
+    **settings: Any,
+) -> Loader:
     values = {"epochs": 4, "batch_size": 6, "flip": True, "training_crop": "box"} | settings
     parsed = MethodSettings.parse(values, "test")
     split = data.training_split(learns_from, parsed.training_crop == "window")
     schedule = Schedule(len(split), parsed, seed)
-    return Loader(split, schedule, CPU, learns_from, landmark_swap=data.meta["landmark_swap"])
+    swap, (rank, world) = data.meta["landmark_swap"], share
+    return Loader(split, schedule, CPU, learns_from, landmark_swap=swap, rank=rank, world=world)
 
 
 def test_wide_squares_are_kept_of_training_images_beside_the_usual_ones(
@@ -317,6 +324,20 @@ def test_crops_repeat_and_can_be_entered_at_any_step(boxed: Prepared) -> None:
     assert all(torch.equal(a, b) for a, b in zip(whole[5:], again, strict=True))
     other = next(loader(boxed, seed=4).batches()).images
     assert not torch.equal(whole[0], other)
+
+
+@pytest.mark.parametrize("told", ["mask", "parts", "landmarks"])
+@pytest.mark.parametrize("kind", ["box", "window"])
+def test_processes_cut_and_mirror_as_one_does(told: str, kind: str, tmp_path: Path) -> None:
+    data = blots(tmp_path) if kind == "box" else blots(tmp_path, crop="whole", wide=False)
+    whole, *shares = (
+        loader(data, told, share=share, training_crop=kind).batches()
+        for share in ((0, 1), (0, 2), (1, 2))
+    )
+    for batch, *held in zip(whole, *shares, strict=True):
+        for of_all, *of_each in zip(batch, *held, strict=True):
+            if of_all is not None:
+                assert torch.equal(of_all, torch.cat(of_each))
 
 
 def test_what_is_fitted_sees_the_fixed_crops(boxed: Prepared) -> None:

@@ -128,7 +128,7 @@ def test_consistency_against_loops() -> None:
     )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     seed=st.integers(0, 10**6),
     k=st.integers(1, 5),

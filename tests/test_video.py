@@ -283,7 +283,7 @@ def test_a_run_stopped_in_either_part_ends_as_if_it_had_not_been(
 
 
 @given(seed=st.integers(0, 99), shape=st.sampled_from([(1, 1), (2, 3)]))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_psnr_beside_a_slow_loop(seed: int, shape: tuple[int, int]) -> None:
     rng = np.random.default_rng(seed)
     shown, true = rng.random((2, *shape, 3, 5, 5)).astype(np.float32)

@@ -146,7 +146,6 @@ def test_separation_against_loops() -> None:
     )
 
 
-@settings(deadline=None)
 @given(st.integers(2, 8), st.floats(-1, 1), st.floats(-1, 1))
 def test_landmarks_in_one_place_are_as_bad_as_can_be(count: int, x: float, y: float) -> None:
     same = torch.tensor([x, y], dtype=torch.float64).expand(2, count, 2)
@@ -283,7 +282,6 @@ def test_without_a_warp_points_stay() -> None:
     torch.testing.assert_close(method.carry_back(points, weights), points)
 
 
-@settings(deadline=None)
 @given(st.floats(0, 1), st.integers(0, 100))
 def test_jitter_keeps_colours_in_range_and_at_zero_changes_nothing(
     amount: float, seed: int
@@ -301,7 +299,7 @@ def test_jitter_keeps_colours_in_range_and_at_zero_changes_nothing(
 # The hourglass and the shapes.
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(st.integers(1, 4), st.integers(2, 25), st.integers(2, 25))
 def test_an_hourglass_takes_any_size(depth: int, height: int, width: int) -> None:
     x = torch.randn(2, 3, height, width)

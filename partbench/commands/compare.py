@@ -13,7 +13,7 @@ WORSE = 3
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what the command takes."""
-    what = "a results folder, such as results/demo, or its metrics.parquet"
+    what = "a results folder, such as results/demo, its pack, or its metrics.parquet"
     parser.add_argument("run_a", type=Path, help=f"the earlier run: {what}")
     parser.add_argument("run_b", type=Path, help="the later run")
     parser.add_argument("--html", type=Path, metavar="OUT", help="write a page, too")
@@ -32,8 +32,8 @@ def run(args: argparse.Namespace) -> int:
     from partbench import changes
     from partbench.report import changes as report
 
-    runs = [changes.read(path) for path in (args.run_a, args.run_b)]
-    found = changes.changes(*runs, probes=args.probe, metrics=args.metric)
+    with changes.opened(args.run_a) as a, changes.opened(args.run_b) as b:
+        found = changes.changes(a, b, probes=args.probe, metrics=args.metric)
     print(report.written(found))
     if args.html:
         report.write(found, args.html)

@@ -14,6 +14,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--into", type=Path, default=Path("plugins"), help="the plugin folder; default: plugins"
     )
     place.add_argument(
+        "--package",
+        type=Path,
+        metavar="FOLDER",
+        help="into a package of your own, begun in this folder where there is none",
+    )
+    place.add_argument(
         "--checkout", action="store_true", help="into partbench itself, in a checkout"
     )
 
@@ -22,4 +28,7 @@ def run(args: argparse.Namespace) -> None:
     """Run the command."""
     from partbench import starting
 
-    print(starting.plugin(args.kind, args.name, None if args.checkout else args.into))
+    if args.package:
+        print(starting.packaged(args.kind, args.name, args.package))
+    else:
+        print(starting.plugin(args.kind, args.name, None if args.checkout else args.into))

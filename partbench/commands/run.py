@@ -6,6 +6,7 @@ import argparse
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what the command takes."""
     parser.usage = "partbench run CONFIG [-- OPTION ...]"
+    parser.set_defaults(hint=f"; Snakemake's own stand after `--`: {parser.usage}")
     parser.add_argument("config", metavar="CONFIG", help="a file, or demo, subset or paper")
     parser.add_argument(
         "options",

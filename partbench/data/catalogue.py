@@ -130,9 +130,15 @@ def have_changed(prepared: Path, root: Path, contents: bool = False) -> bool:
     return not placed.is_same(now, recorded)
 
 
-def prepared_bytes(reader: Reader) -> int:
-    """Return the size of the prepared images of a data set in bytes, or 0 if it is unknown."""
-    settings, counts = reader.settings, reader.counts
+def prepared_bytes(reader: Reader, counts: Mapping[str, int] | None = None) -> int:
+    """Return the size of the prepared images of a data set in bytes, or 0 if it is unknown.
+
+    Args:
+        reader: of the data set.
+        counts: samples in each split; default: what the reader knows without its files.
+    """
+    settings = reader.settings
+    counts = reader.counts if counts is None else counts
     width, height = reader.prepared_shape
     canvases = CANVAS**2 if settings.crop in WHOLE else 1
     usual = sum(counts.values()) * reader.frames * 3 * width * height * canvases

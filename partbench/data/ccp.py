@@ -39,6 +39,7 @@ class CCP(Reader):
 
     Settings = CCPSettings
     licence = "Apache 2.0 (the annotations)"
+    references = ("yang2014ccp",)
     counts = {"train": LABELLED - LABELLED // EVERY, "test": LABELLED // EVERY}
 
     @property

@@ -129,6 +129,7 @@ class CelebA(Reader):
     landmark_names: Sequence[str] = LANDMARKS
     landmark_swap: Sequence[int] = SWAP
     licence = "non-commercial research"
+    references = ("liu2015celeba",)
     counts = {"train": 161_962, "val": 19_867, "test": 19_962}
 
     def __init__(self, root: Path, settings: CelebASettings) -> None:

@@ -20,6 +20,7 @@ class CIFAR100(Reader):
     """CIFAR-100 as torchvision reads it; torchvision verifies the md5 of each file."""
 
     Settings = CIFAR100Settings
+    references = ("krizhevsky2009cifar",)
     counts = {"train": 50_000, "test": 10_000}
 
     @cached_property

@@ -103,6 +103,7 @@ class COCO(Reader):
     class_names = CLASSES
     part_names = CLASSES
     licence = "annotations CC BY 4.0, images under Flickr's terms"
+    references = ("lin2014coco",)
 
     def __init__(self, root: Path, settings: Any) -> None:
         super().__init__(root, settings)

@@ -129,6 +129,7 @@ class CUB(Reader):
     landmark_names = LANDMARKS
     landmark_swap = SWAP
     licence = "non-commercial research and education"
+    references = ("wah2011cub",)
     counts = {"train": TRAIN[0], "test": 5_794}
 
     def __init__(self, root: Path, settings: Any) -> None:

@@ -95,6 +95,7 @@ class DeepFashion(Reader):
     Settings = DeepFashionSettings
     part_names = tuple(LEGEND)
     licence = "non-commercial research, by agreement"
+    references = ("liu2016deepfashion",)
     counts = {"test": 6_922}
 
     def __init__(self, root: Path, settings: Any) -> None:

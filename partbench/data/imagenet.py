@@ -20,4 +20,5 @@ class ImageNet(Folder):
 
     Settings = ImageNetSettings
     licence = "non-commercial research, by agreement (image-net.org)"
+    references = ("russakovsky2015imagenet",)
     counts = {"train": 1_281_167, "test": 50_000}

@@ -17,6 +17,7 @@ class Indoor67(Reader):
     """
 
     licence = "research"
+    references = ("quattoni2009indoor",)
     counts = {"unlabeled": 14_280, "train": 5_360, "test": 1_340}
 
     @cached_property

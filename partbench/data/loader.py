@@ -167,8 +167,12 @@ class Loader:
         device: where batches go.
         learns_from: the annotation that batches hold beside the images, if any.
         rows: the samples of the split that the schedule counts; all by default.
-        rank: of this process; it gets every `world`-th image of a batch.
+        rank: of this process. The processes share each batch, or each of its `parts`, in equal
+            runs of neighbours, so that what they hold one after the other is the whole in its
+            order. The order, and what is drawn for an image, do not depend on their number.
         world: number of processes.
+        parts: of a batch, equal ones, that are shared one by one; see `Method.parts` and
+            `Method.groups`.
         threads: that read.
         landmark_swap: landmark i of a mirrored image is landmark `landmark_swap[i]` of the
             original; needed where landmarks are loaded and images mirrored.
@@ -188,6 +192,7 @@ class Loader:
         rows: NDArray[np.int64] | None = None,
         rank: int = 0,
         world: int = 1,
+        parts: int = 1,
         threads: int = 2,
         landmark_swap: Sequence[int] = (),
         one_frame: bool = False,
@@ -213,7 +218,7 @@ class Loader:
         if learns_from == "neighbours":
             self.neighbours = Neighbours(split, schedule.settings)
         self.rows = rows
-        self.rank, self.world, self.threads = rank, world, threads
+        self.rank, self.world, self.parts, self.threads = rank, world, parts, threads
         self.one_frame = one_frame and split.frames > 0
 
     def batches(self, start: int = 0) -> Iterator[Batch]:
@@ -246,36 +251,42 @@ class Loader:
             yield self._to_device(*self._take(rows[start : start + size], None))
 
     def _read(self, step: int) -> tuple[Tensor | None, ...]:
-        indices = self.schedule.indices(step)[self.rank :: self.world]
+        indices = self.schedule.indices(step)
         if self.rows is not None:
             indices = self.rows[indices]
-        draw = np.random.default_rng([self.schedule.seed, step, self.rank])
-        return self._take(indices, draw)
+        draw = np.random.default_rng([self.schedule.seed, step, 0])
+        shares = np.arange(len(indices)).reshape(self.parts, self.world, -1)
+        return self._take(indices, draw, shares[:, self.rank].ravel())
 
     def _take(
-        self, indices: NDArray[np.int64], draw: np.random.Generator | None
+        self,
+        indices: NDArray[np.int64],
+        draw: np.random.Generator | None,
+        own: NDArray[np.int64] | slice = slice(None),
     ) -> tuple[Tensor | None, ...]:
         """Return the fields of a batch on the CPU, and the crops that are still to be made.
 
         Args:
-            indices: of the images in the split.
-            draw: of a training step; None: nothing is random.
+            indices: of the batch's images in the split.
+            draw: of a training step, for the whole batch; None: nothing is random.
+            own: places in the batch of the images that are taken; all by default.
         """
+        size, whole, indices = len(indices), indices, indices[own]
         settings = self.schedule.settings
         mirrored = crops = None
         if draw is not None and settings.flip:
-            mirrored = draw.random(len(indices)) < 0.5
+            mirrored = draw.random(size)[own] < 0.5
         if self.extents is not None:
             room = np.maximum(self.extents[indices] - self.size, 0)
-            share = 0.5 if draw is None else draw.random(room.shape)
+            share = 0.5 if draw is None else draw.random((size, *room.shape[1:]))[own]
             corners = np.floor(share * (room + (draw is not None))).astype(np.int64)
             taken = self.arrays.windows(indices, corners, self.size)
         elif draw is not None and self.wide is not None and self.regions is not None:
             taken = self.wide.rows(indices)
             # Regions lie in the middle of wide squares, so mirrored images have the same.
-            crops = draw_crops(self.regions[indices], settings, draw)
+            crops = draw_crops(self.regions[whole], settings, draw)[own]
         elif draw is not None and self.one_frame:
-            frames = draw.integers(self.split.frames, size=len(indices))
+            frames = draw.integers(self.split.frames, size=size)[own]
             taken = self.arrays.frames(indices, frames)
         else:
             taken = self.arrays.rows(indices)
@@ -286,7 +297,7 @@ class Loader:
         labels = None if self.labels is None else self.labels[indices]
         candidates = distances = None
         if self.neighbours is not None:
-            ranks = self.neighbours.draw(len(indices), draw)
+            ranks = self.neighbours.draw(size, draw)[own]
             candidates, distances = self.neighbours.take(indices, ranks)
         fields = (taken.images, labels, *taken[1:], candidates, distances, crops)
         tensors = [None if field is None else torch.from_numpy(field) for field in fields]

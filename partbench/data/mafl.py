@@ -27,6 +27,7 @@ class MAFL(Reader):
     landmark_names = LANDMARKS
     landmark_swap = SWAP
     licence = "non-commercial research (CelebA's)"
+    references = ("zhang2014mafl", "liu2015celeba")
     counts = {"train": 19_000, "test": 1_000}
 
     def crop_box(self, sample: Sample) -> tuple[float, float, float, float]:

@@ -136,6 +136,7 @@ class PascalPart(Reader):
 
     Settings = PascalPartSettings
     licence = "research, images under Flickr's terms"
+    references = ("chen2014pascalpart", "everingham2010voc")
 
     @property
     def part_names(self) -> Sequence[str]:  # type: ignore[override]

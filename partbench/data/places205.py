@@ -20,6 +20,7 @@ class Places205(Reader):
     """
 
     licence = "academic research and education"
+    references = ("zhou2014places",)
     counts = {"train": 2_448_873, "test": 20_500}
 
     @cached_property

@@ -50,7 +50,7 @@ class RandomCrops(NamedTuple):
         none = np.zeros(n, bool)
         return cls(np.tile(middle, (n, 1)), none, none)
 
-    def some(self, which: NDArray[np.int64]) -> Self:
+    def some(self, which: NDArray[np.int64] | slice) -> Self:
         """Return what is done to some of the images."""
         return type(self)(self.parts[which], self.cubic[which], self.mirrored[which])
 

@@ -133,6 +133,8 @@ class Reader(ABC):
     """How many official splits into training and test there are, of which the setting `fold` takes
     one; 0: one, and no such setting."""
     licence: ClassVar[str] = ""
+    references: ClassVar[tuple[str, ...]] = ()
+    """The works that it asks to be cited: keys of references.bib, or BibTeX itself."""
     counts: Mapping[str, int] = {}
     """Samples in each split, as far as they are known before the files are there."""
 

@@ -89,6 +89,7 @@ class Shapes(Reader):
 
     Settings = ShapesSettings
     licence = "drawn by partbench; no rights reserved"
+    references = ("daniel2022dlp",)
 
     def __init__(self, root: Any, settings: ShapesSettings) -> None:
         super().__init__(root, settings)

@@ -32,6 +32,7 @@ class STL10(Reader):
     """The official binary files, read one image at a time."""
 
     Settings = STL10Settings
+    references = ("coates2011stl",)
     counts = {"unlabeled": 100_000, "train": 5_000, "test": 8_000}
 
     def __init__(self, root: Path, settings: Any) -> None:

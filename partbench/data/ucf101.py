@@ -52,6 +52,7 @@ class UCF101(Reader):
     Settings = UCF101Settings
     official_splits = len(COUNTS)
     licence = "none stated; clips from YouTube"
+    references = ("soomro2012ucf101",)
 
     def __init__(self, root: Path, settings: Any) -> None:
         super().__init__(root, settings)

@@ -26,6 +26,7 @@ class VOC2012(Reader):
     """
 
     licence = "research, images under Flickr's terms"
+    references = ("everingham2015voc",)
     attribute_names = CLASSES
     counts = {"train": 11_540}
 

@@ -20,6 +20,7 @@ from partbench.method import DataInfo, Method, MethodSettings
 from partbench.nn.init import init_patchvae_
 from partbench.nn.pyramid import pyramid_decoder
 from partbench.nn.resnet import resnet18_trunk
+from partbench.nn.shared_batch import own, whole
 from partbench.training_protocols import PROTOCOLS
 
 
@@ -107,6 +108,8 @@ class BiGAN(Method):
         },
     }
     paper = "patchvae"
+    references = ("donahue2017bigan",)
+    several_devices = True
     deviations = (
         BEST_LOSS,
         INDOOR_SETTINGS,
@@ -148,7 +151,7 @@ class BiGAN(Method):
     def forward(self, batch: Batch, phase: str) -> dict[str, Tensor]:
         """Return the loss of the phase: the discriminator's, or that of encoder and generator."""
         x = self.normalize(batch.images)
-        z = torch.randn(len(x), self.settings.latent, device=x.device)
+        z = own(torch.randn(whole(len(x)), self.settings.latent, device=x.device))
         with torch.set_grad_enabled(phase == "generator"):
             codes, images = self.encode(x), self.decode(z)
         real, fake = self.discriminator(x, codes), self.discriminator(images, z)

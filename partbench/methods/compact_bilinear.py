@@ -42,6 +42,7 @@ class CompactBilinear(Encoding, StepFreeMethod):
         "subset": {**SUBSET, "dimensions": 4096},
     }
     paper = "fv_vae"
+    references = ("gao2016compact", "lin2015bilinear")
     deviations = (
         Deviation(
             "FV-VAE's comparison names tensor sketches and random Maclaurin, not their dimensions; "

@@ -92,6 +92,7 @@ class DFF(StepFreeMethod):
         "subset": {"perceptual": "mobilenet", "side": None},
     }
     paper = "unsup_parts"
+    references = ("collins2018dff",)
     deviations = (
         Deviation(
             "For the maps of new images, the code updates W until its stop rule holds for all of "

@@ -42,6 +42,7 @@ class DinoKMeans(KMeans):
         },
     }
     paper = ""
+    references = ("choudhury2021parts", "caron2021dino", "amir2021dino")
     deviations = ()
 
     def describer(self) -> tuple[Transformer, int]:

@@ -79,6 +79,7 @@ class DinoParts(StepFreeMethod):
     """Co-segmentation into K parts and a background; `vits16` uses larger patches."""
 
     Settings = DinoPartsSettings
+    references = ("amir2021dino", "caron2021dino")
     VARIANTS = {"vits16": VITS16}
     REDUCED = {
         # Without trained weights nothing is salient; with no votes needed, all is foreground.

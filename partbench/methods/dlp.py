@@ -5,9 +5,8 @@ prior over places comes from the image itself: every patch proposes a keypoint, 
 that lie farthest from the centres of their patches are kept. Settings and details follow arXiv
 2205.15821 and the authors' code at commit a3d9cff.
 
-There are two models. The masked model (CelebA) decodes particles through masks on heat maps. The
-object model (Traffic, CLEVRER, Shapes) decodes each particle to a small RGBA patch and lays the
-patches over a background.
+There are two models. The masked model (CelebA) decodes particles through masks on heat maps, the
+object model (Traffic, CLEVRER, Shapes) each particle to a small RGBA patch, over a background.
 """
 
 import math
@@ -44,6 +43,7 @@ from partbench.nn.perceptual import DLP_LAYERS, Name, Perceptual, fetched, squar
 from partbench.nn.precision import exact
 from partbench.nn.released import Authors
 from partbench.nn.released_dlp import WEIGHTS, authors
+from partbench.nn.shared_batch import own, whole
 from partbench.nn.tps import STRONG, ThinPlateSpline, warp
 from partbench.outputs.keypoints import Keypoints
 
@@ -168,6 +168,8 @@ class DLP(Method):
     }
     RELEASED = WEIGHTS
     paper = "dlp"
+    references = ("daniel2022dlp",)
+    several_devices = True
     deviations = DEVIATIONS
     protocol = RegressionOrigins(points="centred", landmarks="corner")
 
@@ -231,8 +233,7 @@ class DLP(Method):
         constant = maps.new_full((batch, 1, 2), self.background_logvar)
         logvar = torch.cat([place[:, :, 1], constant], 1)
         z = mu + (0.5 * logvar).exp() * noise.position
-        on = seen = None
-        detached = maps.detach()
+        on, seen, detached = None, None, maps.detach()
         if s.objects:
             assert self.transparency is not None
             on = self.transparency(detached.flatten(1)).to(x.dtype).sigmoid()
@@ -247,9 +248,9 @@ class DLP(Method):
             cut = glimpses(detached, mu[:, :-1], self.cut).flatten(0, 1).flatten(1)
             code = torch.cat([cut, mu[:, :-1].detach().flatten(0, 1)], 1)
             background = 1 - self.foreground(z[:, :-1])
-        own = self.appearance(code).view(batch, s.k, 2, s.features)
+        points = self.appearance(code).view(batch, s.k, 2, s.features)
         behind = self.background((background * detached).flatten(1)).view(batch, 1, 2, s.features)
-        appearance, appearance_logvar = torch.cat([own, behind], 1).to(x.dtype).unbind(2)
+        appearance, appearance_logvar = torch.cat([points, behind], 1).to(x.dtype).unbind(2)
         z_appearance = appearance + (0.5 * appearance_logvar).exp() * noise.features
         return Particles(maps, mu, logvar, z, appearance, appearance_logvar, z_appearance, on, seen)
 
@@ -336,13 +337,13 @@ class DLP(Method):
 
     def draw(self, x: Tensor) -> Noise:
         """Draw the noise of a training step, which includes that of masks in noisy phases."""
-        s, batch, device = self.settings, len(x), x.device
-        position = torch.randn(batch, s.k + 1, 2, device=device)
-        features = torch.randn(batch, s.k + 1, s.features, device=device)
+        s, batch, device = self.settings, whole(len(x)), x.device
+        position = own(torch.randn(batch, s.k + 1, 2, device=device))
+        features = own(torch.randn(batch, s.k + 1, s.features, device=device))
         if not (s.objects and self.phase < 5 * s.warmup_epochs):
             return Noise(position, features)
-        seen, shown = torch.rand(2, batch, s.k, device=device)
-        alpha = torch.randn(batch, s.k, 1, self.side, self.side, device=device)
+        seen, shown = own(torch.rand(2, batch, s.k, device=device), 1)
+        alpha = own(torch.randn(batch, s.k, 1, self.side, self.side, device=device))
         return Noise(position, features, seen, shown, alpha)
 
     def set_epoch(self, epoch: int | Tensor) -> None:
@@ -393,8 +394,7 @@ class DLP(Method):
 
     def optimizers(self) -> dict[str, Optimizer]:
         """Return one Adam, equivalent to the paper's two, which have the same settings."""
-        s = self.settings
-        self.adam = Adam(self.parameters(), s.learning_rate, eps=1e-4)
+        self.adam = Adam(self.parameters(), self.settings.learning_rate, eps=1e-4)
         return {"all": self.adam}
 
     def begin_epoch(self, epoch: int) -> None:

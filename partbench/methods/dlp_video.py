@@ -139,6 +139,8 @@ class DLPVideo(Method):
     }
     reads = "clips"
     paper = "dlp"
+    references = ("daniel2022dlp",)
+    several_devices = True
     deviations = (
         Deviation(
             "The graph network that predicts particles, what it reads and its loss are partbench's "

@@ -43,6 +43,7 @@ class FisherVectors(Encoding, StepFreeMethod):
         "subset": {**SUBSET, "gaussians": 32, "components": 32, "sample": 50_000},
     }
     paper = "fv_vae"
+    references = ("perronnin2010fisher",)
     deviations = (
         Deviation(
             "The number of principal components and the sample that the mixture is fitted to are "

@@ -43,6 +43,8 @@ class Foreground(Method):
     REDUCED = {"demo": {"width": 8, "epochs": 2}, "subset": {"width": 16, "epochs": 10}}
     learns_from = "mask"
     role = "ceiling"
+    references = ("chen2018deeplab", "he2016resnet")
+    several_devices = True
     deviations = (
         Deviation(
             "The network that predicted the masks of the part papers' test images is not stated: "

@@ -30,6 +30,7 @@ from partbench.nn import activations, released_fv_vae
 from partbench.nn.elbo import kl_from_logvar
 from partbench.nn.precision import exact
 from partbench.nn.released import Authors
+from partbench.nn.shared_batch import own, whole_like
 
 EPSILON = 1e-10
 """Least norm that is divided by, as in the authors' code."""
@@ -116,6 +117,8 @@ class FVVAE(Encoding):
     RELEASED = released_fv_vae.WEIGHTS
     learns_from = "labels"
     paper = "fv_vae"
+    references = ("qiu2017fvvae",)
+    several_devices = True
     deviations = (
         Deviation(
             "Their VGG-19 is the Caffe model of its authors; ours is torchvision's. Both were "
@@ -220,7 +223,7 @@ class FVVAE(Encoding):
     def losses(self, x: Tensor, labels: Tensor | None) -> dict[str, Tensor]:
         """Return the loss of descriptors [B, M, C] and its terms, means over frames."""
         mean = self.encoder(x)
-        z = mean + self.log_sigma_z.exp() * torch.randn_like(mean)
+        z = mean + self.log_sigma_z.exp() * own(torch.randn_like(whole_like(mean)))
         error = (x - self.decode(z)) / self.log_sigma_x.exp()
         nll = (0.5 * error.square() + self.log_sigma_x + 0.5 * LOG_2PI).sum((1, 2)).mean()
         kl = kl_from_logvar(mean, (2 * self.log_sigma_z).expand_as(mean))

@@ -32,6 +32,7 @@ class GTKeypointMean(StepFreeMethod):
     random: ClassVar[bool] = False
     learns_from = "landmarks"
     paper = "unsup_parts"
+    references = ("choudhury2021parts",)
 
     def part_maps(self, images: Tensor) -> PartMaps:
         """Return one part that takes the whole image."""

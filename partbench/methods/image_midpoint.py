@@ -36,6 +36,7 @@ class ImageMidpoint(StepFreeMethod):
     random: ClassVar[bool] = False
     learns_from = "landmarks"
     paper = "unsup_parts"
+    references = ("choudhury2021parts",)
     deviations = (
         Deviation(
             "Which point is meant is not stated. Half of the height and half of the width, taken "

@@ -44,6 +44,7 @@ class ImageNetPretrained(StepFreeMethod):
     REDUCED = {"demo": {"weights": None}}
     role = "ceiling"
     paper = "patchvae"
+    references = ("gupta2020patchvae",)
     deviations = (
         Deviation(
             "Which part of the pretrained network they keep, and with which weights, is not "

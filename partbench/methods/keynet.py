@@ -24,6 +24,7 @@ from partbench.errors import BadInput
 from partbench.method import DataInfo, KeypointSettings, Method
 from partbench.nn.keypoints import gaussian_maps, marginal_softmax
 from partbench.nn.perceptual import Name, Perceptual, fetched
+from partbench.nn.shared_batch import averaged
 from partbench.nn.tps import Spread, ThinPlateSpline, warp
 from partbench.outputs.keypoints import Keypoints
 
@@ -153,6 +154,8 @@ class KeyNet(Method):
         },
     }
     paper = "keynet"
+    references = ("jakab2018keynet",)
+    several_devices = True
     deviations = (
         Deviation(
             "Their perceptual loss compares activations of a VGG16 that learnt to colour images, "
@@ -267,7 +270,7 @@ class KeyNet(Method):
         In training mode, the averages are first updated with these errors.
         """
         if self.training:
-            self.averages.lerp_(errors.detach(), 1 - RHO)
+            self.averages.lerp_(averaged(errors.detach()), 1 - RHO)
         return LOSS_SCALE * (errors / self.averages).sum()
 
     def forward(self, batch: Batch, phase: str) -> dict[str, Tensor]:

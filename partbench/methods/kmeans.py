@@ -65,6 +65,7 @@ class KMeans(StepFreeMethod):
     }
     learns_from = "mask"
     paper = "unsup_parts"
+    references: ClassVar[tuple[str, ...]] = ("choudhury2021parts",)
     deviations: ClassVar[tuple[Deviation, ...]] = (
         Deviation(
             "How many descriptors they cluster and how many restarts they make is not stated; here "

@@ -50,6 +50,7 @@ class KnowledgeTransfer(SupervisedTrunk):
         }.items()
     }
     role = "method"
+    references = ("noroozi2018transfer", "zbinden2019lorbms", "krizhevsky2012alexnet")
     learns_from = "clusters"
     deviations = (CENTRAL_WINDOWS,)
 

@@ -198,6 +198,8 @@ class LORBMS(Method):
     }
     learns_from = "neighbours"
     paper = "lorbms"
+    references = ("zbinden2019lorbms",)
+    several_devices = True
     phases = ("generator", "generator", "classifier", "discriminator")
     shares_batch = False
     trunk_names = ("encoder", "discriminator")

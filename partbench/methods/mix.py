@@ -195,8 +195,11 @@ class MIX(Method):
         },
     }
     paper = "mix"
+    references = ("hu2018mix",)
+    several_devices = True
     phases = ("generator", "classifier", "discriminator")
     shares_batch = False
+    groups = 2
     deviations = (
         Deviation(
             "Their code has a name misspelt in the loss and does not run as published. Here the "

@@ -26,6 +26,7 @@ from partbench.nn.elbo import (
 from partbench.nn.init import init_patchvae_
 from partbench.nn.pyramid import pyramid_decoder
 from partbench.nn.resnet import resnet18_trunk
+from partbench.nn.shared_batch import own, whole, whole_like
 from partbench.training_protocols import PROTOCOLS
 
 
@@ -176,6 +177,8 @@ class PatchVAE(Method):
         },
     }
     paper = "patchvae"
+    references = ("gupta2020patchvae",)
+    several_devices = True
     deviations = (
         BEST_LOSS,
         INDOOR_SETTINGS,
@@ -212,13 +215,13 @@ class PatchVAE(Method):
         """Return a sample of the posterior for normalised images [B, 3, S, S]."""
         s, features = self.settings, self.encoder(x)
         logits = self.occ_logit(features).float()
-        normal = torch.randn(len(x), s.parts * s.part_dims, device=x.device)
+        normal = own(torch.randn(whole(len(x)), s.parts * s.part_dims, device=x.device))
         return sample_latent(
             self.app_mu(features).float(),
             self.app_logvar(features).float(),
             logits,
             self.temperature,
-            torch.rand_like(logits),
+            own(torch.rand_like(whole_like(logits))),
             normal,
             s.hard,
             s.categorical,

@@ -42,6 +42,7 @@ class PrincipalForeground(StepFreeMethod):
     """One part, the foreground: the cells on the side of the mean opposite to the border."""
 
     Settings = PrincipalForegroundSettings
+    references = ("oquab2024dinov2",)
     REDUCED = {
         "demo": {"perceptual": "random", "side": None},
         "subset": {"perceptual": "mobilenet", "side": None},

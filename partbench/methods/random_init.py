@@ -34,6 +34,7 @@ class RandomInit(StepFreeMethod):
         "subset": {"encoder_width": 32, "flip": True},
     }
     role = "floor"
+    references = ("gupta2020patchvae",)
 
     def __init__(self, settings: RandomInitSettings, data: DataInfo) -> None:
         super().__init__(settings, data)

@@ -42,6 +42,7 @@ from partbench.nn.descriptors import CHANNELS, LAYERS
 from partbench.nn.perceptual import Features, Perceptual, fetched
 from partbench.nn.precision import exact
 from partbench.nn.released import Authors, Release
+from partbench.nn.shared_batch import whole
 from partbench.nn.tps import ThinPlateSpline, warp
 from partbench.nn.warps import WarpSettings, draw_bent
 from partbench.outputs.part_maps import PartMaps
@@ -127,7 +128,7 @@ def concentration(maps: Tensor, divide_twice: bool = True) -> Tensor:
     x, y = (_line(size, maps) for size in (maps.shape[3], maps.shape[2]))
     across = (maps.sum(2) * (x - centre[..., :1]).square()).sum()
     down = (maps.sum(3) * (y - centre[..., 1:]).square()).sum()
-    return (across + down) / len(maps) ** (2 if divide_twice else 1)
+    return (across + down) / (len(maps) * (whole(len(maps)) if divide_twice else 1))
 
 
 def equivariance(target: Tensor, logits: Tensor) -> Tensor:
@@ -257,6 +258,8 @@ class SCOPS(Method):
     }
     learns_from = "mask"
     paper = "unsup_parts"
+    references = ("hung2019scops",)
+    several_devices = True
     deviations = (
         CAFFE_TRUNK,
         Deviation(

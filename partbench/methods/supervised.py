@@ -45,6 +45,8 @@ class Supervised(Method):
     role = "ceiling"
     learns_from = "labels"
     paper = "patchvae"
+    references = ("he2016resnet",)
+    several_devices = True
     deviations = (
         Deviation(
             "How they trained the supervised network is not stated. Here: SGD at a constant rate "

@@ -49,6 +49,7 @@ class SupervisedAttributes(SupervisedTrunk):
         }.items()
     }
     learns_from = "attributes"
+    references = ("zbinden2019lorbms",)
     deviations = (CENTRAL_WINDOWS,)
 
     @staticmethod

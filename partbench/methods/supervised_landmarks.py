@@ -11,6 +11,7 @@ from partbench.coordinates import Frame, of_cells, window_of
 from partbench.data.batch import Batch
 from partbench.errors import BadInput
 from partbench.method import DataInfo, Method, MethodSettings
+from partbench.nn.shared_batch import total
 from partbench.outputs.keypoints import Keypoints
 from partbench.training_protocols import PROTOCOLS
 
@@ -83,6 +84,8 @@ class SupervisedLandmarks(Method):
         "subset": {"margin": 8, "width": 16, "epochs": 10, "learning_rate": 3e-3},
     }
     role = "ceiling"
+    references = ("jakab2018keynet",)
+    several_devices = True
     learns_from = "landmarks"
 
     def __init__(self, settings: SupervisedLandmarksSettings, data: DataInfo) -> None:
@@ -107,7 +110,7 @@ class SupervisedLandmarks(Method):
         # Masked before it is squared, because hidden landmarks may hold anything, even NaN.
         difference = torch.where(visible[..., None] > 0, difference, 0)
         error = difference.square().sum(2)
-        return {"loss": error.sum() / visible.sum().clamp(min=1)}
+        return {"loss": total(error.sum()) / total(visible.sum()).clamp(min=1)}
 
     def optimizers(self) -> dict[str, Optimizer]:
         """Return one Adam for all parameters."""

@@ -14,6 +14,7 @@ from partbench.errors import BadInput
 from partbench.method import DataInfo, Method, MethodSettings
 from partbench.metrics.ceilings import greedy_grouping
 from partbench.nn.hourglass import Hourglass, block
+from partbench.nn.shared_batch import total
 from partbench.outputs.part_maps import PartMaps, strongest
 from partbench.training_protocols import PROTOCOLS
 
@@ -54,6 +55,8 @@ class SupervisedParts(Method):
         "subset": {"width": 16, "epochs": 20, "learning_rate": 3e-3},
     }
     role = "ceiling"
+    references = ("newell2016hourglass",)
+    several_devices = True
     learns_from = "parts"
 
     def __init__(self, settings: SupervisedPartsSettings, data: DataInfo) -> None:
@@ -91,7 +94,8 @@ class SupervisedParts(Method):
         assert batch.parts is not None  # the training loop checks it
         logits = self._logits(batch.images)
         targets = self.target_of[batch.parts.long()]
-        return {"loss": F.cross_entropy(logits, targets, ignore_index=IGNORED)}
+        error = F.cross_entropy(logits, targets, ignore_index=IGNORED, reduction="sum")
+        return {"loss": total(error) / total((targets != IGNORED).sum())}
 
     def _logits(self, images: Tensor) -> Tensor:
         """Return the logits of background and parts, [B, K + 1, S, S] float32."""

@@ -22,6 +22,7 @@ from partbench.errors import BadInput
 from partbench.method import DataInfo, Method, MethodSettings, Role
 from partbench.nn.alexnet import alexnet_trunk
 from partbench.nn.scene_networks import DENSE_LAYERS, SceneEncoder
+from partbench.nn.shared_batch import own, own_rows, whole
 
 
 class SupervisedTrunkSettings(MethodSettings):
@@ -89,6 +90,8 @@ class SupervisedTrunk(Method):
     role: ClassVar[Role] = "ceiling"
     learns_from: ClassVar[LearnsFrom] = "labels"
     paper = "lorbms"
+    references: ClassVar[tuple[str, ...]] = ("zbinden2019lorbms", "krizhevsky2012alexnet")
+    several_devices = True
     deviations: ClassVar[tuple[Deviation, ...]] = (
         CENTRAL_WINDOWS._replace(variants=("dense_alexnet",)),
         Deviation(
@@ -163,7 +166,8 @@ class SupervisedTrunk(Method):
         """Return what a step sees of images [B, 3, S, S] in [0, 1]."""
         s, side = self.settings, images.shape[3]
         if s.crops == "window":
-            corners = torch.randint(side - s.window + 1, (len(images), 2), device="cpu").tolist()
+            drawn = torch.randint(side - s.window + 1, (whole(len(images)), 2), device="cpu")
+            corners = own(drawn).tolist()
             cut = [
                 image[:, y : y + s.window, x : x + s.window]
                 for image, (x, y) in zip(images, corners, strict=True)
@@ -171,7 +175,8 @@ class SupervisedTrunk(Method):
             return torch.stack(cut).contiguous(memory_format=torch.channels_last)
         draw = np.random.default_rng(torch.randint(2**31, (1,), device="cpu").tolist())
         levels = (255 * images).round().to(torch.uint8).movedim(1, -1)
-        return RandomCrops.drawn(len(images), side, draw).of(levels)
+        crops = RandomCrops.drawn(whole(len(images)), side, draw)
+        return crops.some(own_rows(len(images))).of(levels)
 
     def optimizers(self) -> dict[str, Optimizer]:
         """Return one optimiser in two groups: weights, then biases."""

@@ -29,6 +29,7 @@ class ThroatKeypoint(StepFreeMethod):
     random: ClassVar[bool] = False
     learns_from = "landmarks"
     paper = "unsup_parts"
+    references = ("choudhury2021parts",)
     deviations = (
         Deviation(
             "How one keypoint gives labels to the others, and so an NMI and an ARI, is not stated; "

@@ -46,6 +46,7 @@ from partbench.nn.deeplab import (
 from partbench.nn.perceptual import Features, Perceptual, fetched
 from partbench.nn.precision import exact
 from partbench.nn.released import Authors, Release
+from partbench.nn.shared_batch import gathered, total
 from partbench.nn.tps import ThinPlateSpline, warp
 from partbench.nn.vgg16 import VGG16
 from partbench.nn.warps import WarpSettings, draw_bent
@@ -201,6 +202,8 @@ class UnsupParts(Method):
     }
     learns_from = "mask"
     paper = "unsup_parts"
+    references = ("choudhury2021parts",)
+    several_devices = True
     deviations = (
         CAFFE_TRUNK,
         Deviation(
@@ -346,7 +349,7 @@ class UnsupParts(Method):
         with exact(images):
             parts = logits.softmax(1)
             if s.feature:
-                terms["feature"] = consistency(parts, mask, taps).sum()
+                terms["feature"] = total(consistency(parts, mask, taps).sum())
             if s.visual:
                 lab = [rgb_to_lab(images)]
                 terms["visual"] = consistency(parts, mask, lab).mean()
@@ -360,10 +363,10 @@ class UnsupParts(Method):
     def compare(self, parts: Tensor, mask: Tensor, taps: list[Tensor]) -> Tensor:
         """Return the term that compares the parts of different images, a scalar."""
         s = self.settings
-        n, k = parts.shape[:2]
-        part_means = descriptors(parts, mask, taps)
+        part_means = gathered(descriptors(parts, mask, taps))
+        n, k = part_means.shape[:2]
         positives = draw_positives(n, k, s.skip_first_positive, parts.device)
-        present = mask.flatten(1).any(1)
+        present = gathered(mask.flatten(1).any(1))
         if s.between == "l2":
             return distance(part_means, positives, present)
         return contrastive(part_means, positives, present, s.temperature)

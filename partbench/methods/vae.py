@@ -19,6 +19,7 @@ from partbench.nn.elbo import edge_weights, kl_from_var, squared_error
 from partbench.nn.init import init_patchvae_
 from partbench.nn.pyramid import pyramid_decoder
 from partbench.nn.resnet import resnet18_trunk
+from partbench.nn.shared_batch import own, whole_like
 from partbench.training_protocols import PROTOCOLS
 
 
@@ -90,6 +91,8 @@ class VAE(Method):
         },
     }
     paper = "patchvae"
+    references = ("kingma2014vae", "higgins2017beta", "gupta2020patchvae")
+    several_devices = True
     deviations = (
         BEST_LOSS,
         INDOOR_SETTINGS,
@@ -128,7 +131,7 @@ class VAE(Method):
         """Return the loss, reconstruction + beta * KL, and its terms."""
         x = self.normalize(batch.images)
         q = self.posterior(x)
-        output = self.decoder(q.mu + q.var.sqrt() * torch.randn_like(q.mu)).float()
+        output = self.decoder(q.mu + q.var.sqrt() * own(torch.randn_like(whole_like(q.mu)))).float()
         return self.elbo(x, output, q)
 
     def elbo(self, x: Tensor, output: Tensor, q: Posterior) -> dict[str, Tensor]:

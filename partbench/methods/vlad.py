@@ -36,6 +36,7 @@ class VLAD(Encoding, StepFreeMethod):
         "subset": {**SUBSET, "centres": 32, "sample": 50_000},
     }
     paper = "fv_vae"
+    references = ("jegou2010vlad",)
     deviations = (
         Deviation(
             "The number of centres in FV-VAE's comparison is not stated; here 256, which makes "

@@ -23,6 +23,7 @@ from partbench.method import DataInfo, KeypointSettings, Method
 from partbench.nn.hourglass import Hourglass, block
 from partbench.nn.keypoints import cell_centres, expectation, gaussian_maps
 from partbench.nn.precision import exact
+from partbench.nn.shared_batch import own, whole
 from partbench.nn.tps import ThinPlateSpline, similarity, warp
 from partbench.outputs.keypoints import Keypoints
 
@@ -172,7 +173,8 @@ def masks(points: Tensor, height: int, width: int, sigma: float) -> Tensor:
 
 def jitter(images: Tensor, amount: float) -> Tensor:
     """Jitter the brightness, contrast and saturation of images [B, 3, H, W] in [0, 1]."""
-    factors = 1 + amount * (2 * torch.rand(3, len(images), 1, 1, 1, device=images.device) - 1)
+    drawn = own(torch.rand(3, whole(len(images)), 1, 1, 1, device=images.device), 1)
+    factors = 1 + amount * (2 * drawn - 1)
     brightness, contrast, saturation = factors
     images = images * brightness
     mean = images.mean((1, 2, 3), keepdim=True)
@@ -231,6 +233,8 @@ class Zhang(Method):
         },
     }
     paper = "zhang"
+    references = ("zhang2018landmarks",)
+    several_devices = True
     deviations = (
         Deviation(
             "The shape of the networks is not stated: cells of 2 px, hourglasses of 64 channels "
@@ -313,10 +317,10 @@ class Zhang(Method):
 
     def draw_warps(self, n: int) -> Tensor:
         """Draw n random warps of prepared images; return their weights, [n, C + 3, 2]."""
-        s, device = self.settings, self.mean.device
-        displacements = s.displacement * torch.randn(n, s.control**2, 2, device=device)
-        angle, log_scale = torch.randn(2, n, device=device)
-        shift = 2 * torch.rand(n, 2, device=device) - 1
+        s, device, n = self.settings, self.mean.device, whole(n)
+        displacements = s.displacement * own(torch.randn(n, s.control**2, 2, device=device))
+        angle, log_scale = own(torch.randn(2, n, device=device), 1)
+        shift = 2 * own(torch.rand(n, 2, device=device)) - 1
         return self.warps.interpolate(displacements) + similarity(
             torch.zeros_like(displacements),
             torch.deg2rad(s.rotation * angle),

@@ -22,6 +22,7 @@ from partbench.nn import perceptual, timm_networks
 from partbench.nn.crops import center_crop
 from partbench.nn.normalization import IMAGENET_MEAN_STD
 from partbench.nn.precision import without_tf32
+from partbench.nn.shared_batch import own, whole
 from partbench.nn.timm_networks import TIMM
 from partbench.nn.weights import IMAGENET_LABELS, NOTHING
 from partbench.settings import Settings, nearest
@@ -302,7 +303,8 @@ def cut_window(images: Tensor, window: int | None, at_random: bool) -> Tensor:
     if not at_random:
         return center_crop(images, window)
     rooms = [side - window + 1 for side in images.shape[-2:]]
-    rows, columns = (torch.randint(n, (len(images),), device="cpu").tolist() for n in rooms)
+    size = (whole(len(images)),)
+    rows, columns = (own(torch.randint(n, size, device="cpu")).tolist() for n in rooms)
     return torch.stack(
         [
             i[:, y : y + window, x : x + window]

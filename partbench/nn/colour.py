@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from partbench.nn.shared_batch import own, whole
+
 XYZ = (
     (0.412453, 0.357580, 0.180423),
     (0.212671, 0.715160, 0.072169),
@@ -89,8 +91,8 @@ def jitter(
         [B, 3, H, W] in [0, 1].
     """
     n, device = len(images), images.device
-    draws = 2 * torch.rand(4, n, device=device) - 1
-    chance = torch.rand(2, n, 1, 1, 1, device=device)
+    draws = 2 * own(torch.rand(4, whole(n), device=device), 1) - 1
+    chance = own(torch.rand(2, whole(n), 1, 1, 1, device=device), 1)
     changed = images
     for i in torch.randperm(4, device="cpu").tolist():
         change = (brightness, contrast, saturation, hue)[i]

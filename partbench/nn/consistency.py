@@ -129,8 +129,8 @@ def draw_positives(images: int, k: int, skip_first: bool, device: torch.device) 
     if images < smallest_batch(skip_first):
         raise BadInput(
             f"a batch of {images} is too small for the contrastive term, which draws another image "
-            f"for each part: it needs at least {smallest_batch(skip_first)} images on each device; "
-            "raise `batch_size`"
+            f"for each part: it needs at least {smallest_batch(skip_first)} images; raise "
+            "`batch_size`"
         )
     others = torch.randint(int(skip_first), images - 1, (images, k), device=device)
     own = torch.arange(images, device=device).unsqueeze(1)

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from partbench.nn.precision import exact
+from partbench.nn.shared_batch import own, whole
 
 
 class Spread(NamedTuple):
@@ -67,12 +68,12 @@ class ThinPlateSpline(nn.Module):
 
     def draw(self, n: int, spread: Spread) -> Tensor:
         """Return the weights of n random warps, [n, C + 3, 2]: w, then t, then A transposed."""
-        shape, device = (n, len(self.control), 2), self.control.device
-        again = torch.rand(shape, device=device) > 0.5
-        every = spread.every * torch.randn(shape, device=device)
-        half = spread.half * torch.randn(shape, device=device)
+        shape, device = (whole(n), len(self.control), 2), self.control.device
+        again = own(torch.rand(shape, device=device)) > 0.5
+        every = spread.every * own(torch.randn(shape, device=device))
+        half = spread.half * own(torch.randn(shape, device=device))
         weights = torch.where(again, half, every)
-        angle, scale, *shift = torch.randn(n, 4, device=device).unbind(1)
+        angle, scale, *shift = own(torch.randn(whole(n), 4, device=device)).unbind(1)
         return similarity(
             weights,
             torch.deg2rad(spread.rotation * angle),

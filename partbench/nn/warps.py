@@ -4,6 +4,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from partbench.nn.shared_batch import own, whole
 from partbench.nn.tps import ThinPlateSpline, similarity
 from partbench.settings import Settings
 
@@ -24,8 +25,8 @@ class WarpSettings(Settings):
 def draw_bent(warps: ThinPlateSpline, s: WarpSettings, n: int) -> Tensor:
     """Draw n random warps with C control points; return their weights, [n, C + 3, 2]."""
     bend, turn, size, shift = (
-        torch.rand(shape, device=warps.control.device)
-        for shape in ((n, len(warps.control), 2), n, n, (n, 2))
+        own(torch.rand(whole(n), *shape, device=warps.control.device))
+        for shape in ((len(warps.control), 2), (), (), (2,))
     )
     near, far = 1 / s.scale[1], 1 / s.scale[0]
     return bent_similarity(

@@ -90,6 +90,7 @@ class Classify(Probe):
     # The README's command for ImageNet: the rate never drops, and the whole encoder is frozen. The
     # paper's text is said to fine-tune its last two blocks, so both are measured.
     PAPER = {"imagenet": {"freeze": ("conv1-9", "all"), "epochs": 30, "pool": True}}
+    references = ("gupta2020patchvae",)
     version = 2
     """Since 2 whole groups are held out where images have them, and never all of a class."""
     needs = ("trunks",)

@@ -54,6 +54,7 @@ class Fusion(Probe):
 
     Settings = FusionSettings
     Setting = FusionSetting
+    references = ("simonyan2014twostream",)
     version = 1
     needs = ("features",)
 

@@ -296,6 +296,14 @@ class Generation(Probe):
 
     Settings = GenerationSettings
     Setting = GenerationSetting
+    references = (
+        "heusel2017fid",
+        "binkowski2018kid",
+        "salimans2016is",
+        "kynkaanniemi2019precision",
+        "naeem2020density",
+        "chong2020unbiased",
+    )
     version = VERSION
     needs = ("generated_images",)
     reads = "model"

@@ -143,6 +143,7 @@ class Landmarks(Probe):
     Setting = LandmarkSetting
     # A bird from the side shows one eye.
     PAPER = {name: {"normaliser": "box"} for name in ("cub", "cub-001", "cub-002", "cub-003")}
+    references = ("thewlis2017landmarks", "zhang2018landmarks", "jakab2018keynet", "daniel2022dlp")
     version = VERSION
     needs = ("keypoints",)
 

@@ -341,6 +341,7 @@ class Linear(Probe):
     Setting = LinearSetting
     # A Fisher vector has a norm of its own, so its features keep their scale.
     PAPER: ClassVar = {data: {"solver": "svm", "standardize": False} for data in ("ucf101", "cub")}
+    references = ("alain2017probes", "coates2011stl")
     version = VERSION
     needs = ("features",)
 

@@ -195,6 +195,7 @@ class Parts(Probe):
     Settings = PartSettings
     Setting = PartSetting
     PAPER = {"cub": {"first_pixel": 1}}
+    references = ("choudhury2021parts",)
     version = VERSION
     needs = ("part_maps",)
 

@@ -66,6 +66,7 @@ class Reconstruction(Probe):
     Settings = ReconstructionSettings
     Setting = ReconstructionSetting
     PAPER = {"shapes": {"as_trained": True}}
+    references = ("daniel2022dlp",)
     version = 1
     needs = ("reconstructions",)
     reads = "model"

@@ -99,6 +99,7 @@ class Transfer(Probe):
 
     Settings = TransferSettings
     Setting = TransferSetting
+    references = ("zbinden2019lorbms",)
     version = 1
     needs = ("trunks",)
     reads = "model"

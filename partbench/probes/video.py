@@ -66,6 +66,7 @@ class Video(Probe):
 
     Settings = VideoSettings
     Setting = VideoSetting
+    references = ("daniel2022dlp",)
     version = 1
     needs = ("predictions",)
     reads = "model"

@@ -4,7 +4,7 @@ from typing import Any
 
 from partbench.report import text
 from partbench.report.read import Results
-from partbench.report.references import WORKS, references
+from partbench.report.references import references_of
 from partbench.report.section import View
 
 ROWS = 6000
@@ -33,7 +33,10 @@ def number_pages(panels: list[View], results: Results) -> list[View]:
             "number": number,
             "tables": tables(results) if number == 1 else [],
             "cited": cited(results) if number == 1 else [],
-            "works": {text.name(method): works for method, works in WORKS.items()},
+            "works": {
+                text.name(method): [work.key for work in references_of(method)]
+                for method in sorted(set(results.metrics["method"]))
+            },
         }
         for number, part in enumerate(parts, start=1)
     ]
@@ -51,5 +54,6 @@ def tables(results: Results) -> list[tuple[str, str, list[str]]]:
 
 def cited(results: Results) -> list[Any]:
     """Return the works behind the methods that were measured, each once."""
-    keys = {key for method in set(results.metrics["method"]) for key in WORKS.get(method, ())}
-    return [work for key, work in references().items() if key in keys]
+    measured = sorted(set(results.metrics["method"]))
+    works = {work.key: work for method in measured for work in references_of(method)}
+    return list(works.values())

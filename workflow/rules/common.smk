@@ -57,7 +57,15 @@ except BadInput as error:
     raise WorkflowError(str(error)) from None
 
 REPORT = "report/index.html" if CONFIG.name == "paper" else f"report/{CONFIG.name}/index.html"
-GPUS = 0 if CONFIG.runtime.device == "cpu" else CONFIG.runtime.devices
+GPUS = 0 if CONFIG.runtime.device == "cpu" else 1
+NODES = {}  # of a training
+if CONFIG.runtime.processes > 1:
+    NODES["nodes"] = CONFIG.runtime.nodes  # or Slurm may spread its GPUs
+if CONFIG.runtime.nodes > 1:
+    # One job, which starts its processes by srun itself. `gres` counts the GPUs of each node.
+    NODES |= {"tasks": CONFIG.runtime.nodes, "mpi": "srun"}
+    if GPUS:
+        NODES |= {"gres": f"gpu:{CONFIG.runtime.devices}", "tasks_per_gpu": 0}
 FITTING = [cell for cell in grid.cells(CONFIG) if not cell.skip]
 CELLS = [cell for cell in FITTING if str(cell) not in ABSENT]
 RUNS = sorted({cell.run for cell in CELLS})

@@ -16,7 +16,8 @@ for method in METHODS:
             ENVIRONMENT
         threads: CONFIG.runtime.threads
         resources:
-            gpu=GPUS,
+            **NODES,
+            gpu=0 if "gres" in NODES else GPUS * CONFIG.runtime.devices,
             mem_mb=more(16000),
             runtime=1440,
         params:
