@@ -31,7 +31,7 @@ def write_pdf(drawings: Sequence[str], css: str, out: Path) -> None:
         out: the file.
     """
     drawn = (CONTROL.sub("", drawing) for drawing in drawings)
-    colours = {name: value for name, value in reversed(VARIABLE.findall(css))}
+    colours = dict(reversed(VARIABLE.findall(css)))
     # Without a date the same drawings make the same file.
     embedded = rc_context({"pdf.fonttype": 42})  # whole letters, as journals ask for
     with embedded, PdfPages(out, metadata={"CreationDate": None}) as pages:
@@ -76,7 +76,7 @@ def add(axes: Any, element: Element, colours: dict[str, str]) -> None:
             parse_math=False,
         )
         return
-    line = {
+    line: dict[str, Any] = {
         "linewidth": float(style.get("stroke-width", "0")) * POINTS,
         "edgecolor": colour("stroke"),
         "facecolor": colour("fill"),
@@ -92,8 +92,8 @@ def add(axes: Any, element: Element, colours: dict[str, str]) -> None:
         line["capstyle"] = "projecting" if "stroke-linecap" in style else "butt"
         axes.add_patch(PathPatch(outline, **line))
     elif element.tag == "rect":
-        size = (float(element.attrib[key]) for key in ("width", "height"))
-        axes.add_patch(Rectangle((at["x"], at["y"]), *size, alpha=opacity, **line))
+        width, height = (float(element.attrib[key]) for key in ("width", "height"))
+        axes.add_patch(Rectangle((at["x"], at["y"]), width, height, alpha=opacity, **line))
     elif element.tag == "circle":
         axes.add_patch(Circle((at["cx"], at["cy"]), at["r"], alpha=opacity, **line))
     else:
