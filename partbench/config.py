@@ -139,7 +139,7 @@ def check(values: Mapping[str, Any], where: str, folder: Path | None = None) -> 
         place = f"{where}: runs[{i}]"
         _known(block.train, config.data, f"{place}.train")
         for name, variants in block.methods.items():
-            cls = methods.load(name)
+            cls = methods.load(name, f"{place}.methods.{name}")
             for variant in variants:
                 settings = method_settings(config, name, variant, f"{place}.methods.{name}")
                 what = f"{place}.methods.{name}: {variant}"
