@@ -8,7 +8,7 @@ from tqdm import tqdm
 
 
 class Progress:
-    """Counts `total` units of work called `label`.
+    """Counts `total` units of work called `label`, or units whose number is not known: None.
 
     In a terminal a tqdm bar is drawn on stderr; elsewhere one plain line is printed there at
     most once a minute, and one at the end. Not `shown`, it is silent: of several processes that
@@ -16,7 +16,7 @@ class Progress:
     """
 
     def __init__(
-        self, label: str, total: int, unit: str, initial: int = 0, shown: bool = True
+        self, label: str, total: int | None, unit: str, initial: int = 0, shown: bool = True
     ) -> None:
         self.shown = shown
         self.label, self.total, self.unit, self.done = label, total, unit, initial
@@ -51,5 +51,6 @@ class Progress:
             return
         seconds = time.monotonic() - self._start
         rate = (self.done - self._first) / max(seconds, 1e-9)
-        text = f"{self.label}: {self.done} of {self.total} {self.unit}, {rate:.3g}/s"
+        count = f"{self.done}" if self.total is None else f"{self.done} of {self.total}"
+        text = f"{self.label}: {count} {self.unit}, {rate:.3g}/s"
         print(f"{text}, {note}" if note else text, file=sys.stderr, flush=True)

@@ -45,6 +45,9 @@ ELSEWHERE = {
     "partbench report --results results/joined --out report/joined/index.html": (
         "the stage of the workflow; tests/test_dag.py"
     ),
+    "partbench report --results results/demo --out demo.html --single": (
+        "takes results; tests/test_report_pages.py"
+    ),
     "partbench run demo": "the demo; tests/test_run.py",
     "partbench run paper -- --profile slurm -n": "tests/test_run.py",
     "partbench score generation generated/ real/ --images 10000": (
@@ -152,13 +155,17 @@ def test_your_own_images(
     assert block
     config = tmp_path / "birds.yaml"
     config.write_text(textwrap.dedent(block[0]))
-    for place in ("train/owl/1.png", "train/kite/2.jpg", "test/owl/3.png", "test/kite/4.jpg"):
+    # A batch for training, and as few as may be for the test.
+    for place in (
+        *(f"train/{kind}/{i}.png" for kind in ("owl", "kite") for i in range(32)),
+        *("test/owl/3.png", "test/kite/4.jpg"),
+    ):
         path = tmp_path / "birds" / place
-        path.parent.mkdir(parents=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (70, 90)).save(path)
     monkeypatch.setenv("PARTBENCH_DATA", str(tmp_path))
     assert main(["check", str(config)]) == 0
-    assert "ok    birds: train 2 of 2, test 2 of 2" in capsys.readouterr().out
+    assert "ok    birds: train 64 of 64, test 2 of 2" in capsys.readouterr().out
     assert main(["plan", str(config)]) == 0
     assert re.search(r"total +9 +9 ", capsys.readouterr().out)
 

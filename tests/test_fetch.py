@@ -614,12 +614,15 @@ def test_archives_of_every_kind_are_unpacked(name: str, server: Server, tmp_path
 
 
 @pytest.mark.parametrize("top", ["", "UCF-101/"])
-def test_a_folder_alone_at_the_top_is_looked_through(top: str, tmp_path: Path) -> None:
+def test_a_folder_alone_at_the_top_is_looked_through(
+    top: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = tmp_path / "videos.zip"
     path.write_bytes(zipped({f"{top}a.avi": b"a", f"{top}b/c.avi": b"c"}))
     unpack(path, {"": "UCF-101"}, tmp_path)
     assert (tmp_path / "UCF-101" / "a.avi").read_bytes() == b"a"
     assert (tmp_path / "UCF-101" / "b" / "c.avi").read_bytes() == b"c"
+    assert "unpack videos.zip: 2 files, " in capsys.readouterr().err
 
 
 def test_another_packing_placed_by_hand(server: Server, tmp_path: Path) -> None:

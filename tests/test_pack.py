@@ -122,8 +122,7 @@ def test_a_changed_pack_is_refused(results: Callable[..., Path], tmp_path: Path)
     shutil.copytree(folder, forged)
     cell = forged / "cells/raw_pixels/paper/toy/0/toy/linear.json"
     record = read_record(cell)
-    record["metrics"][0]["value"] += 1
-    write_record(cell, record)
+    write_record(cell, record | {"version": record["version"] + 1})
     with pytest.raises(BadInput, match="the mean of its samples"):
         pack(forged, tmp_path / "forged.zip")
 
@@ -166,6 +165,41 @@ def test_two_packs_give_the_table_of_one_run(results: Callable[..., Path], tmp_p
     pack(tmp_path / "joined", tmp_path / "joined.zip")
     again = merge([tmp_path / "joined.zip", first], tmp_path / "again")
     assert (again.cells, again.repeated) == (3, 1)
+
+
+def from_commit(results: Path, commit: str) -> Path:
+    """Let a results folder be the work of another commit, whose code is other code."""
+    for path in [*results.glob("cells/*/*/*/*/*/*.json"), *results.glob("runs/*/*/*/*/train.json")]:
+        record = read_record(path)
+        made_by = record["provenance"] | {"commit": commit, "code": f"code of {commit}"}
+        write_record(path, record | {"provenance": made_by})
+    return results
+
+
+def test_packs_of_two_commits_join_where_their_numbers_may(
+    results: Callable[..., Path], tmp_path: Path
+) -> None:
+    first = from_commit(results("first", {"random_init": ["demo"]}, [0]), "a" * 40)
+    second = from_commit(results("second", {"raw_pixels": ["paper"]}, [0]), "b" * 40)
+    for folder in (first, second):
+        pack(folder, tmp_path / f"{folder.name}.zip")
+    merged = merge([tmp_path / "first.zip", tmp_path / "second.zip"], tmp_path / "joined")
+    assert (merged.cells, merged.conflicts) == (2, [])
+    table = pd.read_parquet(tmp_path / "joined" / "metrics.parquet")
+    commits = table.groupby("method")["commit"].unique().map(list).to_dict()
+    assert commits == {"random_init": ["a" * 40], "raw_pixels": ["b" * 40]}
+    pack(tmp_path / "joined", tmp_path / "joined.zip")
+    with zipfile.ZipFile(tmp_path / "joined.zip") as archive:
+        assert json.loads(archive.read(MANIFEST))["commits"] == ["a" * 40, "b" * 40]
+
+    # The same run of both: one stands for the two, unless they measured differently.
+    other = from_commit(results("other", {"random_init": ["demo"]}, [0]), "b" * 40)
+    assert merge([first, other], tmp_path / "third").repeated == 1
+    [cell] = other.glob("cells/*/*/*/*/*/*.json")
+    record = read_record(cell)
+    write_record(cell, record | {"version": record["version"] + 1})
+    with pytest.raises(BadInput, match=r"in conflict\n  random_init/demo/toy/0/toy/linear: "):
+        merge([first, other], tmp_path / "fourth")
 
 
 def test_conflicts_are_shown_and_nothing_is_written(

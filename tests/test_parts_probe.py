@@ -38,6 +38,7 @@ from partbench.probe import Metric, Result
 from partbench.probe import measure as measure_cell
 from partbench.probes.parts import EXACT, MEASURES, Parts, PartSettings
 from partbench.run import Run, Runtime
+from partbench.testing import trained
 from partbench.train import train
 
 SIZE = 32
@@ -734,8 +735,11 @@ def test_parts_of_images_at_their_own_aspect(tmp_path: Path) -> None:
     settings_ = {str(metric.setting) for metric in result.metrics}
     kept = "whole images, border kept"
     assert {f"K = 3, {kept}", f"K = 3, box as foreground, {kept}"} <= settings_
-    with pytest.raises(BadInput, match=r"keeps every image's aspect; features .* only part maps"):
+    with pytest.raises(BadInput, match="random_parts offers no features, but part_maps"):
         extract(model, data, ["part_maps", "features"], out, tmp_path / "p.npz", "cpu", 1)
+    features = trained("random_init", tmp_path / "square", tmp_path / "floor", "demo")
+    with pytest.raises(BadInput, match=r"keeps every image's aspect; features .* only part maps"):
+        extract(features, data, ["features"], out, tmp_path / "p.npz", "cpu", 1)
 
 
 class Halves:

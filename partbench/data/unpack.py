@@ -90,7 +90,7 @@ def _write_members(path: Path, aside: Path) -> None:
     limit = RATIO * path.stat().st_size + ALLOWANCE
     total = 0
     aside.mkdir(parents=True, exist_ok=True)
-    with Progress(f"unpack {path.name}", 0, "files") as progress:
+    with Progress(f"unpack {path.name}", None, "files") as progress:
         for member in _members(path):
             target = aside / _safe(path, member)
             total += member.size

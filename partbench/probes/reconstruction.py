@@ -84,7 +84,7 @@ class Reconstruction(Probe):
         torch.manual_seed(seed)
         decode: Any = method.reconstruct
         errors, mean = np.zeros((2, len(test)))
-        average = np.array(test.images).mean(0) / 255
+        average = np.asarray(test.images.mean(0)) / 255  # read as it is summed, never held whole
         constant = torch.from_numpy(average).permute(2, 0, 1).unsqueeze(0)
         with Progress(f"{run} reconstructions", len(test), "images") as progress:
             for start in range(0, len(test), BATCH):
