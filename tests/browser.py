@@ -93,7 +93,9 @@ class Browser:
 
     def sheets(self, out: Path | None = None) -> int:
         """Print the page on A4; return how many sheets it takes."""
-        answer = self.call("Page.printToPDF", paperWidth=8.27, paperHeight=11.69)
+        answer = self.call(
+            "Page.printToPDF", paperWidth=8.27, paperHeight=11.69, preferCSSPageSize=True
+        )
         pdf = base64.b64decode(answer["data"])
         if out:
             out.write_bytes(pdf)

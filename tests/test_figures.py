@@ -135,7 +135,10 @@ def test_a_row_without_a_number_keeps_its_label() -> None:
 
 
 def test_a_control_is_carried_across_the_chart() -> None:
-    chart = parse(figures.intervals([bar(), bar(role="ceiling", mean=8, low=7, high=9)], "", ""))
+    ceiling = bar(role="ceiling", mean=8, low=7, high=9)
+    untrained = bar(role="floor", mean=2, low=1, high=3)  # a row of its own, and no more
+    rows = [bar(), ceiling._replace(across=True), untrained]
+    chart = parse(figures.intervals(rows, "", ""))
     [band] = chart.iter("rect")
     assert "var(--ceiling)" in band.get("style", "")
     across = [p for p in chart.iter("path") if "dasharray:4 3" in p.get("style", "")]

@@ -700,7 +700,7 @@ def test_a_probe_without_a_section_has_its_charts_and_tables(results: Path, tmp_
             tmp_path / f"{name}.parquet"
         )
     assert "echo" not in sections()
-    assert [group["title"] for group in panels_of(read(tmp_path))["echo"]["first"]] == ["psnr"]
+    assert [group["title"] for group in panels_of(read(tmp_path))["echo"]["first"]] == ["Psnr"]
     page = render(tmp_path, published.load())
     assert "PatchVAE (lw+demo)" in words(section(page, "task-echo-toy"))
     assert "Echo on toy" in words(section(page, "answers"))

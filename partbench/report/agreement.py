@@ -78,6 +78,7 @@ def rulers(panels: list[View]) -> list[View]:
                     "task": panel["id"],
                     "probe": panel["probe"],
                     "train": panel["train"],
+                    "label": group["label"],
                     "name": f"{group['label']} ({panel['title']})",
                     "unit": group["unit"],
                     "better": group["better"],
@@ -124,7 +125,7 @@ def chart(
         for row in records(points)
     ]
     axes = tuple(
-        ", ".join(filter(None, [ruler["name"], ruler["unit"], f"{ruler['better']} is better"]))
+        ", ".join(filter(None, [ruler["label"], ruler["unit"], f"{ruler['better']} is better"]))
         for ruler in (one, other)
     )
     spoken = f"{one['name']} against {other['name']}: Kendall's tau {measured.tau:.2f}"

@@ -6,10 +6,12 @@ from typing import Any
 
 import numpy as np
 
+from partbench.judgement import is_untrained, own_untrained
 from partbench.report import text
 from partbench.report.compare import NO_FLOOR
 from partbench.report.failures import HOLES, Failures
 from partbench.report.origins import origins
+from partbench.report.overall import Ruled, overall_view
 from partbench.report.read import RUN, Results
 from partbench.report.section import View
 from partbench.report.words import ends, lowered
@@ -33,6 +35,10 @@ def answers_view(results: Results, tasks: list[View], papers: View, failures: Fa
         "overview": overview(results),
         "answers": [answer(task) for task in tasks],
         "grid": grid(tasks),
+        "overall": overall_view(
+            results.summary,
+            [Ruled(task["family"], group) for task in tasks if (group := opening(task))],
+        ),
         "papers": papers,
         "failed": [group for group in failures.groups if group["status"] == "failed"],
         "counts": {status: failures.count(status) for status in HOLES},
@@ -49,8 +55,10 @@ def answer(panel: View) -> View:
     view |= {"what": group["title"], "unit": group["unit"], "better": group["better"]}
     ranked = [one for one in group["standings"] if one.seeds and np.isfinite(one.mean)]
     trained = [one for one in ranked if one.role == "method"]
+    proper = {one.method for one in trained}
+    # Another method's untrained network is no bar, so the best floor is never one of those.
     named = {
-        role: next((one for one in ranked if one.role == role), None)
+        role: next((s for s in ranked if s.role == role and not is_untrained(s.variant)), None)
         for role in ("floor", "ceiling")
     }
     clauses = []
@@ -67,10 +75,11 @@ def answer(panel: View) -> View:
         }
         clauses += against_others(best, trained[1:], group)
         clauses.append(against_floors(row["name"], group))
+        clauses += itself_untrained(best, ranked, group)
     for role, one in named.items():
         if one is not None:
             value = text.number(one.mean, group["unit"])
-            clauses.append(f"{role} {value} ({lowered(one.method, one.variant)})")
+            clauses.append(f"{role} {value} ({lowered(one.method, one.variant, proper)})")
     for bar in group["controls"]:
         if named[bar.role] is None:
             clauses.append(f"{bar.role} {bar.text} ({bar.label[0].lower()}{bar.label[1:]})")
@@ -85,22 +94,34 @@ def opening(panel: View) -> View | None:
     return panel["first"][int(np.argmax(counts))] if counts else None
 
 
+def itself_untrained(best: Standing, ranked: list[Standing], group: View) -> list[str]:
+    """Return what the best method's own network gives before training, if it was measured."""
+    untrained = [s for s in ranked if s.method == best.method and is_untrained(s.variant)]
+    own = own_untrained(best.variant, [one.variant for one in untrained])
+    return [
+        f"itself untrained {text.number(one.mean, group['unit'])}"
+        for one in untrained
+        if one.variant == own
+    ]
+
+
 def against_others(best: Standing, rest: list[Standing], group: View) -> list[str]:
-    """Return how the best stands to the runner-up, and to the first that it is better than."""
+    """Return how the best stands to the runner-up, and to the first that it is better than.
+
+    If no test tells it apart from any, the first that it was tested against stands there.
+    """
     if not rest:
         return ["the only trained method"]
-    runner_up = rest[0]
     pairs = {(pair.method, pair.variant): pair for pair in best.others}
-    pair = pairs.get((runner_up.method, runner_up.variant))
-    name = text.name(runner_up.method, runner_up.variant)
-    clauses = [relation(pair, name, group)]
-    if pair is None or pair.outcome == "same":
-        for one in rest[1:]:
-            below = pairs.get((one.method, one.variant))
-            if below is not None and below.outcome == "better":
-                clauses.append(relation(below, text.name(one.method, one.variant), group))
-                break
-    return clauses
+    found = [(one, pairs.get((one.method, one.variant))) for one in rest]
+    shown = found[:1]
+    outcomes = ["untested" if pair is None else pair.outcome for _, pair in found]
+    wanted = {"same": ["better"], "untested": ["better", "same"]}.get(outcomes[0], [])
+    for outcome in wanted:
+        if outcome in outcomes:
+            shown.append(found[outcomes.index(outcome)])
+            break
+    return [relation(pair, text.name(one.method, one.variant), group) for one, pair in shown]
 
 
 def relation(pair: Pair | None, name: str, group: View) -> str:
@@ -187,7 +208,7 @@ def grid_cell(row: View, group: View) -> View:
     return {
         "state": "done",
         "value": text.number(row["mean"], row["unit"]),
-        "scaled": f"{scaled:.2f}".replace("-", "\N{MINUS SIGN}") if share is not None else "",
+        "scaled": text.share(scaled) if share is not None else "",
         "share": None if share is None else round(100 * share),
         "groups": row["groups"],
     }

@@ -17,7 +17,6 @@ from partbench.judgement import (
     OTHER_INCOMPLETE,
     Outcome,
     State,
-    is_untrained,
     outcome,
     outcome_of_gain,
     relations,
@@ -25,6 +24,7 @@ from partbench.judgement import (
 )
 from partbench.report import text
 from partbench.report.read import records
+from partbench.report.words import lowered
 
 NO_FLOOR = "No floor control"
 INCOMPLETE = {METHOD_INCOMPLETE, BOTH_INCOMPLETE}
@@ -129,9 +129,7 @@ def _statement(
     by_outcome: dict[Outcome, list[str]] = {"better": [], "same": [], "worse": [], "untested": []}
     sizes = []
     for (method, variant), comparison in pairs.items():
-        control = text.name(method, variant)
-        if method not in proper and not is_untrained(variant):  # a method keeps its proper name
-            control = control[0].lower() + control[1:]
+        control = lowered(method, variant, proper)
         found = outcome(comparison, row["better"])
         sizes.append(_size(comparison, found, row))
         by_outcome[found].append(f"{control}{sizes[-1]}")

@@ -11,8 +11,10 @@ from partbench.report.answers import opening
 from partbench.report.figures import Point
 from partbench.report.read import Results
 from partbench.report.section import View
+from partbench.report.training_time import RUN_KEYS, training_seconds
 
-RUN_KEYS = ("method", "variant", "train")
+SHORTEST = 1e-4
+"""Share of the longest training that a mark shows at least: what takes no time has no logarithm."""
 
 
 def cost_view(results: Results, panels: list[View], colours: Mapping[str, int]) -> View:
@@ -23,36 +25,25 @@ def cost_view(results: Results, panels: list[View], colours: Mapping[str, int]) 
         panels: see `partbench.report.panels`.
         colours: of the methods, see `partbench.report.page.palette`.
     """
-    hours = training_hours(results)
+    seconds = training_seconds(results.metrics)
     charts = []
     for panel in panels:
         group = opening(panel)
         if group is None:
             continue
         rows = [
-            (row, hours[key])
+            (row, seconds[key] / 3600)
             for row in group["rows"]
-            if (key := tuple(row[k] for k in RUN_KEYS)) in hours and np.isfinite(row["mean"])
+            if (key := tuple(row[k] for k in RUN_KEYS)) in seconds and np.isfinite(row["mean"])
         ]
         if len(rows) > 1:
             charts.append(chart_view(panel, group, rows, colours))
     return {
         "charts": charts,
         "stages": stages(results),
-        "runs": training_table(results, hours),
+        "runs": training_table(results, seconds),
         "devices": sorted(set(results.metrics["device"]) - {""}),
     }
-
-
-def training_hours(results: Results) -> dict[tuple[Any, ...], float]:
-    """Return the mean hours of a run's training, by method, variant and training data."""
-    done = results.metrics[results.metrics["status"] == "done"]
-    runs = done.drop_duplicates([*RUN_KEYS, "seed"])
-    hours = {
-        tuple(map(str, key)): float(same["seconds"].mean()) / 3600
-        for key, same in runs.groupby(list(RUN_KEYS))
-    }
-    return {key: value for key, value in hours.items() if np.isfinite(value)}
 
 
 def chart_view(
@@ -61,17 +52,25 @@ def chart_view(
     """Return a chart and the methods that no other one dominates."""
     costs, values = np.array([cost for _, cost in rows]), [row["mean"] for row, _ in rows]
     front = pareto_front(costs, values, better=group["better"])
-    least = max(costs[costs > 0].min(initial=1.0), 1e-6) if (costs > 0).any() else 1e-4
+    scale, unit = (1.0, "hours") if costs.max() >= 1 else (3600.0, "seconds")
+    least = SHORTEST * costs.max() or SHORTEST
     points = [
         Point(
-            row["name"], row["role"], colours.get(row["method"], 0), max(cost, least), row["mean"]
+            row["name"],
+            row["role"],
+            colours.get(row["method"], 0),
+            scale * max(cost, least),
+            row["mean"],
         )
         for row, cost in rows
     ]
-    axes = ("hours of training, one seed", f"{group['label']} ({group['unit']})".replace(" ()", ""))
+    axes = (
+        f"{unit} of training, one seed",
+        f"{group['label']} ({group['unit']})".replace(" ()", ""),
+    )
     best = [row["name"] for (row, _), on in zip(rows, front, strict=True) if on]
     spoken = "; ".join(
-        f"{p.label} {text.number(p.y, group['unit'])} in {p.x:.2g} h" for p in points
+        f"{p.label} {text.number(p.y, group['unit'])} in {p.x:.2g} {unit}" for p in points
     )
     return {
         "id": panel["id"],
@@ -99,7 +98,7 @@ def stages(results: Results) -> list[tuple[str, float, int]]:
     return [(name, spent, round(100 * spent / total)) for name, spent in listed if total and spent]
 
 
-def training_table(results: Results, hours: Mapping[tuple[Any, ...], float]) -> list[View]:
+def training_table(results: Results, seconds: Mapping[tuple[Any, ...], float]) -> list[View]:
     """Return what a training of each method takes: time, memory, speed, size."""
     views: dict[tuple[str, ...], View] = {}
     for run in results.runs:
@@ -109,7 +108,7 @@ def training_table(results: Results, hours: Mapping[tuple[Any, ...], float]) -> 
                 "name": text.name(run.method, run.variant),
                 "run": text.address("run", *key),
                 "train": run.train,
-                "seconds": 3600 * hours[key] if key in hours else run.record.get("seconds"),
+                "seconds": seconds.get(key, run.record.get("seconds")),
                 "memory": run.record.get("peak_memory_mb"),
                 "speed": run.record.get("images_per_second"),
                 "parameters": run.record.get("parameters"),

@@ -39,6 +39,8 @@ class Bar(NamedTuple):
     high: float
     seeds: Sequence[float]
     text: str
+    across: bool = False
+    """Whether it is carried across the chart, for all other rows to be held against."""
 
 
 class Point(NamedTuple):
@@ -74,7 +76,7 @@ def colour_of(role: str, index: int) -> str:
 
 
 def intervals(bars: Sequence[Bar], axis: str, title: str) -> Markup:
-    """Draw mean, 95 % interval and seeds of each row, and the controls across all of them.
+    """Draw mean, 95 % interval and seeds of each row, and some controls across all of them.
 
     Args:
         bars: the rows, top first.
@@ -102,7 +104,7 @@ def intervals(bars: Sequence[Bar], axis: str, title: str) -> Markup:
     for y in heights:
         drawing.line([(left, y), (right, y)], "rule", 0.8, square=True)
     for bar, _ in shown:
-        if bar.role != "method":
+        if bar.across:
             shade = colour_of(bar.role, bar.colour)
             if np.isfinite([bar.low, bar.high]).all():
                 reach = inside(bar.high) - inside(bar.low)
@@ -298,9 +300,9 @@ def scatter(
     _graduate(drawing, ticks, left, right)
     widest = max((len(label) for label in ticks.labels), default=0)
     middle = ((left + right) / 2, bottom + 29)
-    drawing.text(middle, _short(axes[0], 62), 11.5, "muted", "middle")
+    drawing.text(middle, _short(axes[0], 56), 11.5, "muted", "middle")
     beside = (left - 9.7 - widest * 11 * LETTER, (top + bottom) / 2)
-    drawing.text(beside, _short(axes[1], 44), 11.5, "muted", "middle", upwards=True)
+    drawing.text(beside, _short(axes[1], 38), 11.5, "muted", "middle", upwards=True)
     drawing.line([(left, bottom), (right, bottom)], "rule", 0.8, square=True)
     if front is not None:
         joined = sorted((p.x, p.y) for p, on in zip(points, front, strict=True) if on)

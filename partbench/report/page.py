@@ -23,6 +23,7 @@ from partbench.report.material import data_views, picture_views
 from partbench.report.numbers import number_pages
 from partbench.report.panels import panel_views
 from partbench.report.papers import papers_view
+from partbench.report.pdf import write_pdf
 from partbench.report.read import PictureRecord, Results, RunRecord, read
 from partbench.report.section import View, sections
 from partbench.report.tasks import fragments_of, task_views
@@ -33,6 +34,10 @@ GENERATOR = '<meta name="generator" content="partbench">'
 """In each page: by it, a later report knows pages of an earlier one, and removes what is stale."""
 LINK = re.compile(r'href="#([^"]*)"')
 ID = re.compile(r'\bid="([^"]*)"')
+CHART = re.compile(r'<div class="chart">(<svg.*?</svg>)', re.DOTALL)
+"""The charts that open the pages of tasks; `task_views` counts them in this order."""
+FIGURES = "figures.pdf"
+"""The same charts in a file beside the pages, one a page."""
 Item = TypeVar("Item", RunRecord, PictureRecord)
 
 
@@ -55,10 +60,17 @@ def write(results: Path, out: Path, claims: Sequence[Claim], *, single: bool = F
         results: the results folder; anything in it may be missing.
         out: the html file of the index; the other pages stand beside it.
         claims: the published numbers, see `partbench.published.load`.
-        single: one file with everything in it, instead of pages.
+        single: one file with everything in it, instead of pages and a PDF of their charts.
     """
     where = os.path.relpath(results, out.parent)
     files = render(read(results), claims, index=out.name, where=where, single=single)
+    if (
+        drawings := []
+        if single
+        else [svg for page in files.values() for svg in CHART.findall(page)]
+    ):
+        with atomic(out.parent / FIGURES) as path:
+            write_pdf(drawings, (TEMPLATES / "style.css").read_text(), path)
     for name, page in sorted(files.items(), key=lambda file: file[0] == out.name):
         with atomic(out.parent / name) as path:
             path.write_text(page, encoding="utf-8")
@@ -94,8 +106,16 @@ def render(
         "js": Markup((TEMPLATES / "script.js").read_text()),
         "generator": Markup(GENERATOR),
     }
+    figures_file = "" if single else FIGURES
     bodies = [
-        (page, Markup(templates.get_template(page.template).render(**page.view, page=page)))
+        (
+            page,
+            Markup(
+                templates.get_template(page.template).render(
+                    **page.view, page=page, figures=figures_file
+                )
+            ),
+        )
         for page in pages
     ]
     layout = templates.get_template("layout.html")
@@ -178,6 +198,7 @@ def environment(where: str = "") -> Environment:
     )
     templates.filters |= {
         "number": text.number,
+        "share": text.share,
         "duration": text.duration,
         "listed": text.listed,
         "json": lambda value: json.dumps(value, ensure_ascii=False),

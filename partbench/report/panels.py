@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from partbench.comparisons import CELL, GROUP, seeds_asked
+from partbench.judgement import is_untrained
 from partbench.metrics.ranking import letters
 from partbench.report import figures, text
 from partbench.report.compare import Statement, gain_statement, ordered, statements
@@ -14,6 +15,7 @@ from partbench.report.failures import Failures
 from partbench.report.figures import Bar
 from partbench.report.read import Results, records
 from partbench.report.section import Section, View
+from partbench.report.training_time import RUN_KEYS, training_seconds
 from partbench.standings import Standing, standings
 
 TASK = ["probe", "train", "eval"]
@@ -80,6 +82,7 @@ def panel_views(
             {
                 "id": text.address("task", probe, *dict.fromkeys([train, evaluated])),
                 "title": text.title(section.task_name(str(probe)), str(train), str(evaluated)),
+                "family": section.task_name(str(probe)),
                 "probe": probe,
                 "train": train,
                 "eval": evaluated,
@@ -113,7 +116,12 @@ def group_view(
     reference = bool(one["reference"])
     ranked = [] if reference else standings(group, comparisons, cells)
     known = {(s.method, s.variant): s for s in ranked}
-    rows = [row_view(row, known.get((row["method"], row["variant"]))) for row in records(group)]
+    seconds = training_seconds(cells)
+    rows = [
+        row_view(row, known.get((row["method"], row["variant"])))
+        | {"seconds": seconds.get(tuple(row[key] for key in RUN_KEYS), float("nan"))}
+        for row in records(group)
+    ]
     rows.sort(key=lambda row: -row["mean"] if one["better"] == "higher" else row["mean"])
     setting = titles.get(one["setting"], one["setting"])
     label = section.label(one["metric"])
@@ -164,14 +172,15 @@ def constants(group: View, groups: list[View], section: Section) -> list[Bar]:
         for reference in references:
             found = [other for other in groups if other["metric"] == metric]
             found.sort(key=lambda other: other["setting"] != group["setting"])
-            if reference.metric != group["metric"] or not found:
+            measured = {row["short"] for row in group["rows"]}  # as a control of its own
+            if reference.metric != group["metric"] or not found or reference.name in measured:
                 continue
             means = [row["mean"] for row in found[0]["rows"]]
             mean = float(np.mean(means))
             written = text.number(mean, group["unit"])
             # One that depends on the method has no interval of its own: it spans their values.
             ends = (min(means), max(means))
-            bars.append(Bar(reference.name, reference.role, 0, mean, *ends, [], written))
+            bars.append(Bar(reference.name, reference.role, 0, mean, *ends, [], written, True))
     return bars
 
 
@@ -197,6 +206,8 @@ def draw(group: View, absent: list[View], controls: list[Bar], colours: Mapping[
             f"{text.number(row['mean'], unit)}   [{row['interval']}]"
             if np.isfinite(row["mean"])
             else "no value",
+            # Another method's untrained network is no bar, so none is carried across the chart.
+            across=row["role"] != "method" and not is_untrained(row["variant"]),
         )
         for row in group["rows"]
     ]

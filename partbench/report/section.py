@@ -103,7 +103,8 @@ class Section:
 
     def label(self, metric: str) -> str:
         """Return what a metric is called."""
-        return self.labels.get(metric, metric.replace("_", " "))
+        words = metric.replace("_", " ")
+        return self.labels.get(metric, words[:1].upper() + words[1:])
 
     gains: ClassVar[Mapping[str, str]] = {}
     """Metrics that are gains over a floor, sample by sample, and what that floor is. They say

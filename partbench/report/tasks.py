@@ -48,7 +48,11 @@ def task_views(
         }
         for key, panel in by_key.items()
     ]
-    return sorted(views, key=lambda view: order.get(view["probe"], len(order)))
+    views.sort(key=lambda view: order.get(view["probe"], len(order)))
+    charts = (group for view in views for group in view["first"])
+    for number, group in enumerate(charts, start=1):
+        group["figure"] = number
+    return views
 
 
 def _bare(probe: str, train: str, evaluated: str, sections: Mapping[str, Section]) -> View:
@@ -56,6 +60,7 @@ def _bare(probe: str, train: str, evaluated: str, sections: Mapping[str, Section
     return {
         "id": task_address(probe, train, evaluated),
         "title": text.title(name, train, evaluated),
+        "family": name,
         **{"probe": probe, "train": train, "eval": evaluated},
         **{"first": [], "more": [], "absent": []},
     }

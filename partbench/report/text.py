@@ -51,6 +51,8 @@ NAMES = {
 }
 """The field's spelling; a method that is not here goes by its own key."""
 
+PLAIN = re.compile(r"[A-Za-z0-9_.]+(-[A-Za-z0-9_.]+)*")
+"""Names that stand in an address as they are."""
 NOTHING = "\N{EN DASH}"
 """Where a number would stand, but there is none."""
 
@@ -88,11 +90,25 @@ def number(value: Any, unit: str = "") -> str:
     return written.replace("-", "\N{MINUS SIGN}").replace(",", "\N{NARROW NO-BREAK SPACE}")
 
 
+def share(value: float) -> str:
+    """Return a number on a scale from 0 to 1, such as from floor to ceiling, with two decimals."""
+    if not math.isfinite(value):
+        return NOTHING
+    return f"{round(value, 2) + 0.0:.2f}".replace("-", "\N{MINUS SIGN}")
+
+
 def interval(low: float, high: float, unit: str = "") -> str:
     """Return `61.2 to 65.0`, which a minus sign cannot confuse."""
     if not (math.isfinite(low) and math.isfinite(high)):
         return NOTHING
     return f"{number(low, unit)} to {number(high, unit)}"
+
+
+def share_interval(low: float, high: float) -> str:
+    """Return `0.61 to 0.65`."""
+    if not (math.isfinite(low) and math.isfinite(high)):
+        return NOTHING
+    return f"{share(low)} to {share(high)}"
 
 
 def p_value(p: float) -> str:
@@ -122,12 +138,15 @@ def listed(items: list[str]) -> str:
 def address(*parts: object) -> str:
     """Return the id of a place in the page: it follows from its names alone, so it stays.
 
-    Where characters had to go, a digest of the names keeps two such places apart.
+    A dash joins the names, or two where a name has dashes of its own. Where other characters had
+    to go, a digest of the names keeps two such places apart.
     """
-    text = "/".join(map(str, parts))
-    plain = re.sub(r"[^A-Za-z0-9_.]+", "-", text).strip("-")
-    lossless = re.fullmatch(r"[A-Za-z0-9_./]+", text)
-    return plain if lossless else f"{plain}-{hashlib.sha256(text.encode()).hexdigest()[:6]}"
+    names = [*map(str, parts)]
+    text = "/".join(names)
+    if all(PLAIN.fullmatch(name) for name in names):
+        return ("--" if "-" in text else "-").join(names)
+    short = re.sub(r"[^A-Za-z0-9_.]+", "-", text).strip("-")
+    return f"{short}-{hashlib.sha256(text.encode()).hexdigest()[:6]}"
 
 
 def plain(log: str) -> str:

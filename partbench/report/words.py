@@ -1,8 +1,9 @@
 """How the difference of two methods reads in a sentence."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import Any
 
+from partbench.judgement import is_untrained
 from partbench.report import text
 from partbench.standings import Pair
 
@@ -21,7 +22,15 @@ def ends(pair: Pair, ruler: Mapping[str, Any]) -> Sequence[str]:
     return [text.number(value, ruler["unit"]) for value in values]
 
 
-def lowered(method: str, variant: str) -> str:
-    """Return a control's name inside a sentence; a name with a capital within stays."""
+def lowered(method: str, variant: str, proper: Container[str] = ()) -> str:
+    """Return how a name reads inside a sentence: a control's begins with a small letter.
+
+    Args:
+        method: its name.
+        variant: its variant.
+        proper: methods whose names are proper names. A method's untrained network keeps its name.
+    """
     name = text.name(method, variant)
-    return name if name[1:2].isupper() else name[0].lower() + name[1:]
+    if method in proper or is_untrained(variant) or name[1:2].isupper():
+        return name
+    return name[0].lower() + name[1:]

@@ -64,10 +64,7 @@ class GenerationSection(Section):
 
     def label(self, metric: str) -> str:
         """Return what a metric is called: `FID`, `Frechet distance, dinov2`."""
-        measure, _, network = metric.removeprefix("real_").partition("_")
-        words = MEASURES.get(measure, measure)
-        real = " of training images" if metric.startswith("real_") else ""
-        return f"{words}{real}{f', {network}' if network else ''}"
+        return called(metric)
 
     def view(self, task: Task) -> View | None:
         """Return what the section shows of one task."""
@@ -95,6 +92,14 @@ class GenerationSection(Section):
         return {"others": not metrics & {metric_name("fid", "inception")}}
 
 
+def called(metric: str) -> str:
+    """Return what a metric is called: `FID`, `Frechet distance, dinov2`."""
+    measure, _, network = metric.removeprefix("real_").partition("_")
+    words = MEASURES.get(measure, measure.capitalize())
+    real = " of training images" if metric.startswith("real_") else ""
+    return f"{words}{real}{f', {network}' if network else ''}"
+
+
 def view_of(method: MethodRecord, task: Task) -> View | None:
     """Return a method's entry, with pictures of the first seed; None if no cell is whole."""
     whole = [(cell, details) for cell in method.cells if (details := details_of(cell))]
@@ -113,6 +118,7 @@ def view_of(method: MethodRecord, task: Task) -> View | None:
         "endless": details.infinity,
         "training": [details.training for _, details in whole if details.training],
         "metric": metric_name("fid", details.network),
+        "label": called(metric_name("fid", details.network)),
     }
 
 
@@ -159,7 +165,7 @@ def by_number(views: list[View]) -> Markup | None:
             spoken.append(f"{name} {y[1]:.4g} of {endless.sizes[-1]} images, {y[0]:.4g} of all")
     if not lines:
         return None
-    axes = ("1000 / number of images", views[0]["metric"])
+    axes = ("1000 / number of images", views[0]["label"])
     return figures.lines(lines, axes, f"{axes[1]}: {'; '.join(spoken)}")
 
 
@@ -178,7 +184,7 @@ def over_training(views: list[View]) -> Markup | None:
         spoken.append(f"{view['name']} {ends}")
     if not lines:
         return None
-    axes = ("epochs", views[0]["metric"])
+    axes = ("epochs", views[0]["label"])
     return figures.lines(lines, axes, f"{axes[1]}: {'; '.join(spoken)}")
 
 

@@ -194,7 +194,7 @@ addEventListener("hashchange", follow);
 if (location.hash) follow();
 let opened = [];
 addEventListener("beforeprint", () => {
-  opened = [...document.querySelectorAll("details:not([open], .run, .paper, .bibtex)")];
+  opened = [...document.querySelectorAll("details:not([open], .run, .paper, .bibtex, .long)")];
   for (const details of opened) details.open = true;
 });
 addEventListener("afterprint", () => {
