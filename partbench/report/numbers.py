@@ -64,11 +64,7 @@ def measured(results: Results) -> View:
     """Return what tells these numbers from those of another run: to be named with them."""
     done = results.metrics[results.metrics["status"] == "done"]
     of_cells = done[["commit", "dirty"]].drop_duplicates().itertuples(index=False)
-    commits = {
-        f"{commit[:10]}{' with uncommitted changes' if dirty else ''}"
-        for commit, dirty in of_cells
-        if commit
-    }
+    commits = {text.commit(name, bool(dirty)) for name, dirty in of_cells if name}
     of_data = done[["eval", "data_checksum"]].drop_duplicates().itertuples(index=False)
     return {
         "configuration": results.config.get("name", ""),
