@@ -90,13 +90,13 @@ def add(axes: Any, element: Element, colours: dict[str, str]) -> None:
         line["linestyle"] = (0, dashes) if dashes else "solid"
         line["alpha"] = float(style.get("stroke-opacity", "1"))
         line["capstyle"] = "projecting" if "stroke-linecap" in style else "butt"
-        axes.add_patch(PathPatch(outline, **line))
+        axes.add_artist(PathPatch(outline, **line))
     elif element.tag == "rect":
         width, height = (float(element.attrib[key]) for key in ("width", "height"))
-        axes.add_patch(Rectangle((at["x"], at["y"]), width, height, alpha=opacity, **line))
+        axes.add_artist(Rectangle((at["x"], at["y"]), width, height, alpha=opacity, **line))
     elif element.tag == "circle":
-        axes.add_patch(Circle((at["cx"], at["cy"]), at["r"], alpha=opacity, **line))
+        axes.add_artist(Circle((at["cx"], at["cy"]), at["r"], alpha=opacity, **line))
     else:
         pairs = (pair.split(",") for pair in element.attrib["points"].split())
         corners = [(float(x), float(y)) for x, y in pairs]
-        axes.add_patch(Polygon(corners, closed=True, alpha=opacity, **line))
+        axes.add_artist(Polygon(corners, closed=True, alpha=opacity, **line))
