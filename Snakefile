@@ -8,6 +8,9 @@ from snakemake.utils import min_version
 min_version("9.0")
 
 
+report: "workflow/captions/workflow.rst"
+
+
 if "name" not in config:
 
     configfile: f"{workflow.basedir}/config/paper.yaml"

@@ -122,6 +122,20 @@ def test_workflow_from_first_run_to_repair(finished: Checkout, tmp_path: Path) -
     fails_and_is_repaired(here)
 
 
+@pytest.mark.timeout(1800)
+def test_snakemakes_own_report_explains_what_it_holds(finished: Checkout, tmp_path: Path) -> None:
+    here = Checkout(tmp_path / "partbench", copied=finished)
+    said = here.make("tiny.yaml", "--report", "run.html")
+    for file in ("index.html", "metrics.csv", "summary.csv", "comparisons.csv"):
+        assert f"Adding {file} " in said
+    page = (here.folder / "run.html").read_text()
+    captions = sorted((here.folder / "workflow/captions").iterdir())
+    assert len(captions) == 5
+    for caption in captions:
+        assert caption.read_text().splitlines()[0] in page, caption.name
+    assert "configuration is called tiny" in page
+
+
 def fails_and_is_repaired(here: Checkout) -> None:
     """A loss that is not finite fails its own cells only, until the setting is mended."""
     config = changed(vae={"learning_rate": 1e30}, random_init={"encoder_width": 12})

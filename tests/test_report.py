@@ -1001,6 +1001,18 @@ def test_durations(seconds: float, written: str) -> None:
     assert text.duration(seconds) == written
 
 
+@pytest.mark.parametrize(
+    ("name", "dirty", "written"),
+    [
+        ("c0ffee" * 6, False, "c0ffeec0ff"),
+        ("c0ffee" * 6, True, "c0ffeec0ff with uncommitted changes"),
+        ("not a git checkout, version 0.1.0", False, "not a git checkout, version 0.1.0"),
+    ],
+)
+def test_commits(name: str, dirty: bool, written: str) -> None:
+    assert text.commit(name, dirty) == written
+
+
 def test_addresses_stay_apart() -> None:
     assert text.address("cell", "vae", "beta") == "cell-vae-beta"
     assert text.address("a b") != text.address("a-b") != text.address("a_b")

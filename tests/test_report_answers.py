@@ -18,12 +18,14 @@ from partbench.report.answers import answer
 from partbench.report.compare import Statement
 from partbench.report.failures import Failures
 from partbench.report.overall import Ruled, overall_view
-from partbench.report.page import palette, write
+from partbench.report.page import environment, palette, write
 from partbench.report.panels import panel_views
 from partbench.report.read import Results, read
 from partbench.report.section import View, sections
 from partbench.report.words import lowered
 from partbench.standings import Pair, Standing, ends
+
+MINUS = "\N{MINUS SIGN}"
 
 
 def standing(method: str, variant: str, role: str, mean: float, *others: Pair) -> Standing:
@@ -212,3 +214,37 @@ def test_leaderboards_say_what_a_training_took(grid: Path, tmp_path: Path) -> No
     row = re.search(r'<tr>\s*<th scope="row"><a href="[^"]*run-method_3-.*?</tr>', page, re.DOTALL)
     assert row
     assert '<td class="num" data-value="61.5">1 min 02 s</td>' in row[0]
+
+
+@pytest.mark.parametrize(
+    ("better", "outcome", "difference", "shown", "interval"),
+    [
+        ("lower", "better", -1.1, "+1.1", "0.6 to 1.6"),
+        ("higher", "worse", -1.1, f"{MINUS}1.1", f"{MINUS}1.6 to {MINUS}0.6"),
+        ("lower", "worse", 1.1, f"{MINUS}1.1", f"{MINUS}1.6 to {MINUS}0.6"),
+        ("higher", "better", 1.1, "+1.1", "0.6 to 1.6"),
+        ("lower", "same", -1.1, "+1.1 ≈", "0.6 to 1.6, not told apart"),
+    ],
+)
+def test_a_gain_is_positive_where_training_made_the_number_better(
+    better: str, outcome: Any, difference: float, shown: str, interval: str
+) -> None:
+    gain = Pair(
+        *("zhang", "untrained", outcome, difference, difference - 0.5, difference + 0.5, 0.001, "")
+    )
+    macros: Any = environment().get_template("macros.html").module
+    cell = str(macros.pair_of(gain, {"better": better, "unit": "%"}))
+    assert text_of(cell) == shown
+    assert f'title="{interval}"' in cell
+
+
+def test_a_gain_without_a_test_is_no_number() -> None:
+    gain = Pair("zhang", "untrained", "untested", -1.1, -1.6, -0.6, 0.1, "one seed")
+    macros: Any = environment().get_template("macros.html").module
+    group = {"better": "lower", "unit": "%"}
+    assert text_of(str(macros.pair_of(gain, group))) == "?"
+    assert text_of(str(macros.pair_of(None, group))) == text.NOTHING
+
+
+def text_of(cell: str) -> str:
+    return re.sub(r"<[^>]+>", "", cell).strip()

@@ -220,6 +220,17 @@ def test_every_method_has_its_work(small: Path) -> None:
     assert "No publication" in words((small / "method-raw_pixels.html").read_text())
 
 
+def test_the_run_is_cited_by_configuration_commit_and_data(small: Path, grid: Path) -> None:
+    page = (grid / "numbers.html").read_text()
+    said = re.search(r'<blockquote id="cite">(.*?)</blockquote>', page, re.DOTALL)
+    assert said
+    data = ", ".join(f"data{i} (checksum 0f0f0f0f0f0f)" for i in range(3))
+    assert said[1] == (
+        f"Measured with partbench, configuration grid, commit c0ffeec0ff, on {data}."
+    )
+    assert 'id="cite"' in (small / "numbers.html").read_text()
+
+
 def test_papers_of_which_nothing_ran_take_one_line(small: Path) -> None:
     page = (small / "papers.html").read_text()
     folded = re.findall(

@@ -1,6 +1,5 @@
 """The index: one sentence a task, the grid of methods and tasks, and what ran."""
 
-import re
 from collections import Counter
 from typing import Any
 
@@ -221,10 +220,7 @@ def overview(results: Results) -> View:
     counts: Counter[Any] = Counter(cells["status"])
     provenance = [run.record.get("provenance", {}) for run in results.runs]
     commits = {
-        re.sub(r"^([0-9a-f]{10})[0-9a-f]+$", r"\1", p["commit"])
-        + (" with uncommitted changes" if p.get("dirty") else "")
-        for p in provenance
-        if p.get("commit")
+        text.commit(p["commit"], bool(p.get("dirty"))) for p in provenance if p.get("commit")
     }
     finished = sorted(p["finished"] for p in provenance if p.get("finished"))
     methods = metrics.drop_duplicates(["method", "variant"])

@@ -33,6 +33,7 @@ def number_pages(panels: list[View], results: Results) -> list[View]:
             "number": number,
             "tables": tables(results) if number == 1 else [],
             "cited": cited(results) if number == 1 else [],
+            "measured": measured(results),
             "works": {
                 text.name(method): [work.key for work in references_of(method)]
                 for method in sorted(set(results.metrics["method"]))
@@ -57,3 +58,16 @@ def cited(results: Results) -> list[Any]:
     measured = sorted(set(results.metrics["method"]))
     works = {work.key: work for method in measured for work in references_of(method)}
     return list(works.values())
+
+
+def measured(results: Results) -> View:
+    """Return what tells these numbers from those of another run: to be named with them."""
+    done = results.metrics[results.metrics["status"] == "done"]
+    of_cells = done[["commit", "dirty"]].drop_duplicates().itertuples(index=False)
+    commits = {text.commit(name, bool(dirty)) for name, dirty in of_cells if name}
+    of_data = done[["eval", "data_checksum"]].drop_duplicates().itertuples(index=False)
+    return {
+        "configuration": results.config.get("name", ""),
+        "commits": sorted(commits),
+        "data": sorted((name, checksum[:12]) for name, checksum in of_data if checksum),
+    }

@@ -153,3 +153,9 @@ def plain(log: str) -> str:
     """Return a log as a terminal would leave it: no escape codes, progress bars' last state."""
     log = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", log)
     return "\n".join(line.rstrip("\r").rpartition("\r")[2] for line in log.split("\n"))
+
+
+def commit(name: str, dirty: bool) -> str:
+    """Return a commit as it is named in the pages; what is no commit's hash stays whole."""
+    short = re.sub(r"^([0-9a-f]{10})[0-9a-f]+$", r"\1", name)
+    return short + (" with uncommitted changes" if dirty else "")

@@ -17,12 +17,23 @@ rule report:
         config=f"{RESULTS}/config.json",
         cells=[f"{RESULTS}/cells/{cell}.json" for cell in CELLS],
     output:
-        page=REPORT,
-        tables=expand(
-            f"{RESULTS}/{{table}}.{{format}}",
-            table=["metrics", "summary", "comparisons"],
-            format=["parquet", "csv"],
+        page=report(REPORT, caption="../captions/answers.rst", category="Answers"),
+        metrics=report(
+            f"{RESULTS}/metrics.csv",
+            caption="../captions/metrics.rst",
+            category="Tables",
         ),
+        summary=report(
+            f"{RESULTS}/summary.csv",
+            caption="../captions/summary.rst",
+            category="Tables",
+        ),
+        comparisons=report(
+            f"{RESULTS}/comparisons.csv",
+            caption="../captions/comparisons.rst",
+            category="Tables",
+        ),
+        tables=expand(f"{RESULTS}/{{table}}.parquet", table=["metrics", "summary", "comparisons"]),
     log:
         f"{RESULTS}/logs/report.log",
     conda:
