@@ -31,7 +31,7 @@ comparable: false
 seeds: [0]
 runtime: {device: cpu, threads: 1}
 data:
-  toy: {reader: toy, size: 32, train: 8, val: 1, test: 8}
+  toy: {reader: toy, size: 32, train: 16, val: 1, test: 8}
 probes:
   linear: {cs: [0.1]}
 runs:
