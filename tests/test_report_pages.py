@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from html.parser import HTMLParser
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -85,6 +86,7 @@ def test_every_link_leads_somewhere(name: str, request: pytest.FixtureRequest) -
     ids = [place for page in pages.values() for place in page.ids if place != "content"]
     assert len(ids) == len(set(ids))
     made = {"summary.csv", "summary.json", "summary.schema.json", "metrics.csv", "comparisons.csv"}
+    assert all("#content" in page.addresses for page in pages.values())
     charts = (folder / FIGURES).read_bytes().count(b"/Type /Page ")
     linked = set()
     for own, page in pages.items():
@@ -381,6 +383,22 @@ def test_text_stands_out_in_both_schemes(small: Path, tab: Browser, dark: bool) 
     tab.open(small / "index.html", dark=dark)
     for selector in ("main p", "main a", "small", ".warn", ".role", "nav a", ".chip"):
         assert contrast(tab, selector) > 4.5, selector
+
+
+@needs_chromium
+@pytest.mark.parametrize("dark", [False, True])
+def test_axe_finds_nothing(small: Path, tab: Browser, dark: bool) -> None:
+    """The rules of axe-core, which its Python package carries as JavaScript."""
+    axe = files("axe_playwright_python").joinpath("axe.min.js").read_text()
+    found = {}
+    for path in pages_of(small):
+        tab.open(path, dark=dark)
+        tab.run(f"{axe}; 0")
+        found[path.name] = tab.run(
+            "axe.run(document, {resultTypes: ['violations']}).then((r) => r.violations.map((v) =>"
+            "[v.id, v.help, ...v.nodes.slice(0, 3).map((n) => n.html.slice(0, 200))]))"
+        )
+    assert {name: faults for name, faults in found.items() if faults} == {}
 
 
 @needs_chromium

@@ -134,13 +134,14 @@ def linked(pages: Mapping[str, str], files: Mapping[str, str]) -> dict[str, str]
         pages: file -> page, whose links all are to places.
         files: page -> file; a link to a page itself needs no place in it.
     """
-    places = {place: name for name, page in pages.items() for place in ID.findall(page)}
+    own = {name: set(ID.findall(page)) for name, page in pages.items()}
+    places = {place: name for name, found in own.items() for place in found}
 
     def resolve(page: str, name: str) -> str:
         def target(match: re.Match[str]) -> str:
             place = match[1]
             file = places.get(place, name)
-            if file == name:
+            if place in own[name] or file == name:  # such as the content, which each page has
                 return match[0]
             return f'href="{file}"' if place in files else f'href="{file}#{place}"'
 
