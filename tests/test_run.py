@@ -108,7 +108,7 @@ def test_init_writes_a_configuration_that_works(
 
 def test_a_plan_for_the_cpu_counts_hours_of_cores(tmp_path: Path) -> None:
     path = tmp_path / "tiny.yaml"
-    learning = TINY.replace("train: 8", "train: 64").replace("raw_pixels: [paper]", "vae: [demo]")
+    learning = TINY.replace("train: 16", "train: 64").replace("raw_pixels: [paper]", "vae: [demo]")
     texts, totals = {}, {}
     for device in ("cpu", "cuda"):
         path.write_text(learning.replace("device: cpu", f"device: {device}"))
